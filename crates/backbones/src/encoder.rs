@@ -1,0 +1,153 @@
+//! What every backbone offers: images in, class and patch tokens after chosen blocks out.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::BackboneError;
+
+/// How many patches an image was cut into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Grid {
+    /// Patches from top to bottom.
+    pub rows: usize,
+    /// Patches from left to right.
+    pub columns: usize,
+}
+
+impl Grid {
+    /// Patches in the whole image.
+    pub fn len(self) -> usize {
+        self.rows * self.columns
+    }
+
+    /// Whether there is no patch at all.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Which features are wanted. Blocks are counted from 1, as the papers do.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FeatureRequest {
+    /// The blocks after which tokens are taken, ascending and without repeats.
+    pub blocks: Vec<usize>,
+    /// Whether the network's final layer norm is applied to the tokens of every wanted block.
+    pub final_norm: bool,
+}
+
+impl FeatureRequest {
+    /// The tokens of `blocks` (in any order, repeats are dropped) as the blocks leave them.
+    pub fn blocks(blocks: impl IntoIterator<Item = usize>) -> Self {
+        let mut blocks: Vec<usize> = blocks.into_iter().collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        Self { blocks, final_norm: false }
+    }
+
+    /// The same tokens after the network's final layer norm.
+    pub fn with_final_norm(self) -> Self {
+        Self { final_norm: true, ..self }
+    }
+}
+
+/// The tokens of a batch after one block.
+#[derive(Debug, Clone)]
+pub struct BlockFeatures {
+    /// The block, counted from 1.
+    pub block: usize,
+    /// `[batch, width]`.
+    pub class_token: Tensor,
+    /// `[batch, rows * columns, width]`, row by row.
+    pub patch_tokens: Tensor,
+}
+
+/// The features of a batch of images of one size.
+#[derive(Debug, Clone)]
+pub struct Features {
+    /// The patches of each image.
+    pub grid: Grid,
+    /// One entry for each wanted block, ascending.
+    pub blocks: Vec<BlockFeatures>,
+}
+
+impl Features {
+    /// The tokens after `block` (counted from 1), if they were asked for.
+    pub fn block(&self, block: usize) -> Option<&BlockFeatures> {
+        self.blocks.iter().find(|features| features.block == block)
+    }
+
+    /// The features of each image of the batch, as plain numbers.
+    ///
+    /// # Errors
+    /// Only those of the tensor library.
+    pub fn into_images(self) -> Result<Vec<ImageFeatures>, BackboneError> {
+        let batch = self.blocks.first().map_or(0, |block| block.class_token.dims()[0]);
+        let tokens = |features: &BlockFeatures, i: usize| -> candle_core::Result<BlockTokens> {
+            Ok(BlockTokens {
+                block: features.block,
+                class_token: features.class_token.get(i)?.to_vec1()?,
+                patch_tokens: features.patch_tokens.get(i)?.flatten_all()?.to_vec1()?,
+            })
+        };
+        (0..batch)
+            .map(|i| {
+                let blocks = self.blocks.iter().map(|features| tokens(features, i));
+                Ok(ImageFeatures { grid: self.grid, blocks: blocks.collect::<Result<_, _>>()? })
+            })
+            .collect::<candle_core::Result<_>>()
+            .map_err(BackboneError::from)
+    }
+}
+
+/// The features of one image, on the CPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageFeatures {
+    /// The patches of the image.
+    pub grid: Grid,
+    /// One entry for each wanted block, ascending.
+    pub blocks: Vec<BlockTokens>,
+}
+
+impl ImageFeatures {
+    /// The tokens after `block` (counted from 1), if they are there.
+    pub fn block(&self, block: usize) -> Option<&BlockTokens> {
+        self.blocks.iter().find(|tokens| tokens.block == block)
+    }
+}
+
+/// The tokens of one image after one block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockTokens {
+    /// The block, counted from 1.
+    pub block: usize,
+    /// `[width]`.
+    pub class_token: Vec<f32>,
+    /// `[rows * columns, width]`, row by row.
+    pub patch_tokens: Vec<f32>,
+}
+
+/// A frozen network that turns images into features.
+///
+/// The result for an image does not depend on the other images of its batch, nor on how many
+/// threads there are.
+pub trait ImageEncoder: Send + Sync {
+    /// A name for people, such as `DINOv2 ViT-S/14`.
+    fn name(&self) -> &str;
+
+    /// Length of a token.
+    fn width(&self) -> usize;
+
+    /// How many blocks there are.
+    fn blocks(&self) -> usize;
+
+    /// Side of a patch, in pixels.
+    fn patch(&self) -> usize;
+
+    /// Encodes `images`, `[batch, 3, height, width]` in float32, normalised as the network wants
+    /// them, with sides that are multiples of [`patch`](Self::patch).
+    ///
+    /// # Errors
+    /// [`BackboneError::InputShape`] and [`BackboneError::NoSuchBlock`] for what does not fit the
+    /// network.
+    fn encode(&self, images: &Tensor, request: &FeatureRequest) -> Result<Features, BackboneError>;
+}

@@ -1,0 +1,81 @@
+//! What can go wrong between a weight file and features.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// An error of this crate's networks and checkpoint readers.
+#[derive(Debug, Error)]
+pub enum BackboneError {
+    /// The weight file could not be read.
+    #[error("cannot read the weight file {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The weight file's content is not what its format promises.
+    #[error("{path} is not a usable {format} file: {reason}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The format that was tried.
+        format: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No known network has tensors of these names.
+    #[error("{path} holds no network that is known here (known families: {known})")]
+    UnknownFamily {
+        /// The file.
+        path: PathBuf,
+        /// Names of the families that were looked for.
+        known: &'static str,
+    },
+    /// A tensor that the network needs is not in the file.
+    #[error("the weights lack the tensor `{name}` of shape {expected:?}")]
+    MissingTensor {
+        /// The tensor's Hugging Face name.
+        name: String,
+        /// The shape that the network expects.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape than the network needs.
+    #[error("the tensor `{name}` has the shape {found:?}, expected {expected:?}")]
+    TensorShape {
+        /// The tensor's Hugging Face name.
+        name: String,
+        /// The shape that the network expects.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+    /// The configuration that follows from the shapes makes no sense.
+    #[error("the weights describe an impossible network: {0}")]
+    Config(String),
+    /// A block was asked for that the network does not have.
+    #[error("block {block} was asked for, but {encoder} has blocks 1 to {blocks}")]
+    NoSuchBlock {
+        /// The block, counted from 1.
+        block: usize,
+        /// The network's name.
+        encoder: String,
+        /// How many blocks it has.
+        blocks: usize,
+    },
+    /// The input is not a batch of RGB images whose sides are multiples of the patch.
+    #[error(
+        "images of shape {found:?} do not fit: [batch, 3, height, width] with height and width \
+         multiples of {patch} is needed"
+    )]
+    InputShape {
+        /// The shape that was given.
+        found: Vec<usize>,
+        /// The side of a patch, in pixels.
+        patch: usize,
+    },
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}

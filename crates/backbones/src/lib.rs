@@ -1,0 +1,27 @@
+//! Pretrained networks that turn images into features.
+//!
+//! ```text
+//! weights/     where weight files come from: registry, cache, hub, Python packages
+//! checkpoint/  file formats: safetensors, ONNX initialisers -> named tensors
+//! dinov2/      the DINOv2 family of vision transformers
+//! encoder.rs   the `ImageEncoder` trait, `FeatureRequest`, `Features`
+//! load.rs      a weight file -> the encoder that it holds
+//! ops.rs       element-wise operations on the CPU that candle leaves slow
+//! ```
+//!
+//! A checkpoint's tensors keep the Hugging Face names, whatever file they came from; a family's
+//! folder reads its configuration from their shapes.
+
+pub mod checkpoint;
+pub mod dinov2;
+mod encoder;
+mod error;
+mod load;
+mod ops;
+pub mod weights;
+
+pub use encoder::{
+    BlockFeatures, BlockTokens, FeatureRequest, Features, Grid, ImageEncoder, ImageFeatures,
+};
+pub use error::BackboneError;
+pub use load::{Backbone, OpenError, load_encoder};

@@ -1,0 +1,318 @@
+//! `data check`: everything that can be told about a data set before it is used. Every image is
+//! read and decoded, since a header survives where the rest of a file is cut off. Nothing is
+//! repaired or guessed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::data_ref::DataRef;
+use crate::data_set::classes;
+use crate::decode::{bytes_of, decode, marks_any, read};
+use crate::error::Error;
+use crate::finding::{Finding, FindingKind, Severity};
+use crate::layouts::Layout;
+use crate::sample::{Crop, Label, MaskSource, Sample, Split};
+
+/// Findings of one kind that the plain text shows; the rest is counted.
+const SHOWN_PER_KIND: usize = 10;
+
+/// Samples of one class, split and kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Name of the class.
+    pub class: String,
+    /// Training or test.
+    pub split: Split,
+    /// Normal or anomalous.
+    pub label: Label,
+    /// "good", or the kind of the anomaly.
+    pub kind: String,
+    /// How many.
+    pub samples: usize,
+}
+
+/// What is in a data set, and what is wrong with it.
+#[derive(Debug, Serialize)]
+pub struct CheckReport {
+    /// The data set, as LAYOUT:PATH.
+    pub data: String,
+    /// Its layout.
+    pub layout: &'static Layout,
+    /// Samples by class, split and kind.
+    pub counts: Vec<Count>,
+    /// Everything found, errors first.
+    pub findings: Vec<Finding>,
+}
+
+/// Checks a data set: folders, label files, images, masks, duplicates and published counts.
+///
+/// # Errors
+/// When there is nothing to check: the folder is missing, a file, empty, in another layout or
+/// without images.
+pub fn check(data: &DataRef) -> Result<CheckReport, Error> {
+    let scan = data.scan()?;
+    let samples = &scan.samples;
+    let images = read_images(samples);
+
+    let mut findings = scan.findings;
+    findings.extend(images.iter().filter_map(|(path, image)| {
+        let message = image.as_ref().err()?;
+        Some(Finding::new(
+            FindingKind::UnreadableImage,
+            relative(&data.root, path),
+            message,
+        ))
+    }));
+    findings.extend(mask_findings(&data.root, samples, &images));
+    findings.extend(duplicates(samples, &images));
+    findings.extend(empty_splits(samples));
+    findings.extend(published_counts(data.layout, samples));
+    findings.sort_by_key(|finding| (finding.severity, finding.kind));
+
+    Ok(CheckReport {
+        data: data.to_string(),
+        layout: data.layout,
+        counts: count(samples),
+        findings,
+    })
+}
+
+impl CheckReport {
+    /// Whether there are no errors; there may be warnings.
+    pub fn is_sound(&self) -> bool {
+        self.findings
+            .iter()
+            .all(|finding| finding.severity != Severity::Error)
+    }
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.data)?;
+        if let Some(about) = &self.layout.about {
+            writeln!(f, "{} ({})", about.title, about.licence)?;
+            writeln!(f, "{}", about.citation)?;
+        }
+        writeln!(f, "split: {}", self.layout.split)?;
+
+        let width = |header: &str, column: fn(&Count) -> &str| {
+            self.counts
+                .iter()
+                .map(|count| column(count).chars().count())
+                .fold(header.len(), usize::max)
+        };
+        let class = width("class", |count| &count.class);
+        let kind = width("kind", |count| &count.kind);
+        writeln!(f, "\n{:class$}  split  {:kind$}  samples", "class", "kind")?;
+        for count in &self.counts {
+            writeln!(
+                f,
+                "{:class$}  {:5}  {:kind$}  {:7}",
+                count.class, count.split, count.kind, count.samples
+            )?;
+        }
+
+        writeln!(f)?;
+        for of_kind in self.findings.chunk_by(|a, b| a.kind == b.kind) {
+            for finding in of_kind.iter().take(SHOWN_PER_KIND) {
+                let severity = match finding.severity {
+                    Severity::Error => "error",
+                    Severity::Warning => "warning",
+                };
+                writeln!(f, "{severity}: {finding}")?;
+            }
+            if let hidden @ 1.. = of_kind.len().saturating_sub(SHOWN_PER_KIND) {
+                writeln!(f, "... and {hidden} more like these")?;
+            }
+        }
+        let errors = self
+            .findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .count();
+        write!(
+            f,
+            "errors: {errors}, warnings: {}",
+            self.findings.len() - errors
+        )
+    }
+}
+
+/// What is kept of an image that was read.
+struct ImageFacts {
+    size: (u32, u32),
+    digest: [u8; 32],
+}
+
+type Images<'a> = BTreeMap<&'a Path, Result<ImageFacts, String>>;
+
+/// Reads every image once, however many samples are cut from it.
+fn read_images(samples: &[Sample]) -> Images<'_> {
+    let mut paths: Vec<&Path> = samples
+        .iter()
+        .map(|sample| sample.image.as_path())
+        .collect();
+    paths.sort_unstable();
+    paths.dedup();
+    paths
+        .into_par_iter()
+        .map(|path| (path, read_image(path)))
+        .collect()
+}
+
+fn read_image(path: &Path) -> Result<ImageFacts, String> {
+    let bytes = bytes_of(path)?;
+    let image = decode(&bytes)?;
+    Ok(ImageFacts {
+        size: (image.width(), image.height()),
+        digest: Sha256::digest(&bytes).into(),
+    })
+}
+
+fn mask_findings(root: &Path, samples: &[Sample], images: &Images<'_>) -> Vec<Finding> {
+    samples
+        .par_iter()
+        .filter_map(|sample| {
+            let MaskSource::File(path) = &sample.mask else {
+                return None;
+            };
+            let image = images.get(sample.image.as_path())?.as_ref().ok();
+            let (kind, message) = mask_fault(sample, path, image)?;
+            Some(Finding::new(kind, relative(root, path), message))
+        })
+        .collect()
+}
+
+/// What is wrong with the mask of a sample; `image` is `None` if that cannot be read.
+fn mask_fault(
+    sample: &Sample,
+    mask: &Path,
+    image: Option<&ImageFacts>,
+) -> Option<(FindingKind, String)> {
+    let mask = match read(mask) {
+        Ok(mask) => mask,
+        Err(message) => return Some((FindingKind::UnreadableImage, message)),
+    };
+    let (width, height) = image?.size;
+    if (mask.width(), mask.height()) != (width, height) {
+        let message = format!(
+            "this mask is {}x{}, its image {width}x{height}",
+            mask.width(),
+            mask.height()
+        );
+        return Some((FindingKind::MaskSize, message));
+    }
+    match (sample.label, marks_any(&mask, sample.crop)) {
+        (Label::Anomalous, false) => Some((
+            FindingKind::EmptyMask,
+            format!("this mask marks no pixel, and {} is anomalous", sample.id),
+        )),
+        (Label::Normal, true) => Some((
+            FindingKind::MaskOfNormal,
+            format!("this mask marks pixels, and {} is normal", sample.id),
+        )),
+        _ => None,
+    }
+}
+
+/// Samples with the same bytes that are split or labelled differently.
+fn duplicates(samples: &[Sample], images: &Images<'_>) -> Vec<Finding> {
+    let mut groups: BTreeMap<([u8; 32], Option<Crop>), Vec<&Sample>> = BTreeMap::new();
+    for sample in samples {
+        if let Some(Ok(image)) = images.get(sample.image.as_path()) {
+            groups
+                .entry((image.digest, sample.crop))
+                .or_default()
+                .push(sample);
+        }
+    }
+    let mut findings: Vec<Finding> = groups
+        .into_values()
+        .filter_map(|group| {
+            let (first, others) = group.split_first()?;
+            let other = others
+                .iter()
+                .find(|other| (other.split, other.label) != (first.split, first.label))?;
+            let clash = if other.label != first.label {
+                "under two labels"
+            } else {
+                "in training and in test"
+            };
+            let message = format!("the same file as {}, {clash}", other.id);
+            Some(Finding::new(FindingKind::Duplicate, &first.id, message))
+        })
+        .collect();
+    findings.sort_by(|a, b| a.at.cmp(&b.at));
+    findings
+}
+
+fn empty_splits(samples: &[Sample]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for class in classes(samples) {
+        let has = |split| samples.iter().any(|s| s.class == class && s.split == split);
+        if !has(Split::Train) {
+            let message = "no training images: there is nothing to fit on or draw shots from";
+            findings.push(Finding::new(FindingKind::NoImages, &class, message));
+        }
+        if !has(Split::Test) {
+            let message = "no test images: there is nothing to evaluate on";
+            findings.push(Finding::new(FindingKind::NoImages, &class, message));
+        }
+    }
+    findings
+}
+
+fn published_counts(layout: &Layout, samples: &[Sample]) -> Vec<Finding> {
+    let Some(about) = &layout.about else {
+        return Vec::new();
+    };
+    about
+        .published
+        .iter()
+        .filter_map(|&(kind, published)| {
+            let here = samples.iter().filter(|sample| sample.kind == kind).count();
+            (here != published).then(|| {
+                let message = format!(
+                    "{here} here, {published} published ({})",
+                    about.published_in
+                );
+                Finding::new(FindingKind::Counts, kind, message)
+            })
+        })
+        .collect()
+}
+
+fn count(samples: &[Sample]) -> Vec<Count> {
+    let mut counts: BTreeMap<(&str, Split, Label, &str), usize> = BTreeMap::new();
+    for sample in samples {
+        let key = (
+            sample.class.as_str(),
+            sample.split,
+            sample.label,
+            sample.kind.as_str(),
+        );
+        *counts.entry(key).or_default() += 1;
+    }
+    counts
+        .into_iter()
+        .map(|((class, split, label, kind), samples)| Count {
+            class: class.to_owned(),
+            split,
+            label,
+            kind: kind.to_owned(),
+            samples,
+        })
+        .collect()
+}
+
+fn relative(root: &Path, path: &Path) -> String {
+    path.strip_prefix(root)
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}

@@ -1,0 +1,219 @@
+//! Why a data set cannot be named, found or opened, or shots not be drawn.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::finding::Finding;
+use crate::layouts::layouts;
+
+/// Everything that can go wrong in this crate; each message is one sentence for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A data reference without a colon.
+    #[error(
+        "`{given}` names no layout: write LAYOUT:PATH, for example folder:{given} (layouts: {})",
+        known_layouts()
+    )]
+    NoLayout {
+        /// What was given.
+        given: String,
+    },
+    /// A data reference that ends after its colon.
+    #[error("`{layout}:` names no folder: write {layout}:PATH")]
+    NoPath {
+        /// The layout given.
+        layout: String,
+    },
+    /// A layout that does not exist.
+    #[error(
+        "there is no layout `{name}`{}; the layouts are {}",
+        did_you_mean(nearest.as_deref()),
+        known_layouts()
+    )]
+    UnknownLayout {
+        /// The name given.
+        name: String,
+        /// The most similar layout, if one is similar.
+        nearest: Option<String>,
+    },
+    /// The root of the data set does not exist.
+    #[error("{} does not exist: give the folder that holds the data set", root.display())]
+    RootMissing {
+        /// The path given.
+        root: PathBuf,
+    },
+    /// The root of the data set is a file.
+    #[error("{} is a file: give the folder that holds the data set", root.display())]
+    RootIsFile {
+        /// The path given.
+        root: PathBuf,
+    },
+    /// The root of the data set is an empty folder.
+    #[error("{} is empty: give the folder that holds the data set", root.display())]
+    RootEmpty {
+        /// The path given.
+        root: PathBuf,
+    },
+    /// The folder is not in the layout asked for.
+    #[error(
+        "this does not look like {layout}: {missing} in {} (expected: {expects}){}",
+        root.display(),
+        looks_like(fits)
+    )]
+    WrongLayout {
+        /// The layout asked for.
+        layout: &'static str,
+        /// The folder given.
+        root: PathBuf,
+        /// What the folder lacks: "labels.csv is missing".
+        missing: String,
+        /// What the layout looks like.
+        expects: &'static str,
+        /// Layouts that the folder is in.
+        fits: Vec<&'static str>,
+    },
+    /// The folder is in the layout, and holds no images.
+    #[error("{} is laid out as {layout} and holds no images", root.display())]
+    NoImages {
+        /// The layout.
+        layout: &'static str,
+        /// The folder given.
+        root: PathBuf,
+    },
+    /// The data set has findings which make its labels or masks doubtful.
+    #[error(
+        "{data} has {errors} error{}, the first at {first}; `anomalens data check {data}` lists all",
+        if *errors == 1 { "" } else { "s" }
+    )]
+    Unsound {
+        /// The data set, as LAYOUT:PATH.
+        data: String,
+        /// How many errors were found.
+        errors: usize,
+        /// The first of them.
+        first: Finding,
+    },
+    /// A class that the data set does not have.
+    #[error(
+        "there is no class `{name}`{}; the classes are {}",
+        did_you_mean(nearest.as_deref()),
+        classes.join(", ")
+    )]
+    UnknownClass {
+        /// The name given.
+        name: String,
+        /// The most similar class, if one is similar.
+        nearest: Option<String>,
+        /// All classes of the data set.
+        classes: Vec<String>,
+    },
+    /// A file name which cannot stand in a report or a list.
+    #[error(
+        "the name of {} is not plain Unicode text on one line: rename the file",
+        path.display()
+    )]
+    FileName {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// More shots than there are normal images.
+    #[error(
+        "{asked} shots asked of {available} normal image{}: ask for at most {available}",
+        if *available == 1 { "" } else { "s" }
+    )]
+    TooManyShots {
+        /// Shots asked for.
+        asked: usize,
+        /// Normal images to draw from.
+        available: usize,
+    },
+    /// A list of shots names something that is no normal training image.
+    #[error(
+        "line {line} of {}: `{id}` is no normal training image of this data set{}",
+        path.display(),
+        did_you_mean(nearest.as_deref())
+    )]
+    UnknownShot {
+        /// The list.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What the line says.
+        id: String,
+        /// The most similar id, if one is similar.
+        nearest: Option<String>,
+    },
+    /// A list of shots names an image twice.
+    #[error("line {line} of {}: `{id}` is listed twice", path.display())]
+    RepeatedShot {
+        /// The list.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What the line says.
+        id: String,
+    },
+    /// A file or folder cannot be read or written.
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Io {
+        /// "read" or "write".
+        operation: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn reading(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io {
+            operation: "read",
+            path: path.into(),
+            source,
+        }
+    }
+}
+
+/// Similarity (Jaro-Winkler) below which a suggestion would puzzle more than help.
+const SIMILAR: f64 = 0.75;
+
+/// The candidate most similar to `name`, if it is similar at all.
+pub(crate) fn nearest<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
+    candidates
+        .into_iter()
+        .map(|candidate| {
+            (
+                strsim::jaro_winkler(&name.to_lowercase(), candidate),
+                candidate,
+            )
+        })
+        .filter(|(similarity, _)| *similarity >= SIMILAR)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate.to_owned())
+}
+
+fn did_you_mean(nearest: Option<&str>) -> String {
+    nearest
+        .map(|name| format!(" (did you mean `{name}`?)"))
+        .unwrap_or_default()
+}
+
+fn looks_like(fits: &[&str]) -> String {
+    if fits.is_empty() {
+        String::new()
+    } else {
+        format!("; it looks like {}", fits.join(" or "))
+    }
+}
+
+fn known_layouts() -> impl fmt::Display {
+    layouts()
+        .iter()
+        .map(|layout| layout.name)
+        .collect::<Vec<_>>()
+        .join(", ")
+}

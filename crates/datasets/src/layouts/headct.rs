@@ -1,0 +1,105 @@
+//! HeadCT: slices of head scans with and without a haemorrhage, labelled in a table. Split as in
+//! InCTRL's conversion, in the order of the table.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::Error;
+use crate::finding::FindingKind;
+use crate::layouts::{About, Layout, SPLIT_IN_FILE_ORDER, missing_entries};
+use crate::listing::below;
+use crate::sample::{GOOD, MaskSource, Split};
+use crate::scan::{Item, Scan};
+use crate::split::split_normals;
+
+const LABELS: &str = "labels.csv";
+const IMAGES: &str = "head_ct";
+/// Where the owner's archive, unpacked as it is, has the images.
+const IMAGES_IN_ARCHIVE: &str = "head_ct/head_ct";
+
+pub(super) const LAYOUT: Layout = Layout {
+    name: "headct",
+    summary: "HeadCT, head scans with and without a haemorrhage",
+    expects: "labels.csv (id, hemorrhage), head_ct/NNN.png or head_ct/head_ct/NNN.png",
+    split: SPLIT_IN_FILE_ORDER,
+    about: Some(About {
+        title: "Head CT - hemorrhage",
+        licence: "stated on the owner's page; none comes with the files",
+        citation: "F. C. Kitamura, Head CT - hemorrhage, Kaggle, 2018",
+        published: &[(GOOD, 100), ("hemorrhage", 100)],
+        published_in: "the data set's page",
+    }),
+    missing: |root| Ok(missing_entries(root, &[LABELS, IMAGES])),
+    scan,
+};
+
+/// A line of `labels.csv`.
+#[derive(Deserialize)]
+struct Row {
+    id: u32,
+    hemorrhage: u8,
+}
+
+fn scan(scan: &mut Scan) -> Result<(), Error> {
+    scan.tell_all_but(&[LABELS, IMAGES])?;
+    let images = if scan.path(IMAGES_IN_ARCHIVE).is_dir() {
+        IMAGES_IN_ARCHIVE
+    } else {
+        IMAGES
+    };
+
+    let mut listed = BTreeSet::new();
+    for (index, row) in read_rows(&scan.path(LABELS))?.into_iter().enumerate() {
+        // The first line is the header.
+        let at = format!("{LABELS}, line {}", index + 2);
+        let (id, kind) = match row {
+            Ok(Row { id, hemorrhage: 0 }) => (id, GOOD),
+            Ok(Row { id, hemorrhage: 1 }) => (id, "hemorrhage"),
+            Ok(Row { hemorrhage, .. }) => {
+                let message = format!("hemorrhage 0 or 1 expected, {hemorrhage} found");
+                scan.find(FindingKind::BadRow, at, message);
+                continue;
+            }
+            Err(error) => {
+                scan.find(FindingKind::BadRow, at, error.to_string());
+                continue;
+            }
+        };
+        let name = format!("{id:03}.png");
+        let image = below(images, &name);
+        if !listed.insert(name) {
+            scan.find(FindingKind::BadRow, at, format!("id {id} is listed twice"));
+        } else if !scan.path(&image).is_file() {
+            scan.find(
+                FindingKind::MissingFile,
+                image,
+                format!("named in {at}; no such file"),
+            );
+        } else {
+            scan.add(Item {
+                image,
+                crop: None,
+                class: "brain",
+                kind,
+                split: Split::Test,
+                mask: MaskSource::Absent,
+            });
+        }
+    }
+
+    let mut unlabelled = scan.images_in(images)?;
+    unlabelled.retain(|name| !listed.contains(name));
+    scan.tell_unlabelled(images, &unlabelled);
+    split_normals(&mut scan.samples);
+    Ok(())
+}
+
+fn read_rows(path: &Path) -> Result<Vec<Result<Row, csv::Error>>, Error> {
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .from_path(path)
+        .map_err(|error| Error::reading(path, error.into()))?;
+    Ok(reader.deserialize().collect())
+}

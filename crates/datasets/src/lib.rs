@@ -1,0 +1,44 @@
+//! Labelled image data sets on disk: which images there are, which are normal, where the masks
+//! are, and how they are split. It knows folders, labels and paths, and nothing of tensors.
+//!
+//! ```text
+//!  "elpv:/data/elpv" ── DataRef ──> layouts/   one file per published layout, one line in the
+//!     data_ref.rs                   mod.rs     registry: recognise a folder, scan it
+//!                                      │
+//!                                      v
+//!                                   scan.rs    samples and findings, as the layout fills them in
+//!                                   │      │   (listing.rs reads folders, pairing.rs pairs masks)
+//!                    data_set.rs    v      v   check.rs
+//!                    DataSet::open          check: reads every image and tells what is wrong
+//!                    strict: one error      (finding.rs: their kinds; decode.rs)
+//!                    and it does not open
+//!                         │
+//!                         v
+//!                    sample.rs  Sample: image, crop, label, kind, class, split, mask
+//!                    split.rs   scikit-learn's train_test_split, to the draw
+//!                    shots.rs   few-shot sampling, lists of shots in a file
+//! ```
+
+mod check;
+mod data_ref;
+mod data_set;
+mod decode;
+mod error;
+mod finding;
+mod layouts;
+mod listing;
+mod pairing;
+mod sample;
+mod scan;
+mod shots;
+mod split;
+
+pub use check::{CheckReport, Count, check};
+pub use data_ref::DataRef;
+pub use data_set::DataSet;
+pub use error::Error;
+pub use finding::{Finding, FindingKind, Severity};
+pub use layouts::{About, Layout, layout, layouts};
+pub use sample::{Crop, GOOD, Label, MaskSource, Sample, Split};
+pub use shots::{few_shot, read_shots, write_shots};
+pub use split::{TrainTest, permutation, train_test_split};

@@ -1,0 +1,81 @@
+//! Masks paired with images by name: `NAME.png` or `NAME_mask.png` belongs to the image `NAME`.
+//! The reference implementations pair sorted lists by position, which goes wrong in silence when
+//! a mask is missing; here every image and every mask must find exactly one partner.
+
+use std::collections::BTreeMap;
+
+use crate::finding::FindingKind;
+use crate::listing::{below, stem};
+use crate::sample::MaskSource;
+use crate::scan::Scan;
+
+/// A folder and the names in it.
+pub(crate) struct Files<'a> {
+    pub(crate) folder: &'a str,
+    pub(crate) names: &'a [String],
+}
+
+/// For each image its mask, if exactly one fits; whatever does not pair is told. An anomalous
+/// image must have a mask; a normal one may, and is taken to have an empty one otherwise.
+pub(crate) fn pair_masks(
+    scan: &mut Scan,
+    images: &Files<'_>,
+    masks: &Files<'_>,
+    normal: bool,
+) -> Vec<MaskSource> {
+    let mut by_image_stem: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+    for mask in masks.names {
+        let stem = stem(mask);
+        by_image_stem.entry(stem).or_default().push(mask);
+        if let Some(stem) = stem.strip_suffix("_mask") {
+            by_image_stem.entry(stem).or_default().push(mask);
+        }
+    }
+
+    let mut owners: BTreeMap<&String, &String> = BTreeMap::new();
+    let mut sources = Vec::with_capacity(images.names.len());
+    for image in images.names {
+        let fitting = by_image_stem
+            .get(stem(image))
+            .map_or(&[][..], Vec::as_slice);
+        for mask in fitting {
+            if let Some(other) = owners.insert(mask, image) {
+                scan.find(
+                    FindingKind::AmbiguousMask,
+                    below(masks.folder, mask),
+                    format!("this mask fits two images, {other} and {image}"),
+                );
+            }
+        }
+        let at = below(images.folder, image);
+        sources.push(match fitting {
+            [mask] => MaskSource::File(scan.path(&below(masks.folder, mask))),
+            [] if normal => MaskSource::Empty,
+            [] => {
+                let expected = format!("{}.* or {0}_mask.*", stem(image));
+                scan.find(
+                    FindingKind::MissingMask,
+                    at,
+                    format!("no mask {expected} in {}", masks.folder),
+                );
+                MaskSource::Absent
+            }
+            [first, second, ..] => {
+                scan.find(
+                    FindingKind::AmbiguousMask,
+                    at,
+                    format!("two masks fit this image, {first} and {second}"),
+                );
+                MaskSource::Absent
+            }
+        });
+    }
+    for mask in masks.names.iter().filter(|mask| !owners.contains_key(mask)) {
+        scan.find(
+            FindingKind::MaskWithoutImage,
+            below(masks.folder, mask),
+            format!("this mask belongs to no image in {}", images.folder),
+        );
+    }
+    sources
+}

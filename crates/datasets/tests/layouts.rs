@@ -1,0 +1,366 @@
+//! Every layout on a small tree of exactly its published shape. The expected splits are
+//! scikit-learn's: of 4 normals the one at index 1 is for the test, of 8 those at 1 and 5.
+
+#![allow(clippy::unwrap_used)] // The fixtures are made by helper functions.
+
+mod common;
+
+use anomalens_datasets::{
+    Crop, DataSet, GOOD, Label, MaskSource, Sample, Split, check, layouts, train_test_split,
+};
+use common::*;
+
+#[test]
+fn splits_and_labels() {
+    struct Case {
+        layout: &'static str,
+        make: fn(&Tree),
+        class: &'static str,
+        train: &'static [&'static str],
+        /// id and kind
+        test: &'static [(&'static str, &'static str)],
+        has_masks: bool,
+    }
+    let cases = [
+        Case {
+            layout: "elpv",
+            make: elpv,
+            class: "solar cell",
+            train: &[
+                "images/cell0001.png",
+                "images/cell0004.png",
+                "images/cell0006.png",
+                "images/cell0007.png",
+                "images/cell0011.png",
+                "images/cell0012.png",
+            ],
+            test: &[
+                ("images/cell0002.png", "mono"),
+                ("images/cell0003.png", GOOD),
+                ("images/cell0008.png", "poly"),
+                ("images/cell0009.png", GOOD),
+            ],
+            has_masks: false,
+        },
+        Case {
+            layout: "brainmri",
+            make: brainmri,
+            class: "brain",
+            train: &["no/1 no.jpeg", "no/No11.jpg", "no/no 2.JPG"],
+            test: &[
+                ("no/10 no.jpg", GOOD),
+                ("yes/Y1.jpg", "tumour"),
+                ("yes/Y2.png", "tumour"),
+            ],
+            has_masks: false,
+        },
+        Case {
+            layout: "headct",
+            make: headct,
+            class: "brain",
+            train: &["head_ct/002.png", "head_ct/004.png", "head_ct/005.png"],
+            test: &[
+                ("head_ct/000.png", "hemorrhage"),
+                ("head_ct/001.png", "hemorrhage"),
+                ("head_ct/003.png", GOOD),
+            ],
+            has_masks: false,
+        },
+        Case {
+            layout: "magnetic-tile",
+            make: magnetic_tile,
+            class: "magnetic tile",
+            train: &[
+                "MT_Free/Imgs/exp1.jpg",
+                "MT_Free/Imgs/exp3.jpg",
+                "MT_Free/Imgs/exp4.jpg",
+            ],
+            test: &[
+                ("MT_Free/Imgs/exp2.jpg", GOOD),
+                ("MT_Blowhole/Imgs/exp1.jpg", "blowhole"),
+                ("MT_Break/Imgs/exp1.jpg", "break"),
+                ("MT_Crack/Imgs/exp1.jpg", "crack"),
+                ("MT_Fray/Imgs/exp1.jpg", "fray"),
+                ("MT_Uneven/Imgs/exp1.jpg", "uneven"),
+            ],
+            has_masks: true,
+        },
+        Case {
+            layout: "textile",
+            make: textile,
+            class: "textile",
+            train: &["nominal/1.jpg", "nominal/3.jpg", "nominal/4.jpg"],
+            test: &[
+                ("nominal/2.jpg", GOOD),
+                ("global/1.jpg", "global"),
+                ("local/1.jpg", "local"),
+            ],
+            has_masks: false,
+        },
+    ];
+    for Case {
+        layout,
+        make,
+        class,
+        train,
+        test,
+        has_masks,
+    } in cases
+    {
+        let tree = Tree::new();
+        make(&tree);
+        let data = DataSet::open(&tree.data(layout, layout)).unwrap();
+        assert_eq!(data.classes, [class], "{layout}");
+        assert_eq!(data.has_masks, has_masks, "{layout}");
+        let found: Vec<_> = data.train_normals(class).map(|s| s.id.as_str()).collect();
+        assert_eq!(found, train, "{layout}");
+        let found: Vec<_> = data
+            .test(class)
+            .map(|s| (s.id.as_str(), s.kind.as_str()))
+            .collect();
+        assert_eq!(found, test, "{layout}");
+        for sample in &data.samples {
+            assert_eq!(
+                sample.label == Label::Normal,
+                sample.kind == GOOD,
+                "{}",
+                sample.id
+            );
+            assert!(sample.image.is_file(), "{}", sample.id);
+        }
+    }
+}
+
+#[test]
+fn every_layout_recognises_its_own_tree_and_no_other() {
+    let make_all: [fn(&Tree); 8] = [
+        mvtec,
+        plain,
+        brainmri,
+        elpv,
+        headct,
+        magnetic_tile,
+        sdd,
+        textile,
+    ];
+    let tree = Tree::new();
+    make_all.into_iter().for_each(|make| make(&tree));
+    let cases = [
+        ("folder", "mvtec"),
+        ("folder", "plain"),
+        ("brainmri", "brainmri"),
+        ("elpv", "elpv"),
+        ("headct", "headct"),
+        ("magnetic-tile", "magnetic-tile"),
+        ("sdd", "sdd"),
+        ("textile", "textile"),
+    ];
+    for (name, root) in cases {
+        for layout in layouts() {
+            let recognised = layout.recognise(&tree.path(root));
+            assert_eq!(
+                recognised.is_ok(),
+                layout.name == name,
+                "{} on {root}",
+                layout.name
+            );
+            if let Err(error) = recognised {
+                assert!(
+                    error
+                        .to_string()
+                        .ends_with(&format!("; it looks like {name}")),
+                    "{error}"
+                );
+            }
+        }
+        let data = tree.data(name, root);
+        DataSet::open(&data).unwrap();
+        assert!(check(&data).unwrap().is_sound(), "{root}");
+    }
+}
+
+#[test]
+fn sdd_is_cut_into_thirds() {
+    let tree = Tree::new();
+    sdd(&tree);
+    let data = DataSet::open(&tree.data("sdd", "sdd")).unwrap();
+    assert_eq!(data.classes, ["electrical commutators"]);
+    assert!(data.has_masks);
+    assert_eq!(data.samples.len(), 12);
+
+    // 11 rows: the cuts are at rows 3 and 7.
+    let first: Vec<_> = data.samples[..3]
+        .iter()
+        .map(|s| (s.crop, s.kind.as_str()))
+        .collect();
+    let crop = |y, height| {
+        Some(Crop {
+            x: 0,
+            y,
+            width: 6,
+            height,
+        })
+    };
+    assert_eq!(
+        first,
+        [
+            (crop(0, 3), GOOD),
+            (crop(3, 4), "defect"),
+            (crop(7, 4), "defect")
+        ]
+    );
+    assert_eq!(data.samples[1].id, "kos01/Part0.jpg#0,3,6,4");
+    assert_eq!(data.samples[0].mask, MaskSource::Empty);
+    let label = tree.path("sdd/kos01/Part0_label.bmp");
+    assert_eq!(data.samples[1].mask, MaskSource::File(label.clone()));
+    assert_eq!(data.samples[2].mask, MaskSource::File(label));
+
+    // The ten normal thirds are split in their order.
+    let normals: Vec<&Sample> = data
+        .samples
+        .iter()
+        .filter(|sample| sample.label == Label::Normal)
+        .collect();
+    for index in train_test_split(10).test {
+        assert_eq!(normals[index].split, Split::Test);
+    }
+    assert_eq!(data.train_normals("electrical commutators").count(), 7);
+}
+
+#[test]
+fn mvtec_layout() {
+    let tree = Tree::new();
+    mvtec(&tree);
+    let data = DataSet::open(&tree.data("folder", "mvtec")).unwrap();
+    assert_eq!(data.classes, ["bottle", "cable"]);
+    assert!(data.has_masks);
+
+    let masks: Vec<_> = data
+        .test("bottle")
+        .map(|s| (s.id.as_str(), s.mask.clone()))
+        .collect();
+    let mask = |name| MaskSource::File(tree.path("mvtec/bottle/ground_truth/broken").join(name));
+    assert_eq!(
+        masks,
+        [
+            ("bottle/test/broken/000.png", mask("000_mask.png")),
+            ("bottle/test/broken/001.png", mask("001_mask.png")),
+            ("bottle/test/good/000.png", MaskSource::Empty),
+            ("bottle/test/good/001.png", MaskSource::Empty),
+        ]
+    );
+    assert!(
+        data.train_normals("bottle")
+            .all(|sample| sample.mask == MaskSource::Empty)
+    );
+    assert!(
+        data.test("cable")
+            .all(|sample| sample.mask == MaskSource::Absent)
+    );
+    assert_eq!(data.train_normals("cable").count(), 2);
+    assert_eq!(data.class("cable").unwrap(), "cable");
+    assert_eq!(
+        data.class("botle").unwrap_err().to_string(),
+        "there is no class `botle` (did you mean `bottle`?); the classes are bottle, cable"
+    );
+}
+
+#[test]
+fn one_class_of_the_mvtec_layout() {
+    let tree = Tree::new();
+    mvtec(&tree);
+    let data = DataSet::open(&tree.data("folder", "mvtec/bottle")).unwrap();
+    assert_eq!(data.classes, ["bottle"]);
+    let (train, test) = ids(&data);
+    assert_eq!(train, ["train/good/000.png", "train/good/001.png"]);
+    assert_eq!(test[0], "test/broken/000.png");
+}
+
+#[test]
+fn test_images_alone_are_enough() {
+    let tree = Tree::new();
+    tree.image("brain/test/good/0.png");
+    tree.image("brain/test/tumour/1.png");
+    let (train, test) = {
+        let data = DataSet::open(&tree.data("folder", "brain")).unwrap();
+        let (train, test) = ids(&data);
+        (train.len(), test.len())
+    };
+    assert_eq!((train, test), (0, 2));
+}
+
+#[test]
+fn plain_folders_go_by_many_names() {
+    let normal = [
+        "good",
+        "ok",
+        "normal",
+        "nominal",
+        "no_defect",
+        "Good",
+        "NORMAL",
+    ];
+    let anomalous = [
+        "bad",
+        "ko",
+        "defect",
+        "defective",
+        "anomaly",
+        "anomalous",
+        "abnormal",
+        "KO",
+        "Defective",
+    ];
+    for (index, bad) in anomalous.into_iter().enumerate() {
+        let good = normal[index % normal.len()];
+        let tree = Tree::new();
+        for name in ["1", "2", "3", "4"] {
+            tree.image(&format!("cup/{good}/{name}.png"));
+        }
+        tree.image(&format!("cup/{bad}/5.png"));
+        let data = DataSet::open(&tree.data("folder", "cup")).unwrap();
+        assert_eq!(data.classes, ["cup"]);
+        assert_eq!(data.train_normals("cup").count(), 3, "{good}");
+        let anomalous: Vec<_> = data
+            .test("cup")
+            .filter(|sample| sample.label == Label::Anomalous)
+            .map(|sample| sample.kind.as_str())
+            .collect();
+        assert_eq!(anomalous, [bad]);
+    }
+}
+
+#[test]
+fn plain_folders_with_masks() {
+    let tree = Tree::new();
+    plain(&tree);
+    let data = DataSet::open(&tree.data("folder", "plain")).unwrap();
+    let (train, test) = ids(&data);
+    assert_eq!(train, ["OK/a.png", "OK/c.png", "OK/d.png"]);
+    assert_eq!(test, ["OK/b.png", "defect/x.png", "defect/y.png"]);
+    let masks: Vec<_> = data
+        .test("plain")
+        .map(|sample| sample.mask.clone())
+        .collect();
+    let mask = |name| MaskSource::File(tree.path("plain/ground_truth/defect").join(name));
+    assert_eq!(masks, [MaskSource::Empty, mask("x.png"), mask("y.png")]);
+}
+
+#[test]
+fn headct_as_its_owner_packs_it() {
+    let tree = Tree::new();
+    headct(&tree);
+    for id in 0..6 {
+        let (from, to) = (
+            format!("headct/head_ct/{id:03}.png"),
+            format!("headct/moved{id}.png"),
+        );
+        tree.copy(&from, &to);
+        tree.remove(&from);
+        tree.folder("headct/head_ct/head_ct");
+        tree.copy(&to, &format!("headct/head_ct/head_ct/{id:03}.png"));
+        tree.remove(&to);
+    }
+    let data = DataSet::open(&tree.data("headct", "headct")).unwrap();
+    assert_eq!(data.samples[2].id, "head_ct/head_ct/002.png");
+}

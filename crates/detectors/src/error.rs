@@ -1,0 +1,123 @@
+//! What can go wrong between features and scores, and with detector files.
+
+use std::path::PathBuf;
+
+use anomalens_backbones::BackboneError;
+use anomalens_vision::{GeometryError, ImageError};
+use thiserror::Error;
+
+/// An error of a method or a detector file.
+#[derive(Debug, Error)]
+pub enum DetectorError {
+    /// There is no method of this name.
+    #[error("there is no method `{name}`{}; the methods are: {known}", suggestion(.nearest))]
+    UnknownMethod {
+        /// The name that was asked for.
+        name: String,
+        /// The most similar name.
+        nearest: Option<String>,
+        /// Every name.
+        known: String,
+    },
+    /// The method's settings cannot be.
+    #[error("{method} cannot be set up: {reason}")]
+    Config {
+        /// The method.
+        method: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A few-shot method was given no normal image.
+    #[error("{0} learns from normal images, and none were given")]
+    NoShots(&'static str),
+    /// Images that must be scored together are too few.
+    #[error(
+        "{method} scores images against each other and needs at least {needed} of them, not {found}"
+    )]
+    GroupTooSmall {
+        /// The method.
+        method: &'static str,
+        /// How many it needs.
+        needed: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// The features lack a block that the method uses.
+    #[error("the features lack block {0}, which the detector uses")]
+    MissingBlock(usize),
+    /// The features are of another width than the detector's.
+    #[error("features of width {found} do not fit a detector for width {expected}")]
+    Width {
+        /// The detector's width.
+        expected: usize,
+        /// The features' width.
+        found: usize,
+    },
+    /// A detector file could not be read.
+    #[error("cannot read the detector file {path}: {source}")]
+    ReadFile {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A detector file could not be written; what was there before is untouched.
+    #[error("cannot write the detector file {path}: {source}; an older file there is unchanged")]
+    WriteFile {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file is no detector file, or a damaged one.
+    #[error("{path} is not a usable detector file: {reason}")]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A detector was made with another backbone than the one at hand.
+    #[error(
+        "the detector was made with the backbone {expected} (SHA-256 {expected_sha256}), but the \
+         weights given have SHA-256 {found_sha256}: use the same weights or fit the detector again"
+    )]
+    OtherBackbone {
+        /// The backbone's name in the detector file.
+        expected: String,
+        /// Its hash in the detector file.
+        expected_sha256: String,
+        /// The hash of the weights at hand.
+        found_sha256: String,
+    },
+    /// An image or map cannot be brought to the size that is wanted.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// The backbone failed.
+    #[error(transparent)]
+    Backbone(#[from] BackboneError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// Why an image has no features.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// The file cannot be read as an image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The image has a size that the method cannot use.
+    #[error("{path}: {source}")]
+    Geometry {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        source: GeometryError,
+    },
+}
+
+/// ` (did you mean NAME?)`, or nothing.
+fn suggestion(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |name| format!(" (did you mean `{name}`?)"))
+}

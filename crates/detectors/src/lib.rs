@@ -1,0 +1,34 @@
+//! Anomaly-detection methods: features in, anomaly scores and maps out.
+//!
+//! ```text
+//! detector.rs      the `Detector` trait, `Scored`, `Scope`
+//! setup.rs         what a method wants from a backbone: preprocessing, blocks
+//! registry.rs      every method by name: what it needs, how it is fitted and loaded
+//! file.rs          the detector file: save, load, refuse what is wrong
+//! stream.rs        image files -> features, batch after batch, decoding beside encoding
+//! predict.rs       a backbone and detectors together: image files -> predictions
+//! nearest.rs       nearest neighbours in sets of tokens
+//! anomaly_dino/    AnomalyDINO: few-shot, nearest normal patch
+//! musc/            MuSc: batch zero-shot, images score each other
+//! ```
+//!
+//! A new method is one new folder and one line in `registry.rs`.
+
+pub mod anomaly_dino;
+mod detector;
+mod error;
+mod file;
+pub mod musc;
+mod nearest;
+mod predict;
+mod registry;
+mod setup;
+mod stream;
+
+pub use detector::{Array, Detector, NormalRange, Scope, Scored, State};
+pub use error::{DetectorError, SourceError};
+pub use file::{BackboneRef, DetectorFile, FORMAT_VERSION, Provenance};
+pub use predict::{Outcome, Prediction, predict};
+pub use registry::{FitOptions, Method, Needs, Shots, find, methods};
+pub use setup::Setup;
+pub use stream::{Encoded, ImageSize, ImageSource, StreamOptions, stream_features};

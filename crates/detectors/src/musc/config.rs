@@ -1,0 +1,78 @@
+//! Settings of MuSc.
+
+use anomalens_backbones::FeatureRequest;
+use anomalens_vision::Preprocess;
+use serde::{Deserialize, Serialize};
+
+use super::NAME;
+use crate::{DetectorError, Setup};
+
+/// The settings, each with a default that was chosen on the magnetic-tile and textile data sets
+/// alone (docs/benchmarks/few-shot.md).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Side of the square that images are stretched to, in pixels.
+    pub image_size: u32,
+    /// Blocks whose tokens are compared, counted from 1; their scores are averaged.
+    pub blocks: Vec<usize>,
+    /// Sides of the square neighbourhoods over which tokens are averaged (paper: r = 1, 3, 5).
+    pub neighbourhoods: Vec<usize>,
+    /// Part of the other images, the most similar ones, that score a patch (paper: 0.3).
+    pub lowest_fraction: f32,
+    /// Part of the patches whose mean is the image's score; the highest alone if it is 0 (paper).
+    pub top_fraction: f64,
+    /// For the re-scoring by class tokens, the numbers of images (the image itself among them)
+    /// over which scores are averaged; none for no re-scoring.
+    pub rescore: Vec<usize>,
+    /// How many images are scored against each other at the most.
+    pub group: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            image_size: 224,
+            blocks: vec![6, 8, 10],
+            neighbourhoods: vec![1, 3, 5],
+            lowest_fraction: 0.3,
+            top_fraction: 0.0,
+            rescore: vec![],
+            group: 64,
+        }
+    }
+}
+
+impl Config {
+    /// What the backbone must do, or why the settings cannot be.
+    pub(super) fn setup(&self) -> Result<Setup, DetectorError> {
+        let refuse = |reason: &str| {
+            Err(DetectorError::Config { method: NAME, reason: reason.to_owned() })
+        };
+        if self.blocks.is_empty() {
+            return refuse("`blocks` names no block");
+        }
+        if self.neighbourhoods.is_empty() || self.neighbourhoods.iter().any(|r| r % 2 == 0) {
+            return refuse("`neighbourhoods` must be odd numbers, at least one");
+        }
+        if !(self.lowest_fraction > 0.0 && self.lowest_fraction <= 1.0) {
+            return refuse("`lowest_fraction` must be above 0 and at most 1");
+        }
+        if !(0.0..=1.0).contains(&self.top_fraction) {
+            return refuse("`top_fraction` must be between 0 and 1");
+        }
+        if self.rescore.contains(&0) {
+            return refuse("`rescore` counts the image itself and so starts at 1");
+        }
+        if self.group < 2 {
+            return refuse("`group` must be at least 2");
+        }
+        if self.image_size == 0 {
+            return refuse("`image_size` must be above 0");
+        }
+        Ok(Setup {
+            preprocess: Preprocess::imagenet_square(self.image_size),
+            request: FeatureRequest::blocks(self.blocks.iter().copied()),
+        })
+    }
+}

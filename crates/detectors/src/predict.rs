@@ -1,0 +1,258 @@
+//! Image files through a backbone and detectors to predictions.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anomalens_backbones::{ImageEncoder, ImageFeatures};
+use anomalens_vision::{Alignment, GeometryError, Map};
+
+use crate::stream::ImageSize;
+use crate::{
+    Detector, DetectorError, ImageSource, NormalRange, Scope, Scored, Setup, SourceError, StreamOptions,
+    stream_features,
+};
+
+/// Smoothing of anomaly maps: a Gaussian of standard deviation 4 in a map of side 256, as the
+/// papers of the field do it, and in proportion at other sizes.
+const SMOOTHING: f64 = 4.0 / 256.0;
+
+/// What a detector says of one image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// The anomaly score: higher is more anomalous.
+    pub score: f32,
+    /// The anomaly map at the resolution of the patches.
+    pub map: Map,
+    /// What patches of normal images score.
+    pub range: NormalRange,
+    /// The image's size and the part of it that the map covers.
+    pub size: ImageSize,
+}
+
+impl Prediction {
+    /// The anomaly map at `rows x columns` pixels over the part of the image that the network
+    /// saw: bilinear, then smoothed by a Gaussian of 4 pixels at a side of 256.
+    ///
+    /// # Errors
+    /// [`GeometryError`] for a size of zero or an absurd one.
+    pub fn smooth_map(&self, rows: usize, columns: usize) -> Result<Map, GeometryError> {
+        let side = (rows as f64 * columns as f64).sqrt();
+        self.map.resize(rows, columns, Alignment::Edges)?.smooth(SMOOTHING * side)
+    }
+}
+
+/// What became of one image under one detector.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Which detector, as an index into those given.
+    pub detector: usize,
+    /// Which image, as an index into the sources given.
+    pub image: usize,
+    /// The prediction, or why there is none.
+    pub result: Result<Prediction, Arc<SourceError>>,
+}
+
+/// Scores every image of `sources` with every one of `detectors` and hands each outcome to
+/// `sink` as soon as it is there, until there are no more or it breaks off. Detectors that want
+/// the same input share one pass through the network. Returns how long each detector would have
+/// taken alone: the whole pass less the scoring of the others.
+///
+/// Images that must be scored in groups are dealt out like cards, so that neighbours in a folder
+/// (which often share a defect) come into different groups.
+///
+/// Images in `skip` are left out: one by one where images are scored by themselves, whole groups
+/// only where they are scored together.
+///
+/// # Errors
+/// [`DetectorError`] if the network or a detector fails; an image that cannot be used is an
+/// outcome, not an error.
+pub fn predict(
+    encoder: &dyn ImageEncoder,
+    detectors: &[&dyn Detector],
+    sources: &[ImageSource],
+    skip: &HashSet<usize>,
+    options: &StreamOptions,
+    sink: &mut dyn FnMut(Outcome) -> ControlFlow<()>,
+) -> Result<Vec<Duration>, DetectorError> {
+    let mut durations = vec![Duration::ZERO; detectors.len()];
+    for pass in passes(detectors) {
+        let start = Instant::now();
+        let mut run = Run {
+            pass: &pass,
+            encoder,
+            sources,
+            skip,
+            options,
+            sink,
+            scoring: vec![Duration::ZERO; detectors.len()],
+        };
+        let flow = run.all_groups()?;
+        let scoring = run.scoring;
+        let encoding = start.elapsed().saturating_sub(scoring.iter().sum());
+        for &(i, _) in &pass.detectors {
+            durations[i] = encoding + scoring[i];
+        }
+        if flow.is_break() {
+            break;
+        }
+    }
+    Ok(durations)
+}
+
+/// Detectors that share one pass through the network.
+struct Pass<'a> {
+    setup: Setup,
+    /// The group of images that some of them need.
+    group: Option<usize>,
+    detectors: Vec<(usize, &'a dyn Detector)>,
+}
+
+/// The fewest passes that serve `detectors`, in their order.
+fn passes<'a>(detectors: &[&'a dyn Detector]) -> Vec<Pass<'a>> {
+    let mut passes: Vec<Pass> = Vec::new();
+    for (i, &detector) in detectors.iter().enumerate() {
+        let group = match detector.scope() {
+            Scope::Image => None,
+            Scope::Group(images) => Some(images),
+        };
+        let fitting = passes.iter_mut().find_map(|pass| {
+            let joined = pass.setup.join(detector.setup())?;
+            let groups_agree = group.is_none() || pass.group.is_none() || group == pass.group;
+            groups_agree.then_some((pass, joined))
+        });
+        match fitting {
+            Some((pass, joined)) => {
+                pass.setup = joined;
+                pass.group = pass.group.or(group);
+                pass.detectors.push((i, detector));
+            }
+            None => passes.push(Pass {
+                setup: detector.setup().clone(),
+                group,
+                detectors: vec![(i, detector)],
+            }),
+        }
+    }
+    passes
+}
+
+/// A pass at work.
+struct Run<'a> {
+    pass: &'a Pass<'a>,
+    encoder: &'a dyn ImageEncoder,
+    sources: &'a [ImageSource],
+    skip: &'a HashSet<usize>,
+    options: &'a StreamOptions,
+    sink: &'a mut dyn FnMut(Outcome) -> ControlFlow<()>,
+    /// Time spent in each detector.
+    scoring: Vec<Duration>,
+}
+
+/// An encoded image of a group.
+struct Member {
+    image: usize,
+    features: ImageFeatures,
+    size: ImageSize,
+}
+
+impl Run<'_> {
+    fn all_groups(&mut self) -> Result<ControlFlow<()>, DetectorError> {
+        let count = self.sources.len();
+        let groups = self.pass.group.map_or(1, |largest| count.div_ceil(largest));
+        for mut group in deal(count, groups) {
+            if self.pass.group.is_none() || group.iter().all(|image| self.skip.contains(image)) {
+                group.retain(|image| !self.skip.contains(image));
+            }
+            if self.group(&group)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Streams the images of one group; detectors of single images score each as it comes.
+    fn group(&mut self, group: &[usize]) -> Result<ControlFlow<()>, DetectorError> {
+        let sources: Vec<ImageSource> = group.iter().map(|&i| self.sources[i].clone()).collect();
+        let by_scope = |wanted: fn(Scope) -> bool| -> Vec<_> {
+            let detectors = self.pass.detectors.iter().copied();
+            detectors.filter(|(_, detector)| wanted(detector.scope())).collect()
+        };
+        let singles = by_scope(|scope| scope == Scope::Image);
+        let groupers = by_scope(|scope| scope != Scope::Image);
+        let mut members: Vec<Member> = Vec::new();
+        let mut stopped: Result<ControlFlow<()>, DetectorError> = Ok(ControlFlow::Continue(()));
+        let (encoder, setup, options) = (self.encoder, &self.pass.setup, self.options);
+        stream_features(encoder, setup, &sources, options, |i, encoded| {
+            let image = group[i];
+            let step = match encoded {
+                Ok((features, size)) => {
+                    let member = Member { image, features, size };
+                    let flow = self.score(&singles, std::slice::from_ref(&member));
+                    if !groupers.is_empty() {
+                        members.push(member);
+                    }
+                    flow
+                }
+                Err(error) => Ok(self.refuse(image, &Arc::new(error))),
+            };
+            let flow = *step.as_ref().unwrap_or(&ControlFlow::Break(()));
+            stopped = step;
+            flow
+        })?;
+        if stopped?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        if members.is_empty() { Ok(ControlFlow::Continue(())) } else { self.score(&groupers, &members) }
+    }
+
+    /// Hands on that an image cannot be used.
+    fn refuse(&mut self, image: usize, error: &Arc<SourceError>) -> ControlFlow<()> {
+        self.pass.detectors.iter().try_for_each(|&(detector, _)| {
+            (self.sink)(Outcome { detector, image, result: Err(error.clone()) })
+        })
+    }
+
+    /// Scores `members` with each of `detectors` and hands the predictions on.
+    fn score(
+        &mut self,
+        detectors: &[(usize, &dyn Detector)],
+        members: &[Member],
+    ) -> Result<ControlFlow<()>, DetectorError> {
+        let features: Vec<&ImageFeatures> = members.iter().map(|m| &m.features).collect();
+        for &(detector, scorer) in detectors {
+            let start = Instant::now();
+            let scored = scorer.score(&features)?;
+            self.scoring[detector] += start.elapsed();
+            for (Scored { score, map, range }, member) in scored.into_iter().zip(members) {
+                let result = Ok(Prediction { score, map, range, size: member.size });
+                if (self.sink)(Outcome { detector, image: member.image, result }).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// `0..count` dealt out to `hands` groups, one after another.
+fn deal(count: usize, hands: usize) -> Vec<Vec<usize>> {
+    (0..hands).map(|hand| (hand..count).step_by(hands).collect()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dealing_gives_everyone_their_share() {
+        for (count, hands, expected) in [
+            (0, 0, vec![]),
+            (3, 1, vec![vec![0, 1, 2]]),
+            (5, 2, vec![vec![0, 2, 4], vec![1, 3]]),
+        ] {
+            assert_eq!(deal(count, hands), expected);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Every method by name: what it needs and how a detector of it is made or loaded.
+
+use anomalens_backbones::{Grid, ImageEncoder, ImageFeatures};
+use anomalens_vision::Image;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::stream::encode_images;
+use crate::{Detector, DetectorError, Setup, State, anomaly_dino, musc};
+
+/// What must be there before a method can score images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Needs {
+    /// Nothing but the images themselves.
+    Nothing,
+    /// A few normal images of the target ("shots").
+    NormalImages,
+}
+
+/// A method as the program lists it.
+#[derive(Debug, Clone, Copy)]
+pub struct Method {
+    /// The name given on the command line.
+    pub name: &'static str,
+    /// One line on what it does.
+    pub summary: &'static str,
+    /// Authors, title, venue and year.
+    pub paper: &'static str,
+    /// What it needs.
+    pub needs: Needs,
+    fit: fn(&Value, &Shots) -> Result<Box<dyn Detector>, DetectorError>,
+    load: fn(State) -> Result<Box<dyn Detector>, DetectorError>,
+}
+
+/// Settings that replace a method's defaults, as a JSON object by name; empty for none.
+pub type FitOptions = serde_json::Map<String, Value>;
+
+const METHODS: [Method; 2] = [
+    Method {
+        name: anomaly_dino::NAME,
+        summary: "few-shot: distance of each patch to the nearest patch of some normal images",
+        paper: "Damm et al., AnomalyDINO: Boosting Patch-based Few-shot Anomaly Detection with \
+                DINOv2, WACV 2025",
+        needs: Needs::NormalImages,
+        fit: anomaly_dino::fit,
+        load: anomaly_dino::load,
+    },
+    Method {
+        name: musc::NAME,
+        summary: "batch zero-shot: unlabelled images score each other, no normal image needed",
+        paper: "Li et al., MuSc: Zero-Shot Industrial Anomaly Classification and Segmentation \
+                with Mutual Scoring of the Unlabeled Images, ICLR 2024",
+        needs: Needs::Nothing,
+        fit: musc::fit,
+        load: musc::load,
+    },
+];
+
+/// Every method, in the order of the documentation.
+pub fn methods() -> &'static [Method] {
+    &METHODS
+}
+
+/// The method `name`.
+///
+/// # Errors
+/// [`DetectorError::UnknownMethod`] with the nearest name.
+pub fn find(name: &str) -> Result<&'static Method, DetectorError> {
+    METHODS.iter().find(|method| method.name == name).ok_or_else(|| {
+        let nearest = METHODS
+            .iter()
+            .map(|method| (strsim::normalized_damerau_levenshtein(name, method.name), method.name))
+            .filter(|(similarity, _)| *similarity > 0.4)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        DetectorError::UnknownMethod {
+            name: name.to_owned(),
+            nearest: nearest.map(|(_, name)| name.to_owned()),
+            known: METHODS.map(|method| method.name).join(", "),
+        }
+    })
+}
+
+impl Method {
+    /// Makes a detector from normal images of the target; methods that need none take an empty
+    /// slice.
+    ///
+    /// # Errors
+    /// [`DetectorError::NoShots`], or [`DetectorError::Config`] for options that cannot be.
+    pub fn fit(
+        &self,
+        options: &FitOptions,
+        encoder: &dyn ImageEncoder,
+        images: &[Image],
+    ) -> Result<Box<dyn Detector>, DetectorError> {
+        if self.needs == Needs::NormalImages && images.is_empty() {
+            return Err(DetectorError::NoShots(self.name));
+        }
+        (self.fit)(&Value::Object(options.clone()), &Shots { encoder, images })
+    }
+
+    /// Makes the detector again whose state was saved.
+    ///
+    /// # Errors
+    /// [`DetectorError::Config`] if the state is not one of this method.
+    pub fn load(&self, state: State) -> Result<Box<dyn Detector>, DetectorError> {
+        (self.load)(state)
+    }
+}
+
+/// The normal images that a method is fitted on, and the network that encodes them.
+pub struct Shots<'a> {
+    /// The network.
+    pub encoder: &'a dyn ImageEncoder,
+    /// The images.
+    pub images: &'a [Image],
+}
+
+impl Shots<'_> {
+    /// The features of `images`.
+    pub(crate) fn encode(
+        &self,
+        setup: &Setup,
+        images: &[Image],
+    ) -> Result<Vec<ImageFeatures>, DetectorError> {
+        encode_images(self.encoder, setup, images)
+    }
+}
+
+/// `defaults` with the settings of `options` in their place.
+///
+/// Unknown names are refused by the configuration itself (`deny_unknown_fields`).
+pub(crate) fn configure<C: Serialize + DeserializeOwned>(
+    method: &'static str,
+    defaults: &C,
+    options: &Value,
+) -> Result<C, DetectorError> {
+    let config =
+        |error: serde_json::Error| DetectorError::Config { method, reason: error.to_string() };
+    let mut value = serde_json::to_value(defaults).map_err(config)?;
+    if let (Value::Object(value), Value::Object(options)) = (&mut value, options) {
+        value.extend(options.clone());
+    }
+    serde_json::from_value(value).map_err(config)
+}
+
+/// Checks that `features` have what `setup` asks for, in tokens of length `width`.
+pub(crate) fn check_features(
+    features: &ImageFeatures,
+    setup: &Setup,
+    width: usize,
+) -> Result<Grid, DetectorError> {
+    for &block in &setup.request.blocks {
+        let tokens = features.block(block).ok_or(DetectorError::MissingBlock(block))?;
+        if tokens.class_token.len() != width {
+            return Err(DetectorError::Width { expected: width, found: tokens.class_token.len() });
+        }
+    }
+    Ok(features.grid)
+}

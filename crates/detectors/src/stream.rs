@@ -1,0 +1,199 @@
+//! From image files to features: batch after batch, the next images being decoded while the
+//! network works on these.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::mpsc::sync_channel;
+
+use anomalens_backbones::{BackboneError, ImageEncoder, ImageFeatures};
+use anomalens_vision::{GeometryError, Image, Limits, Preprocessed, Rect};
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use crate::{DetectorError, Setup, SourceError};
+
+/// One image to be scored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSource {
+    /// The file.
+    pub path: PathBuf,
+    /// The part of it that is meant: x, y, width, height in pixels; all of it if `None`.
+    pub crop: Option<[u32; 4]>,
+}
+
+impl ImageSource {
+    /// Decodes the image.
+    ///
+    /// # Errors
+    /// [`SourceError`] that tells what is wrong with the file.
+    pub fn open(&self, limits: &Limits) -> Result<Image, SourceError> {
+        let image = Image::open(&self.path, limits)?;
+        match self.crop {
+            Some([x, y, width, height]) => {
+                image.crop(x, y, width, height).map_err(|source| self.unfit(source))
+            }
+            None => Ok(image),
+        }
+    }
+
+    fn unfit(&self, source: GeometryError) -> SourceError {
+        SourceError::Geometry { path: self.path.clone(), source }
+    }
+}
+
+impl From<PathBuf> for ImageSource {
+    fn from(path: PathBuf) -> Self {
+        Self { path, crop: None }
+    }
+}
+
+/// How images are streamed.
+#[derive(Debug, Clone)]
+pub struct StreamOptions {
+    /// Images that go through the network at once.
+    pub batch: usize,
+    /// What an image file may cost.
+    pub limits: Limits,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self { batch: 8, limits: Limits::default() }
+    }
+}
+
+/// An image on its way: its input to the network and how large it was.
+struct Prepared {
+    input: Preprocessed,
+    size: ImageSize,
+}
+
+/// The size of a decoded image and the part of it that the network saw.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ImageSize {
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// The part that the features cover, in pixels of the image.
+    pub footprint: Rect,
+}
+
+/// What becomes of an image: its features, or why it has none.
+pub type Encoded = Result<(ImageFeatures, ImageSize), SourceError>;
+
+/// Calls `sink` with the index of each source and its features, in order, until there are no more
+/// or it breaks off. A file that cannot be used is handed on as its error. Only a few batches
+/// are in memory at any time.
+///
+/// # Errors
+/// [`DetectorError`] if the network fails; such an error is not the fault of one image.
+pub fn stream_features(
+    encoder: &dyn ImageEncoder,
+    setup: &Setup,
+    sources: &[ImageSource],
+    options: &StreamOptions,
+    mut sink: impl FnMut(usize, Encoded) -> ControlFlow<()>,
+) -> Result<(), DetectorError> {
+    let batch = options.batch.max(1);
+    let (sender, receiver) = sync_channel::<Vec<Result<Prepared, SourceError>>>(1);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for sources in sources.chunks(batch) {
+                let prepared =
+                    sources.par_iter().map(|source| prepare(source, setup, &options.limits));
+                if sender.send(prepared.collect()).is_err() {
+                    break; // The sink broke off.
+                }
+            }
+        });
+        let mut index = 0;
+        for prepared in receiver {
+            for encoded in encode_prepared(encoder, setup, prepared)? {
+                if sink(index, encoded).is_break() {
+                    return Ok(());
+                }
+                index += 1;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The features of images that are in memory already.
+pub(crate) fn encode_images(
+    encoder: &dyn ImageEncoder,
+    setup: &Setup,
+    images: &[Image],
+) -> Result<Vec<ImageFeatures>, DetectorError> {
+    let mut features = Vec::with_capacity(images.len());
+    for images in images.chunks(StreamOptions::default().batch) {
+        let prepared = images.iter().map(|image| setup.preprocess.apply(image).map(Some));
+        let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
+        features.extend(encode_inputs(encoder, setup, prepared)?.into_iter().flatten());
+    }
+    Ok(features)
+}
+
+fn prepare(source: &ImageSource, setup: &Setup, limits: &Limits) -> Result<Prepared, SourceError> {
+    let image = source.open(limits)?;
+    let (width, height) = (image.width(), image.height());
+    let unfit = |error| source.unfit(error);
+    let footprint = setup.preprocess.footprint(width, height).map_err(unfit)?;
+    Ok(Prepared {
+        input: setup.preprocess.apply(&image).map_err(unfit)?,
+        size: ImageSize { width, height, footprint },
+    })
+}
+
+/// Encodes the images that could be prepared; errors keep their places.
+fn encode_prepared(
+    encoder: &dyn ImageEncoder,
+    setup: &Setup,
+    prepared: Vec<Result<Prepared, SourceError>>,
+) -> Result<Vec<Encoded>, DetectorError> {
+    let (inputs, sizes): (Vec<_>, Vec<_>) = prepared
+        .into_iter()
+        .map(|prepared| match prepared {
+            Ok(Prepared { input, size }) => (Some(input), Ok(size)),
+            Err(error) => (None, Err(error)),
+        })
+        .unzip();
+    let features = encode_inputs(encoder, setup, inputs)?;
+    Ok(features
+        .into_iter()
+        .zip(sizes)
+        .filter_map(|(features, size)| match (features, size) {
+            (_, Err(error)) => Some(Err(error)),
+            (Some(features), Ok(size)) => Some(Ok((features, size))),
+            (None, Ok(_)) => None, // Every input that is there has features.
+        })
+        .collect())
+}
+
+/// Encodes the inputs that are there, those of one size at once; each result in its input's place.
+fn encode_inputs(
+    encoder: &dyn ImageEncoder,
+    setup: &Setup,
+    inputs: Vec<Option<Preprocessed>>,
+) -> Result<Vec<Option<ImageFeatures>>, DetectorError> {
+    let mut features: Vec<Option<ImageFeatures>> = inputs.iter().map(|_| None).collect();
+    let mut left: Vec<(usize, Preprocessed)> =
+        inputs.into_iter().enumerate().filter_map(|(i, input)| Some((i, input?))).collect();
+    while let Some((_, first)) = left.first() {
+        let (height, width) = (first.height, first.width);
+        let (same, others): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|(_, input)| (input.height, input.width) == (height, width));
+        left = others;
+        let (places, values): (Vec<_>, Vec<_>) =
+            same.into_iter().map(|(i, input)| (i, input.values)).unzip();
+        let shape = (places.len(), 3, height, width);
+        let images = Tensor::from_vec(values.concat(), shape, &Device::Cpu)
+            .map_err(BackboneError::from)?;
+        let encoded = encoder.encode(&images, &setup.request)?.into_images()?;
+        for (place, encoded) in places.into_iter().zip(encoded) {
+            features[place] = Some(encoded);
+        }
+    }
+    Ok(features)
+}

@@ -1,0 +1,119 @@
+//! The result of an evaluation.
+
+use anomalens_datasets::{Label, Sample};
+use anomalens_detectors::Prediction;
+use serde::Serialize;
+
+/// How one contestant did on one data set. Serialised without the images, as `eval --json` and
+/// `demo --json` print it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evaluation {
+    /// The data set's layout.
+    pub data: String,
+    /// The method.
+    pub method: String,
+    /// How many normal images it was given; none for methods that need none and for detectors
+    /// that were fitted elsewhere.
+    pub shots: Option<usize>,
+    /// The seed that the normal images were drawn with.
+    pub seed: u32,
+    /// Means over the classes.
+    #[serde(flatten)]
+    pub metrics: Metrics,
+    /// Images scored.
+    pub images: usize,
+    /// Images that could not be used.
+    pub failed: usize,
+    /// Time for fitting and scoring, as if the contestant had run alone.
+    pub seconds: f64,
+    /// Each class by itself.
+    pub classes: Vec<ClassResult>,
+}
+
+/// One class of a data set.
+#[derive(Debug, Clone, Serialize)]
+pub struct ClassResult {
+    /// The class.
+    pub class: String,
+    /// Its metrics.
+    #[serde(flatten)]
+    pub metrics: Metrics,
+    /// Normal images scored.
+    pub normal: usize,
+    /// Anomalous images scored.
+    pub anomalous: usize,
+    /// What could not be computed, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub undefined: Vec<String>,
+    /// Every image.
+    #[serde(skip)]
+    pub images: Vec<ImageRecord>,
+}
+
+/// The metrics; `None` where one is not defined.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Metrics {
+    /// Area under the ROC curve of the image scores.
+    pub image_auroc: Option<f64>,
+    /// Average precision of the image scores.
+    pub image_ap: Option<f64>,
+    /// Highest F1 of the image scores.
+    pub image_f1_max: Option<f64>,
+    /// Area under the ROC curve of all pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pixel_auroc: Option<f64>,
+    /// Average precision of all pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pixel_ap: Option<f64>,
+    /// Highest F1 of all pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pixel_f1_max: Option<f64>,
+    /// Exact area under the per-region-overlap curve up to a false-positive rate of 0.3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aupro: Option<f64>,
+    /// The same as the papers approximate it, with 200 thresholds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aupro_200_steps: Option<f64>,
+}
+
+impl Metrics {
+    /// The mean of each metric over the classes, unweighted; `None` if one class lacks it, for a
+    /// mean over some classes would pass for one over all.
+    pub fn mean(classes: &[ClassResult]) -> Self {
+        let mean = |metric: fn(&Metrics) -> Option<f64>| {
+            let values: Option<Vec<f64>> = classes.iter().map(|c| metric(&c.metrics)).collect();
+            values.filter(|v| !v.is_empty()).map(|v| v.iter().sum::<f64>() / v.len() as f64)
+        };
+        Self {
+            image_auroc: mean(|m| m.image_auroc),
+            image_ap: mean(|m| m.image_ap),
+            image_f1_max: mean(|m| m.image_f1_max),
+            pixel_auroc: mean(|m| m.pixel_auroc),
+            pixel_ap: mean(|m| m.pixel_ap),
+            pixel_f1_max: mean(|m| m.pixel_f1_max),
+            aupro: mean(|m| m.aupro),
+            aupro_200_steps: mean(|m| m.aupro_200_steps),
+        }
+    }
+}
+
+/// What was said of one image.
+#[derive(Debug, Clone)]
+pub struct ImageRecord {
+    /// The image and its label.
+    pub sample: Sample,
+    /// The prediction, or the sentence that tells why there is none.
+    pub prediction: Result<Prediction, String>,
+}
+
+impl ImageRecord {
+    /// Whether the image is labelled anomalous.
+    pub fn is_anomalous(&self) -> bool {
+        self.sample.label == Label::Anomalous
+    }
+
+    /// The score, if there is one.
+    pub fn score(&self) -> Option<f32> {
+        self.prediction.as_ref().ok().map(|prediction| prediction.score)
+    }
+}

@@ -1,0 +1,23 @@
+//! Runs detectors over labelled data sets and tells how good they are.
+//!
+//! ```text
+//! run.rs           fits and scores contestants on every class of a data set
+//! evaluation.rs    the result: metrics per class, and what was said of each image
+//! published.rs     the papers' figures, each with its source
+//! picture.rs       heat maps, overlays and boxes of predictions
+//! results.rs       the folder of results that `detect` fills
+//! report/          the HTML page
+//! ```
+
+mod error;
+mod evaluation;
+pub mod picture;
+pub mod published;
+pub mod report;
+mod results;
+mod run;
+
+pub use error::EvaluationError;
+pub use evaluation::{ClassResult, Evaluation, ImageRecord, Metrics};
+pub use results::{ResultFolder, ResultRecord, ResultsError};
+pub use run::{Contestant, RunOptions, evaluate};

@@ -1,0 +1,116 @@
+//! What people look at: heat map, overlay and boxes of a prediction.
+
+use anomalens_detectors::{NormalRange, Prediction};
+use anomalens_vision::{
+    ColourMap, Filter, GeometryError, Image, Rect, draw_contours, heat_map, overlay,
+};
+use serde::{Deserialize, Serialize};
+
+/// Longer side of the maps that are smoothed and of pictures that are written, in pixels: enough
+/// to look at, and bounded for cameras of any resolution.
+const LONGEST_SIDE: u32 = 768;
+
+/// Share of the heat map in an overlay.
+const OVERLAY_ALPHA: f32 = 0.45;
+
+/// Colour of contour lines.
+const CONTOUR_COLOUR: [u8; 3] = [255, 255, 255];
+
+/// Width of contour lines, in pixels.
+const CONTOUR_WIDTH: u32 = 2;
+
+/// How pictures are coloured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Style {
+    /// The colours of heat maps.
+    pub colours: ColourMap,
+}
+
+/// A part of an image that looks unlike anything normal, in pixels of the image.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct AnomalousArea {
+    /// First column.
+    pub x: u32,
+    /// First row.
+    pub y: u32,
+    /// Columns.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Pixels of the part itself.
+    pub area: u64,
+    /// Highest score in it.
+    pub peak: f32,
+}
+
+/// The pictures and boxes of one image.
+pub struct Drawn {
+    /// The part of the image that the network saw, at most 768 pixels wide and high.
+    pub image: Image,
+    /// The heat map, of the same size.
+    pub heat_map: Image,
+    /// The heat map laid over the image, with the contour of what is anomalous.
+    pub overlay: Image,
+}
+
+/// The scores at the ends of the colour scale: normal patches are cold, and what is twice as far
+/// from typical as normal patches ever get is hot. Never stretched to the image at hand, which
+/// would make normal images look anomalous.
+pub fn colour_range(range: NormalRange) -> (f32, f32) {
+    (range.typical, range.typical + 2.0 * (range.extreme - range.typical))
+}
+
+/// Draws the prediction of `image`.
+///
+/// # Errors
+/// [`GeometryError`] for an image whose shape is too extreme to be drawn.
+pub fn draw(
+    image: &Image,
+    prediction: &Prediction,
+    style: Style,
+) -> Result<Drawn, GeometryError> {
+    let seen = prediction.size.footprint;
+    let whole = (seen.width, seen.height) == (image.width() as f32, image.height() as f32);
+    let cut = if whole { None } else { Some(crop(image, seen)?) };
+    let image = cut.as_ref().unwrap_or(image);
+    let (width, height) = shrunk(image.width(), image.height());
+    let image = image.resize(width, height, Filter::Bilinear)?;
+    let map = prediction.smooth_map(height as usize, width as usize)?;
+    let range = colour_range(prediction.range);
+    let mut laid = overlay(&image, &map, range, style.colours, OVERLAY_ALPHA)?;
+    draw_contours(&mut laid, &map.at_least(prediction.range.extreme)?, CONTOUR_COLOUR, CONTOUR_WIDTH)?;
+    Ok(Drawn { heat_map: heat_map(&map, range, style.colours)?, overlay: laid, image })
+}
+
+/// The anomalous parts of a prediction, the highest peak first.
+///
+/// # Errors
+/// [`GeometryError`] for an image whose shape is too extreme.
+pub fn boxes(prediction: &Prediction) -> Result<Vec<AnomalousArea>, GeometryError> {
+    let seen = prediction.size.footprint;
+    let (width, height) = shrunk(seen.width as u32, seen.height as u32);
+    let map = prediction.smooth_map(height as usize, width as usize)?;
+    let (across, down) = (seen.width / width as f32, seen.height / height as f32);
+    let regions = map.regions(prediction.range.extreme).into_iter();
+    Ok(regions
+        .map(|region| AnomalousArea {
+            x: (seen.x + region.x as f32 * across) as u32,
+            y: (seen.y + region.y as f32 * down) as u32,
+            width: (region.width as f32 * across).ceil() as u32,
+            height: (region.height as f32 * down).ceil() as u32,
+            area: (region.area as f64 * f64::from(across * down)) as u64,
+            peak: region.peak,
+        })
+        .collect())
+}
+
+fn crop(image: &Image, area: Rect) -> Result<Image, GeometryError> {
+    image.crop(area.x as u32, area.y as u32, area.width as u32, area.height as u32)
+}
+
+/// The size with the longer side at most [`LONGEST_SIDE`].
+fn shrunk(width: u32, height: u32) -> (u32, u32) {
+    let scale = (f64::from(LONGEST_SIDE) / f64::from(width.max(height))).min(1.0);
+    let side = |side: u32| ((f64::from(side) * scale).round() as u32).max(1);
+    (side(width), side(height))
+}

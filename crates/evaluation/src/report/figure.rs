@@ -1,0 +1,156 @@
+//! A figure's two pictures: the part of an image that the network saw, and the same under its heat
+//! map, with the outlines of what the detector and the mask call anomalous.
+
+use std::error::Error;
+
+use anomalens_datasets::{MaskSource, Sample};
+use anomalens_detectors::Prediction;
+use anomalens_vision::{
+    ColourMap, Filter, GeometryError, Image, Limits, Mask, Rect, draw_contours, overlay,
+};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use image::ExtendedColorType;
+use image::codecs::jpeg::JpegEncoder;
+
+use crate::picture::colour_range;
+use crate::run::source;
+
+/// Longer side of a picture, in pixels.
+const LONGER_SIDE: u32 = 256;
+
+/// Below this, the outlines fray.
+const JPEG_QUALITY: u8 = 85;
+
+/// Share of the heat map in the overlay.
+const HEAT: f32 = 0.5;
+
+/// Outline of the scores that normal patches hardly ever reach: white.
+const EXTREME_OUTLINE: [u8; 3] = [255, 255, 255];
+
+/// Outline of the mask: a blue that the heat map does not have.
+const MASK_OUTLINE: [u8; 3] = [0, 200, 255];
+
+/// Colours of heat maps and their legend.
+pub(super) const COLOURS: ColourMap = ColourMap::Inferno;
+
+/// The two pictures of a figure, of the same size.
+pub(super) struct Pictures {
+    /// The image, as a `data:` address.
+    pub(super) image: String,
+    /// The image under its heat map, as a `data:` address.
+    pub(super) heat: String,
+    /// Width in pixels.
+    pub(super) width: u32,
+    /// Height in pixels.
+    pub(super) height: u32,
+}
+
+impl Pictures {
+    /// Reads the image (and its mask) again and draws it.
+    pub(super) fn draw(
+        sample: &Sample,
+        prediction: &Prediction,
+        limits: &Limits,
+    ) -> Result<Self, Box<dyn Error>> {
+        let seen = whole_pixels(&prediction.size.footprint);
+        let image = source(sample).open(limits)?;
+        let image = image.crop(seen.x, seen.y, seen.width, seen.height)?;
+        let (width, height) = shown_size(image.width(), image.height());
+        let image = image.resize(width, height, Filter::Bilinear)?;
+
+        let map = prediction.smooth_map(height as usize, width as usize)?;
+        let mut heat = overlay(&image, &map, colour_range(prediction.range), COLOURS, HEAT)?;
+        draw_contours(&mut heat, &map.at_least(prediction.range.extreme)?, EXTREME_OUTLINE, 1)?;
+        if let MaskSource::File(path) = &sample.mask {
+            let mut mask = Mask::open(path, limits)?;
+            if let Some(crop) = sample.crop {
+                mask = mask.crop(crop.x, crop.y, crop.width, crop.height)?;
+            }
+            let mask = mask.crop(seen.x, seen.y, seen.width, seen.height)?;
+            draw_contours(&mut heat, &cover(&mask, width, height)?, MASK_OUTLINE, 2)?;
+        }
+        Ok(Self { image: data_address(&image)?, heat: data_address(&heat)?, width, height })
+    }
+}
+
+/// An area in whole pixels.
+struct Area {
+    x: u32,
+    y: u32,
+    width: u32,
+    height: u32,
+}
+
+fn whole_pixels(area: &Rect) -> Area {
+    let [x, y, width, height] = [area.x, area.y, area.width, area.height].map(|side| side as u32);
+    Area { x, y, width, height }
+}
+
+/// The size at which an image is shown.
+fn shown_size(width: u32, height: u32) -> (u32, u32) {
+    let scale = f64::from(LONGER_SIDE) / f64::from(width.max(height));
+    let scaled = |side: u32| ((f64::from(side) * scale).round() as u32).max(1);
+    (scaled(width), scaled(height))
+}
+
+/// Resizes a mask; a pixel is set if it covers any that is, so that fine cracks do not vanish.
+fn cover(mask: &Mask, width: u32, height: u32) -> Result<Mask, GeometryError> {
+    let covered = |index: u32, from: u32, to: u32| {
+        let (index, from, to) = (u64::from(index), u64::from(from), u64::from(to));
+        (index * from / to) as u32..((index + 1) * from).div_ceil(to) as u32
+    };
+    let values = (0..height)
+        .flat_map(|y| (0..width).map(move |x| (x, y)))
+        .map(|(x, y)| {
+            let mut rows = covered(y, mask.height(), height);
+            rows.any(|y| covered(x, mask.width(), width).any(|x| mask.get(x, y)))
+        })
+        .collect();
+    Mask::new(width, height, values)
+}
+
+fn data_address(image: &Image) -> Result<String, Box<dyn Error>> {
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode(
+        image.as_bytes(),
+        image.width(),
+        image.height(),
+        ExtendedColorType::Rgb8,
+    )?;
+    Ok(format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(jpeg)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fine_crack_survives_shrinking() {
+        let crack = (0..100 * 100).map(|at| at % 100 == 37).collect();
+        let mask = cover(&Mask::new(100, 100, crack).unwrap(), 10, 7).unwrap();
+        assert_eq!((mask.width(), mask.height(), mask.count()), (10, 7, 7));
+        assert!((0..7).all(|y| mask.get(3, y)));
+    }
+
+    #[test]
+    fn a_mask_grows_without_holes() {
+        let mask = cover(&Mask::new(2, 1, vec![true, false]).unwrap(), 7, 3).unwrap();
+        for y in 0..3 {
+            let row: Vec<bool> = (0..7).map(|x| mask.get(x, y)).collect();
+            assert_eq!(row, [true, true, true, true, false, false, false]);
+        }
+    }
+
+    #[test]
+    fn pictures_keep_the_proportions() {
+        for (size, shown) in [
+            ((512, 512), (256, 256)),
+            ((500, 1270), (101, 256)),
+            ((64, 32), (256, 128)),
+            ((10_000, 1), (256, 1)),
+        ] {
+            assert_eq!(shown_size(size.0, size.1), shown, "{size:?}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The report: evaluations as one HTML file that needs no network, no script and no other file.
+//!
+//! ```text
+//! page.rs       what the page says, for templates/report.html (its looks: report.css)
+//! plots.rs      ROC curve and histogram of scores, for templates/roc.svg and histogram.svg
+//! choice.rs     which images are shown
+//! figure.rs     an image beside its heat map, as JPEG in data: addresses
+//! ```
+
+mod choice;
+mod figure;
+mod page;
+mod plots;
+
+use std::path::Path;
+
+use anomalens_vision::{Limits, write_atomic};
+use askama::Template;
+
+use crate::published::Published;
+use crate::report::page::Page;
+use crate::{Evaluation, EvaluationError};
+
+/// What a report tells beside the evaluations.
+#[derive(Debug, Clone)]
+pub struct ReportContext {
+    /// The heading.
+    pub title: String,
+    /// The exact command line that made the evaluations.
+    pub command: String,
+    /// When, as RFC 3339.
+    pub date: String,
+    /// Name and version of the program.
+    pub program: String,
+    /// Name of the backbone.
+    pub backbone: String,
+    /// SHA-256 of the backbone's weights.
+    pub backbone_sha256: String,
+    /// Papers' figures on the same data, shown beside ours.
+    pub published: Vec<Published>,
+    /// What an image file may cost; images that are shown are read again.
+    pub limits: Limits,
+}
+
+/// Writes the report on `evaluations` to `path`; an existing file is replaced only when the new
+/// one is complete. An image that cannot be read any more is named in its figure's place.
+///
+/// # Errors
+/// [`EvaluationError::Write`] with the path, or [`EvaluationError::Page`].
+pub fn write_report(
+    path: &Path,
+    evaluations: &[Evaluation],
+    context: &ReportContext,
+) -> Result<(), EvaluationError> {
+    let page = Page::new(evaluations, context).render()?;
+    write_atomic(path, page.as_bytes())
+        .map_err(|source| EvaluationError::Write { path: path.to_owned(), source })
+}

@@ -1,0 +1,272 @@
+//! What the page says, in the words and numbers that `templates/report.html` prints.
+
+use anomalens_datasets::MaskSource;
+use anomalens_detectors::NormalRange;
+use askama::Template;
+
+use crate::published::Published;
+use crate::report::ReportContext;
+use crate::report::choice::{Standing, most_anomalous, most_wrong_anomalous, most_wrong_normal};
+use crate::report::figure::{COLOURS, Pictures};
+use crate::report::plots::{HistogramPlot, RocPlot};
+use crate::{ClassResult, Evaluation, Metrics};
+
+/// The page.
+#[derive(Template)]
+#[template(path = "report.html")]
+pub(super) struct Page<'a> {
+    context: &'a ReportContext,
+    columns: Columns,
+    runs: Vec<Run<'a>>,
+    compared: Vec<Compared<'a>>,
+    /// The colours of the heat maps, for a CSS gradient.
+    colours: String,
+}
+
+/// Which metrics the tables have.
+struct Columns {
+    image: &'static [Column],
+    pixel: &'static [Column],
+}
+
+/// A metric's heading and where it is found.
+type Column = (&'static str, fn(&Metrics) -> Option<f64>);
+
+const IMAGE_COLUMNS: [Column; 3] =
+    [("AUROC", |m| m.image_auroc), ("AP", |m| m.image_ap), ("F1-max", |m| m.image_f1_max)];
+
+const PIXEL_COLUMNS: [Column; 5] = [
+    ("AUROC", |m| m.pixel_auroc),
+    ("AP", |m| m.pixel_ap),
+    ("F1-max", |m| m.pixel_f1_max),
+    ("AUPRO", |m| m.aupro),
+    ("AUPRO, 200 steps", |m| m.aupro_200_steps),
+];
+
+impl Columns {
+    /// The values of a row; none where a metric is undefined.
+    fn values(&self, metrics: &Metrics) -> Vec<Option<String>> {
+        let columns = self.image.iter().chain(self.pixel);
+        columns.map(|(_, metric)| metric(metrics).map(three)).collect()
+    }
+}
+
+/// One evaluation.
+struct Run<'a> {
+    evaluation: &'a Evaluation,
+    title: String,
+    /// Classes and what is undefined in them.
+    undefined: Vec<(&'a str, &'a str)>,
+    classes: Vec<Class<'a>>,
+    galleries: Vec<Gallery<'a>>,
+    /// The range of normal scores, if it is the same for all images.
+    range: Option<NormalRange>,
+    /// Images that could not be used, and why.
+    failed: Vec<(&'a str, &'a str)>,
+}
+
+/// One class of an evaluation.
+struct Class<'a> {
+    result: &'a ClassResult,
+    roc: Result<RocPlot, String>,
+    histogram: Result<HistogramPlot, String>,
+}
+
+/// Some images of an evaluation.
+struct Gallery<'a> {
+    heading: &'static str,
+    figures: Vec<Figure<'a>>,
+    /// What stands here if there is no such image.
+    without: &'static str,
+}
+
+/// One image of a gallery.
+struct Figure<'a> {
+    standing: Standing<'a>,
+    pictures: Result<Pictures, String>,
+}
+
+/// One row of the comparison with published figures.
+struct Compared<'a> {
+    data: &'a str,
+    method: &'a str,
+    shots: String,
+    image_auroc: Option<String>,
+    /// Where it was published; `None` if it is ours.
+    source: Option<&'a str>,
+}
+
+impl<'a> Page<'a> {
+    pub(super) fn new(evaluations: &'a [Evaluation], context: &'a ReportContext) -> Self {
+        let has_masks = evaluations.iter().any(has_masks);
+        Self {
+            context,
+            columns: Columns {
+                image: &IMAGE_COLUMNS,
+                pixel: if has_masks { &PIXEL_COLUMNS } else { &[] },
+            },
+            runs: evaluations.iter().map(|evaluation| Run::new(evaluation, context)).collect(),
+            compared: compared(evaluations, &context.published),
+            colours: colours(),
+        }
+    }
+}
+
+/// Whether anomalous pixels of some image are known.
+fn has_masks(evaluation: &Evaluation) -> bool {
+    let mut images = evaluation.classes.iter().flat_map(|class| &class.images);
+    images.any(|record| matches!(record.sample.mask, MaskSource::File(_)))
+}
+
+impl<'a> Run<'a> {
+    fn new(evaluation: &'a Evaluation, context: &ReportContext) -> Self {
+        let standings = Standing::of_all(evaluation);
+        let gallery = |heading, without, chosen: Vec<Standing<'a>>| Gallery {
+            heading,
+            without,
+            figures: chosen.into_iter().map(|standing| Figure::new(standing, context)).collect(),
+        };
+        let galleries = vec![
+            gallery("Most anomalous images", "No image has a score.", most_anomalous(&standings)),
+            gallery(
+                "Normal images with the highest scores",
+                "No normal image has a score.",
+                most_wrong_normal(&standings),
+            ),
+            gallery(
+                "Anomalous images with the lowest scores",
+                "No anomalous image has a score.",
+                most_wrong_anomalous(&standings),
+            ),
+        ];
+        let images = evaluation.classes.iter().flat_map(|class| &class.images);
+        let failed = images.filter_map(|record| {
+            Some((record.sample.id.as_str(), record.prediction.as_ref().err()?.as_str()))
+        });
+        let mut ranges = standings.iter().map(|standing| standing.prediction.range);
+        let range = ranges.next().filter(|first| ranges.all(|range| range == *first));
+        Self {
+            evaluation,
+            title: title(evaluation),
+            undefined: undefined(evaluation),
+            classes: evaluation.classes.iter().map(Class::new).collect(),
+            galleries,
+            range,
+            failed: failed.collect(),
+        }
+    }
+
+    /// The mean over the classes and the classes themselves need no two tables if there is but one.
+    fn has_classes(&self) -> bool {
+        self.classes.len() > 1
+    }
+
+    fn seconds(&self) -> String {
+        format!("{:.1}", self.evaluation.seconds)
+    }
+
+    fn has_masks(&self) -> bool {
+        has_masks(self.evaluation)
+    }
+}
+
+/// What tells this evaluation from others.
+fn title(evaluation: &Evaluation) -> String {
+    let Evaluation { data, method, seed, .. } = evaluation;
+    match evaluation.shots {
+        Some(1) => format!("{method} on {data}, 1 shot, seed {seed}"),
+        Some(shots) => format!("{method} on {data}, {shots} shots, seed {seed}"),
+        None => format!("{method} on {data}"),
+    }
+}
+
+/// What is undefined in which class.
+fn undefined(evaluation: &Evaluation) -> Vec<(&str, &str)> {
+    let classes = evaluation.classes.iter();
+    classes
+        .flat_map(|class| class.undefined.iter().map(|reason| (&*class.class, reason.as_str())))
+        .collect()
+}
+
+impl<'a> Class<'a> {
+    fn new(result: &'a ClassResult) -> Self {
+        Self { result, roc: RocPlot::new(result), histogram: HistogramPlot::new(result) }
+    }
+}
+
+impl<'a> Figure<'a> {
+    fn new(standing: Standing<'a>, context: &ReportContext) -> Self {
+        let (sample, prediction) = (&standing.record.sample, standing.prediction);
+        let pictures = Pictures::draw(sample, prediction, &context.limits);
+        Self { standing, pictures: pictures.map_err(|error| error.to_string()) }
+    }
+
+    fn id(&self) -> &str {
+        &self.standing.record.sample.id
+    }
+
+    fn is_anomalous(&self) -> bool {
+        self.standing.record.is_anomalous()
+    }
+
+    /// The image's label, and what the anomaly is called.
+    fn label(&self) -> String {
+        let sample = &self.standing.record.sample;
+        if self.is_anomalous() { format!("anomalous: {}", sample.kind) } else { "normal".to_owned() }
+    }
+
+    fn score(&self) -> String {
+        three(self.standing.prediction.score.into())
+    }
+
+    /// Where the image stands among those of the other label.
+    fn order(&self) -> String {
+        let Standing { passed, others, .. } = self.standing;
+        if self.is_anomalous() {
+            format!("{passed} of {others} normal images score higher")
+        } else {
+            format!("{passed} of {others} anomalous images score lower")
+        }
+    }
+}
+
+/// Our image AUROC and the published ones, data set by data set.
+fn compared<'a>(evaluations: &'a [Evaluation], published: &'a [Published]) -> Vec<Compared<'a>> {
+    let ours = evaluations.iter().map(|evaluation| Compared {
+        data: &evaluation.data,
+        method: &evaluation.method,
+        shots: shots(evaluation.shots),
+        image_auroc: evaluation.metrics.image_auroc.map(three),
+        source: None,
+    });
+    let theirs = published.iter().map(|figure| Compared {
+        data: figure.data,
+        method: figure.method,
+        shots: shots(figure.shots),
+        image_auroc: Some(three(figure.image_auroc)),
+        source: Some(figure.source),
+    });
+    let mut rows: Vec<Compared> = ours.chain(theirs).collect();
+    rows.retain(|row| published.iter().any(|figure| figure.data == row.data));
+    rows.sort_by_key(|row| row.data);
+    rows
+}
+
+fn shots(shots: Option<usize>) -> String {
+    shots.map_or_else(|| "none".to_owned(), |shots| shots.to_string())
+}
+
+/// The colour scale from cold to hot.
+fn colours() -> String {
+    const STOPS: u8 = 16;
+    let stop = |i: u8| {
+        let [red, green, blue] = COLOURS.colour(f32::from(i) / f32::from(STOPS));
+        format!("rgb({red} {green} {blue})")
+    };
+    (0..=STOPS).map(stop).collect::<Vec<_>>().join(", ")
+}
+
+/// A number as the report prints it.
+pub(super) fn three(value: f64) -> String {
+    format!("{value:.3}")
+}

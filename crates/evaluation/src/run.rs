@@ -1,0 +1,284 @@
+//! Fits and scores contestants on every class of a data set.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anomalens_backbones::ImageEncoder;
+use anomalens_datasets::{DataSet, MaskSource, Sample, few_shot};
+use anomalens_detectors::{
+    Detector, FitOptions, ImageSource, Method, Needs, Prediction, StreamOptions, predict,
+};
+use anomalens_metrics::{PixelMetrics, PixelOptions, ScoredMask, auroc, average_precision, f1_max};
+use anomalens_vision::{Limits, Mask};
+
+use crate::{ClassResult, Evaluation, EvaluationError, ImageRecord, Metrics};
+
+/// Who takes part.
+pub enum Contestant<'a> {
+    /// A method, fitted anew for each class.
+    Method {
+        /// The method.
+        method: &'static Method,
+        /// Settings that replace its defaults.
+        options: FitOptions,
+        /// How many normal images it is given, if it needs any.
+        shots: usize,
+        /// Seed of their choice.
+        seed: u32,
+    },
+    /// A detector that was fitted before.
+    Ready(&'a dyn Detector),
+}
+
+/// How an evaluation is run.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Side of the square, in pixels, at which pixel metrics are computed.
+    pub resolution: usize,
+    /// Batches and limits.
+    pub stream: StreamOptions,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self { resolution: 256, stream: StreamOptions::default() }
+    }
+}
+
+/// Evaluates all `contestants` on the test images of `data`; those that want the same input share
+/// one pass through the network. `progress` is told after each image how many there are in all;
+/// if it breaks off, the evaluation ends without a result.
+///
+/// # Errors
+/// [`EvaluationError`], among others if a class has fewer normal images than shots are asked for.
+pub fn evaluate(
+    encoder: &dyn ImageEncoder,
+    data: &DataSet,
+    contestants: &[Contestant],
+    options: &RunOptions,
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Option<Vec<Evaluation>>, EvaluationError> {
+    let total = data.classes.iter().map(|class| data.test(class).count()).sum::<usize>();
+    let total = total * contestants.len();
+    let mut done = 0;
+    let mut classes: Vec<Vec<ClassResult>> = contestants.iter().map(|_| Vec::new()).collect();
+    let mut durations = vec![Duration::ZERO; contestants.len()];
+    for class in &data.classes {
+        let fitted = contestants
+            .iter()
+            .zip(&mut durations)
+            .map(|(contestant, duration)| {
+                let start = Instant::now();
+                let fitted = contestant.fit(encoder, data, class, &options.stream.limits);
+                *duration += start.elapsed();
+                fitted
+            })
+            .collect::<Result<Vec<Fitted>, _>>()?;
+        let detectors: Vec<&dyn Detector> = fitted.iter().map(Fitted::get).collect();
+        let samples: Vec<&Sample> = data.test(class).collect();
+        let sources: Vec<ImageSource> = samples.iter().map(|sample| source(sample)).collect();
+        let mut records: Vec<Vec<Option<Result<Prediction, String>>>> =
+            contestants.iter().map(|_| samples.iter().map(|_| None).collect()).collect();
+        let mut stopped = false;
+        let spent = predict(encoder, &detectors, &sources, &HashSet::new(), &options.stream, &mut |outcome| {
+            records[outcome.detector][outcome.image] =
+                Some(outcome.result.map_err(|error| error.to_string()));
+            done += 1;
+            let flow = progress(done, total);
+            stopped = flow.is_break();
+            flow
+        })?;
+        if stopped {
+            return Ok(None);
+        }
+        for (i, records) in records.into_iter().enumerate() {
+            durations[i] += spent[i];
+            let images = samples
+                .iter()
+                .zip(records)
+                .filter_map(|(&sample, record)| {
+                    Some(ImageRecord { sample: sample.clone(), prediction: record? })
+                })
+                .collect();
+            classes[i].push(class_result(class, images, data.has_masks, options)?);
+        }
+    }
+    let results = contestants.iter().zip(classes).zip(durations).map(
+        |((contestant, classes), duration)| {
+            contestant.summary(data.layout.name, classes, duration.as_secs_f64())
+        },
+    );
+    Ok(Some(results.collect()))
+}
+
+/// A contestant ready for one class.
+enum Fitted<'a> {
+    Anew(Box<dyn Detector>),
+    Ready(&'a dyn Detector),
+}
+
+impl Fitted<'_> {
+    fn get(&self) -> &dyn Detector {
+        match self {
+            Self::Anew(detector) => detector.as_ref(),
+            Self::Ready(detector) => *detector,
+        }
+    }
+}
+
+impl<'a> Contestant<'a> {
+    fn fit(
+        &self,
+        encoder: &dyn ImageEncoder,
+        data: &DataSet,
+        class: &str,
+        limits: &Limits,
+    ) -> Result<Fitted<'a>, EvaluationError> {
+        match self {
+            Self::Ready(detector) => Ok(Fitted::Ready(*detector)),
+            Self::Method { method, options, shots, seed } => {
+                let normals: Vec<&Sample> = data.train_normals(class).collect();
+                let shots = match method.needs {
+                    Needs::NormalImages => few_shot(&normals, *shots, *seed)?,
+                    Needs::Nothing => vec![],
+                };
+                let images = shots
+                    .iter()
+                    .map(|sample| source(sample).open(limits))
+                    .collect::<Result<Vec<_>, _>>()?;
+                Ok(Fitted::Anew(method.fit(options, encoder, &images)?))
+            }
+        }
+    }
+
+    fn summary(&self, data: &str, classes: Vec<ClassResult>, seconds: f64) -> Evaluation {
+        let (method, shots, seed) = match self {
+            Self::Ready(detector) => (detector.method(), None, 0),
+            Self::Method { method, shots, seed, .. } => match method.needs {
+                Needs::NormalImages => (method.name, Some(*shots), *seed),
+                Needs::Nothing => (method.name, None, *seed),
+            },
+        };
+        let scored: usize = classes.iter().map(|class| class.normal + class.anomalous).sum();
+        let all: usize = classes.iter().map(|class| class.images.len()).sum();
+        Evaluation {
+            data: data.to_owned(),
+            method: method.to_owned(),
+            shots,
+            seed,
+            metrics: Metrics::mean(&classes),
+            images: scored,
+            failed: all - scored,
+            seconds,
+            classes,
+        }
+    }
+}
+
+/// Where a sample's pixels are.
+pub(crate) fn source(sample: &Sample) -> ImageSource {
+    ImageSource {
+        path: sample.image.clone(),
+        crop: sample.crop.map(|crop| [crop.x, crop.y, crop.width, crop.height]),
+    }
+}
+
+/// The metrics of one class.
+fn class_result(
+    class: &str,
+    images: Vec<ImageRecord>,
+    has_masks: bool,
+    options: &RunOptions,
+) -> Result<ClassResult, EvaluationError> {
+    let scored: Vec<(&ImageRecord, &Prediction)> =
+        images.iter().filter_map(|r| Some((r, r.prediction.as_ref().ok()?))).collect();
+    let scores: Vec<f32> = scored.iter().map(|(_, prediction)| prediction.score).collect();
+    let labels: Vec<bool> = scored.iter().map(|(record, _)| record.is_anomalous()).collect();
+    let anomalous = labels.iter().filter(|&&label| label).count();
+    let mut undefined = Vec::new();
+    let mut defined = |name: &str, value: Result<f64, anomalens_metrics::MetricError>| {
+        value.map_err(|error| undefined.push(format!("{name}: {error}"))).ok()
+    };
+    let mut metrics = Metrics {
+        image_auroc: defined("image AUROC", auroc(&scores, &labels)),
+        image_ap: defined("image AP", average_precision(&scores, &labels)),
+        image_f1_max: defined("image F1-max", f1_max(&scores, &labels).map(|f1| f1.value)),
+        ..Metrics::default()
+    };
+    if has_masks && !scored.is_empty() {
+        let pixels = pixel_metrics(&scored, options)?;
+        metrics.pixel_auroc = defined("pixel AUROC", pixels.auroc);
+        metrics.pixel_ap = defined("pixel AP", pixels.average_precision);
+        metrics.pixel_f1_max = defined("pixel F1-max", pixels.f1_max.map(|f1| f1.value));
+        metrics.aupro = defined("AUPRO", pixels.aupro);
+        metrics.aupro_200_steps = defined("AUPRO (200 steps)", pixels.aupro_200_steps);
+    }
+    Ok(ClassResult {
+        class: class.to_owned(),
+        metrics,
+        normal: scored.len() - anomalous,
+        anomalous,
+        undefined,
+        images,
+    })
+}
+
+/// The pixel metrics of the images at the resolution of `options`.
+fn pixel_metrics(
+    scored: &[(&ImageRecord, &Prediction)],
+    options: &RunOptions,
+) -> Result<PixelMetrics, EvaluationError> {
+    let side = options.resolution;
+    let pairs = scored
+        .iter()
+        .filter(|(record, _)| record.sample.mask != MaskSource::Absent)
+        .map(|(record, prediction)| {
+            let mask = mask(&record.sample, prediction, side, &options.stream.limits)?;
+            Ok((prediction.smooth_map(side, side)?, mask))
+        })
+        .collect::<Result<Vec<_>, EvaluationError>>()?;
+    let masked = pairs
+        .iter()
+        .map(|(map, mask)| ScoredMask::new(side, side, map.values(), mask))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(PixelMetrics::compute(&masked, &PixelOptions::default())?)
+}
+
+/// Which pixels are anomalous in the part of the image that the network saw, `side x side`.
+fn mask(
+    sample: &Sample,
+    prediction: &Prediction,
+    side: usize,
+    limits: &Limits,
+) -> Result<Vec<bool>, EvaluationError> {
+    let MaskSource::File(path) = &sample.mask else { return Ok(vec![false; side * side]) };
+    let mut mask = Mask::open(path, limits)?;
+    if let Some(crop) = sample.crop {
+        mask = mask.crop(crop.x, crop.y, crop.width, crop.height)?;
+    }
+    let size = prediction.size;
+    if (mask.width(), mask.height()) != (size.width, size.height) {
+        return Err(wrong_size(path, &mask, sample, prediction));
+    }
+    let seen = size.footprint;
+    let mask = mask.crop(seen.x as u32, seen.y as u32, seen.width as u32, seen.height as u32)?;
+    Ok(mask.resize(side as u32, side as u32)?.values().to_vec())
+}
+
+fn wrong_size(
+    path: &Path,
+    mask: &Mask,
+    sample: &Sample,
+    prediction: &Prediction,
+) -> EvaluationError {
+    EvaluationError::MaskSize {
+        mask: path.to_owned(),
+        mask_width: mask.width(),
+        mask_height: mask.height(),
+        image: sample.image.clone(),
+        image_width: prediction.size.width,
+        image_height: prediction.size.height,
+    }
+}

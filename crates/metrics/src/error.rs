@@ -1,0 +1,153 @@
+//! What can be wrong with the inputs, and when a metric has no value.
+
+use std::fmt;
+
+/// Why a metric could not be computed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum MetricError {
+    /// Scores and labels do not pair up.
+    #[error("there are {scores} scores but {labels} labels: give exactly one label per score")]
+    LengthMismatch {
+        /// Number of scores.
+        scores: usize,
+        /// Number of labels.
+        labels: usize,
+    },
+    /// Nothing to evaluate.
+    #[error("there are no {level}s to evaluate: give at least one")]
+    Empty {
+        /// What is missing.
+        level: Level,
+    },
+    /// An image score is NaN.
+    #[error("the score at index {index} is not a number: remove this image or repair its score")]
+    NanScore {
+        /// Position in the scores, from 0.
+        index: usize,
+    },
+    /// An anomaly map holds a NaN.
+    #[error(
+        "anomaly map {map} is not a number at row {row}, column {column}: remove this image or \
+         repair its map"
+    )]
+    NanPixel {
+        /// Position in the list of maps, from 0.
+        map: usize,
+        /// Row of the first NaN, from 0.
+        row: usize,
+        /// Column of the first NaN, from 0.
+        column: usize,
+    },
+    /// The decision threshold is NaN.
+    #[error("the decision threshold is not a number: give a finite threshold")]
+    NanThreshold,
+    /// A map or mask does not have `rows * columns` values.
+    #[error("a {what} of {rows} x {columns} pixels needs {rows} * {columns} values, found {found}")]
+    Shape {
+        /// "map" or "mask".
+        what: &'static str,
+        /// Rows of the map.
+        rows: usize,
+        /// Columns of the map.
+        columns: usize,
+        /// Number of values given.
+        found: usize,
+    },
+    /// A map with more pixels than a 32-bit count can hold.
+    #[error(
+        "a map of {rows} x {columns} pixels is too large: the limit is {} pixels",
+        u32::MAX
+    )]
+    MapTooLarge {
+        /// Rows of the map.
+        rows: usize,
+        /// Columns of the map.
+        columns: usize,
+    },
+    /// The metric compares two classes and only one is there.
+    #[error(
+        "{metric} is undefined: all {count} {level}s are {present}; add {} ones to the evaluation",
+        present.other()
+    )]
+    OneClass {
+        /// Name of the metric.
+        metric: &'static str,
+        /// What was counted.
+        level: Level,
+        /// The class that is there.
+        present: Class,
+        /// How many there are.
+        count: u64,
+    },
+    /// The integration limit of AUPRO is not a false-positive rate.
+    #[error("the false-positive-rate limit of AUPRO is {limit}: give a number above 0, at most 1")]
+    FprLimit {
+        /// The limit given.
+        limit: f64,
+    },
+    /// AUPRO with 200 steps: no thresholds fit between the extreme scores.
+    #[error(
+        "AUPRO with 200 steps is undefined: no 200 thresholds fit between the lowest score \
+         {lowest} and the highest {highest}; use the exact AUPRO"
+    )]
+    NoSteps {
+        /// Lowest score of all maps.
+        lowest: f32,
+        /// Highest score of all maps.
+        highest: f32,
+    },
+    /// AUPRO with 200 steps: its curve has no width.
+    #[error(
+        "AUPRO with 200 steps is undefined: its thresholds give fewer than two different \
+         false-positive rates below {limit}; use the exact AUPRO"
+    )]
+    FlatSteps {
+        /// The false-positive-rate limit.
+        limit: f64,
+    },
+}
+
+/// What a metric is computed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// One score per image.
+    Image,
+    /// One score per pixel.
+    Pixel,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Image => "image",
+            Self::Pixel => "pixel",
+        })
+    }
+}
+
+/// The two classes of anomaly detection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Label `false`.
+    Normal,
+    /// Label `true`.
+    Anomalous,
+}
+
+impl Class {
+    fn other(self) -> Self {
+        match self {
+            Self::Normal => Self::Anomalous,
+            Self::Anomalous => Self::Normal,
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Normal => "normal",
+            Self::Anomalous => "anomalous",
+        })
+    }
+}

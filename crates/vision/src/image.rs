@@ -1,0 +1,208 @@
+//! The one picture type of the project: 8-bit RGB, never empty.
+//!
+//! Whatever a file holds becomes this on reading: grey is repeated, palettes are looked up, CMYK is
+//! converted, alpha is dropped (the colour beneath stays; nothing is composited). 16-bit samples are
+//! scaled from 0..=65535 to 0..=255 and rounded: a fixed rule, since a stretch chosen per image would
+//! make a detector compare unlike things. A camera that puts 10 or 12 bits into the low end of
+//! 16-bit files therefore looks dark; shift its data up before.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use image::{DynamicImage, ImageFormat, RgbImage};
+
+use crate::decode::{self, Limits};
+use crate::error::{GeometryError, ImageError, Origin};
+use crate::resample::{self, Filter};
+use crate::write::write_atomic;
+
+/// An 8-bit RGB image, row-major, at least 1 x 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    pixels: RgbImage,
+}
+
+impl Image {
+    /// Makes an image from `3 * width * height` bytes: R, G, B of the top left pixel, then onwards
+    /// along the row.
+    ///
+    /// # Errors
+    /// [`GeometryError::Empty`] if a side is zero, [`GeometryError::WrongLength`] if the number of
+    /// bytes does not fit.
+    pub fn new(width: u32, height: u32, pixels: Vec<u8>) -> Result<Self, GeometryError> {
+        const WHAT: &str = "an RGB image";
+        if width == 0 || height == 0 {
+            return Err(GeometryError::empty(WHAT, width, height));
+        }
+        let found = pixels.len();
+        let (columns, rows) = (width as usize, height as usize);
+        let expected = columns.saturating_mul(rows).saturating_mul(3);
+        RgbImage::from_raw(width, height, pixels)
+            .filter(|_| found == expected)
+            .map(|pixels| Self { pixels })
+            .ok_or(GeometryError::WrongLength {
+                what: WHAT,
+                width: columns,
+                height: rows,
+                expected,
+                found,
+            })
+    }
+
+    /// An image of one colour, whose size was found acceptable.
+    pub(crate) fn filled(width: u32, height: u32, colour: [u8; 3]) -> Result<Self, GeometryError> {
+        Self::new(
+            width,
+            height,
+            colour.repeat(width as usize * height as usize),
+        )
+    }
+
+    /// Reads a PNG, JPEG, BMP, TIFF or WebP file; the bytes decide, not the extension.
+    ///
+    /// Of several pages or frames the first is read. EXIF orientation is applied.
+    ///
+    /// # Errors
+    /// An [`ImageError`] that carries the path.
+    pub fn open(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, ImageError> {
+        let path = path.as_ref();
+        let bytes = decode::read_file(path, limits)?;
+        Self::decode_from(&bytes, limits, &Origin::File(path.into()))
+    }
+
+    /// Decodes bytes in memory; otherwise as [`Image::open`].
+    ///
+    /// # Errors
+    /// An [`ImageError`] whose origin is [`Origin::Memory`].
+    pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Self, ImageError> {
+        Self::decode_from(bytes, limits, &Origin::Memory)
+    }
+
+    fn decode_from(bytes: &[u8], limits: &Limits, origin: &Origin) -> Result<Self, ImageError> {
+        decode::decode(bytes, limits, origin).map(|picture| Self {
+            pixels: picture.into_rgb8(),
+        })
+    }
+
+    /// Width in pixels.
+    pub fn width(&self) -> u32 {
+        self.pixels.width()
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> u32 {
+        self.pixels.height()
+    }
+
+    /// The pixels, `[height, width, 3]`, row-major.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.pixels.as_raw()
+    }
+
+    pub(crate) fn as_bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.pixels
+    }
+
+    /// The pixels, `[height, width, 3]`, row-major.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.pixels.into_raw()
+    }
+
+    /// The colour at column `x`, row `y`, or `None` outside the image.
+    pub fn pixel(&self, x: u32, y: u32) -> Option<[u8; 3]> {
+        self.pixels.get_pixel_checked(x, y).map(|pixel| pixel.0)
+    }
+
+    pub(crate) fn set_pixel(&mut self, x: u32, y: u32, colour: [u8; 3]) {
+        self.pixels.put_pixel(x, y, image::Rgb(colour));
+    }
+
+    /// Pastes `image` with its top left corner at (`x`, `y`); what reaches outside is lost.
+    pub(crate) fn paste(&mut self, image: &Image, x: u32, y: u32) {
+        image::imageops::replace(&mut self.pixels, &image.pixels, x.into(), y.into());
+    }
+
+    /// Cuts out `width` x `height` pixels with the top left corner at (`x`, `y`).
+    ///
+    /// # Errors
+    /// [`GeometryError::Empty`] or [`GeometryError::CropOutside`].
+    pub fn crop(&self, x: u32, y: u32, width: u32, height: u32) -> Result<Self, GeometryError> {
+        check_crop((self.width(), self.height()), x, y, width, height)?;
+        let pixels = image::imageops::crop_imm(&self.pixels, x, y, width, height).to_image();
+        Ok(Self { pixels })
+    }
+
+    /// Resizes to exactly `width` x `height`, with the same pixels as Pillow's `Image.resize`.
+    ///
+    /// # Errors
+    /// [`GeometryError::Empty`] for a size of zero, [`GeometryError::TooLarge`] for absurd ones.
+    pub fn resize(&self, width: u32, height: u32, filter: Filter) -> Result<Self, GeometryError> {
+        let from = (self.width(), self.height());
+        resample::check_size(from, (width.into(), height.into()), resample::MAX_PIXELS)?;
+        Self::new(
+            width,
+            height,
+            resample::resize::<3>(self.as_bytes(), from, (width, height), filter),
+        )
+    }
+
+    /// The image as a PNG file.
+    ///
+    /// # Errors
+    /// [`ImageError::Unencodable`].
+    pub fn to_png(&self) -> Result<Vec<u8>, ImageError> {
+        let mut bytes = Cursor::new(Vec::new());
+        self.pixels
+            .write_to(&mut bytes, ImageFormat::Png)
+            .map_err(|error| ImageError::Unencodable {
+                reason: error.to_string(),
+            })?;
+        Ok(bytes.into_inner())
+    }
+
+    /// Writes a PNG file; an existing file is replaced only when the new one is complete.
+    ///
+    /// # Errors
+    /// [`ImageError::Unwritable`] with the path, or [`ImageError::Unencodable`].
+    pub fn save_png(&self, path: impl AsRef<Path>) -> Result<(), ImageError> {
+        let path = path.as_ref();
+        write_atomic(path, &self.to_png()?).map_err(|source| ImageError::Unwritable {
+            path: path.into(),
+            source,
+        })
+    }
+}
+
+impl From<Image> for DynamicImage {
+    fn from(image: Image) -> Self {
+        DynamicImage::ImageRgb8(image.pixels)
+    }
+}
+
+/// Whether an area lies within an image and is not empty.
+pub(crate) fn check_crop(
+    (image_width, image_height): (u32, u32),
+    x: u32,
+    y: u32,
+    width: u32,
+    height: u32,
+) -> Result<(), GeometryError> {
+    if width == 0 || height == 0 {
+        return Err(GeometryError::empty("the area to cut out", width, height));
+    }
+    let inside = |start: u32, length: u32, size: u32| {
+        start.checked_add(length).is_some_and(|end| end <= size)
+    };
+    if inside(x, width, image_width) && inside(y, height, image_height) {
+        Ok(())
+    } else {
+        Err(GeometryError::CropOutside {
+            x,
+            y,
+            width,
+            height,
+            image_width,
+            image_height,
+        })
+    }
+}

@@ -1,0 +1,44 @@
+//! Images in and out: everything between a file and a tensor, and between a score map and a picture.
+//!
+//! ```text
+//! bytes ── decode ──> Image ── preprocess ──> Preprocessed (f32, CHW) ──> a backbone
+//!            │          ├ resample  Pillow's 8-bit resizing, bit for bit
+//!            │          ├ rotate    OpenCV's warpAffine, for rotated shots
+//!            │          └ write     PNG, atomic files
+//!            └───────> Mask         ground truth and thresholded maps
+//!
+//! a detector ──> Map ── interpolate, smooth ──> full-resolution Map
+//!                 ├ regions   connected components above a threshold
+//!                 └ picture   heat maps (colour), overlays, contours, sheets
+//! ```
+//!
+//! `error` holds the two error types: [`ImageError`] for files and bytes, [`GeometryError`] for
+//! sizes that make no sense.
+
+mod colour;
+mod decode;
+mod error;
+mod image;
+mod interpolate;
+mod map;
+mod mask;
+mod picture;
+mod preprocess;
+mod regions;
+mod resample;
+mod rotate;
+mod smooth;
+mod write;
+
+pub use crate::colour::ColourMap;
+pub use crate::decode::Limits;
+pub use crate::error::{GeometryError, ImageError, Origin};
+pub use crate::image::Image;
+pub use crate::interpolate::Alignment;
+pub use crate::map::Map;
+pub use crate::mask::Mask;
+pub use crate::picture::{draw_contours, heat_map, overlay, sheet};
+pub use crate::preprocess::{Preprocess, Preprocessed, Rect, Resize};
+pub use crate::regions::Region;
+pub use crate::resample::Filter;
+pub use crate::write::write_atomic;

@@ -1,0 +1,179 @@
+//! Binary masks: ground truth from files, and thresholded maps.
+//!
+//! Reading and resizing follow the mask pipeline shared by AnomalyCLIP, VAND and WinCLIP: grey > 0
+//! counts as set; {0, 255} is resized with Pillow's bilinear filter; values >= 128 stay set. In JPEG
+//! files compression noise around black is > 0 as well, so masks should be PNG.
+
+use std::path::Path;
+
+use image::DynamicImage;
+
+use crate::decode::{self, Limits};
+use crate::error::{GeometryError, ImageError, Origin};
+use crate::image::check_crop;
+use crate::resample::{self, Filter};
+
+/// A yes or no for every pixel, row-major, at least 1 x 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mask {
+    width: u32,
+    height: u32,
+    values: Vec<bool>,
+}
+
+impl Mask {
+    /// Makes a mask from `width * height` values, row-major.
+    ///
+    /// # Errors
+    /// [`GeometryError::Empty`] if a side is zero, [`GeometryError::WrongLength`] if the number of
+    /// values does not fit.
+    pub fn new(width: u32, height: u32, values: Vec<bool>) -> Result<Self, GeometryError> {
+        const WHAT: &str = "a mask";
+        if width == 0 || height == 0 {
+            return Err(GeometryError::empty(WHAT, width, height));
+        }
+        let (columns, rows) = (width as usize, height as usize);
+        let (expected, found) = (columns.saturating_mul(rows), values.len());
+        if found != expected {
+            return Err(GeometryError::WrongLength {
+                what: WHAT,
+                width: columns,
+                height: rows,
+                expected,
+                found,
+            });
+        }
+        Ok(Self {
+            width,
+            height,
+            values,
+        })
+    }
+
+    /// Reads a mask file: every pixel brighter than black is set.
+    ///
+    /// Colours are turned to grey with Pillow's weights first. 16-bit files are compared before any
+    /// scaling, so that small label values are kept.
+    ///
+    /// # Errors
+    /// An [`ImageError`] that carries the path.
+    pub fn open(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, ImageError> {
+        let path = path.as_ref();
+        let bytes = decode::read_file(path, limits)?;
+        decode::decode(&bytes, limits, &Origin::File(path.into())).map(Self::from_picture)
+    }
+
+    /// Decodes bytes in memory; otherwise as [`Mask::open`].
+    ///
+    /// # Errors
+    /// An [`ImageError`] whose origin is [`Origin::Memory`].
+    pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Self, ImageError> {
+        decode::decode(bytes, limits, &Origin::Memory).map(Self::from_picture)
+    }
+
+    fn from_picture(picture: DynamicImage) -> Self {
+        let (width, height) = (picture.width(), picture.height());
+        let values = match picture {
+            DynamicImage::ImageLuma8(grey) => grey.pixels().map(|pixel| pixel.0[0] > 0).collect(),
+            DynamicImage::ImageLuma16(grey) => grey.pixels().map(|pixel| pixel.0[0] > 0).collect(),
+            DynamicImage::ImageLumaA16(grey) => grey.pixels().map(|pixel| pixel.0[0] > 0).collect(),
+            DynamicImage::ImageRgb16(_) | DynamicImage::ImageRgba16(_) => picture
+                .into_rgb16()
+                .pixels()
+                .map(|pixel| pixel.0 != [0; 3])
+                .collect(),
+            other => other
+                .into_rgb8()
+                .pixels()
+                .map(|pixel| grey(pixel.0) > 0)
+                .collect(),
+        };
+        Self {
+            width,
+            height,
+            values,
+        }
+    }
+
+    /// Width in pixels.
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// The values, `[height, width]`, row-major.
+    pub fn values(&self) -> &[bool] {
+        &self.values
+    }
+
+    /// Whether the pixel at column `x`, row `y` is set; outside the mask nothing is.
+    pub fn get(&self, x: u32, y: u32) -> bool {
+        x < self.width
+            && y < self.height
+            && self.values[y as usize * self.width as usize + x as usize]
+    }
+
+    /// Number of pixels that are set.
+    pub fn count(&self) -> usize {
+        self.values.iter().filter(|&&value| value).count()
+    }
+
+    /// Whether any pixel is set.
+    pub fn any(&self) -> bool {
+        self.values.contains(&true)
+    }
+
+    /// Cuts out `width` x `height` pixels with the top left corner at (`x`, `y`).
+    ///
+    /// # Errors
+    /// [`GeometryError::Empty`] or [`GeometryError::CropOutside`].
+    pub fn crop(&self, x: u32, y: u32, width: u32, height: u32) -> Result<Self, GeometryError> {
+        check_crop((self.width, self.height), x, y, width, height)?;
+        let columns = x as usize..(x + width) as usize;
+        let values = self
+            .values
+            .chunks_exact(self.width as usize)
+            .skip(y as usize)
+            .take(height as usize)
+            .flat_map(|row| &row[columns.clone()])
+            .copied()
+            .collect();
+        Ok(Self {
+            width,
+            height,
+            values,
+        })
+    }
+
+    /// Resizes to exactly `width` x `height`.
+    ///
+    /// # Errors
+    /// [`GeometryError::Empty`] for a size of zero, [`GeometryError::TooLarge`] for absurd ones.
+    pub fn resize(&self, width: u32, height: u32) -> Result<Self, GeometryError> {
+        let from = (self.width, self.height);
+        resample::check_size(from, (width.into(), height.into()), resample::MAX_PIXELS)?;
+        let grey: Vec<u8> = self
+            .values
+            .iter()
+            .map(|&value| u8::from(value) * 255)
+            .collect();
+        let resized = resample::resize::<1>(&grey, from, (width, height), Filter::Bilinear);
+        // "> 0.5" after division by 255.
+        let values = resized.iter().map(|&value| value >= 128).collect();
+        Ok(Self {
+            width,
+            height,
+            values,
+        })
+    }
+}
+
+/// Pillow's conversion to "L": ITU-R 601-2 luma in 16-bit fixed point, rounded.
+fn grey([red, green, blue]: [u8; 3]) -> u32 {
+    let [red, green, blue] = [red, green, blue].map(u32::from);
+    (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+}
