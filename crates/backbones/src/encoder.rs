@@ -41,12 +41,18 @@ impl FeatureRequest {
         let mut blocks: Vec<usize> = blocks.into_iter().collect();
         blocks.sort_unstable();
         blocks.dedup();
-        Self { blocks, final_norm: false }
+        Self {
+            blocks,
+            final_norm: false,
+        }
     }
 
     /// The same tokens after the network's final layer norm.
     pub fn with_final_norm(self) -> Self {
-        Self { final_norm: true, ..self }
+        Self {
+            final_norm: true,
+            ..self
+        }
     }
 }
 
@@ -81,7 +87,10 @@ impl Features {
     /// # Errors
     /// Only those of the tensor library.
     pub fn into_images(self) -> Result<Vec<ImageFeatures>, BackboneError> {
-        let batch = self.blocks.first().map_or(0, |block| block.class_token.dims()[0]);
+        let batch = self
+            .blocks
+            .first()
+            .map_or(0, |block| block.class_token.dims()[0]);
         let tokens = |features: &BlockFeatures, i: usize| -> candle_core::Result<BlockTokens> {
             Ok(BlockTokens {
                 block: features.block,
@@ -92,7 +101,10 @@ impl Features {
         (0..batch)
             .map(|i| {
                 let blocks = self.blocks.iter().map(|features| tokens(features, i));
-                Ok(ImageFeatures { grid: self.grid, blocks: blocks.collect::<Result<_, _>>()? })
+                Ok(ImageFeatures {
+                    grid: self.grid,
+                    blocks: blocks.collect::<Result<_, _>>()?,
+                })
             })
             .collect::<candle_core::Result<_>>()
             .map_err(BackboneError::from)

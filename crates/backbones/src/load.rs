@@ -49,10 +49,18 @@ impl Backbone {
     ) -> Result<Self, OpenError> {
         let path = Path::new(weights);
         if path.is_file() {
-            let sha256 = ContentHash::of_path(path)
-                .map_err(|source| BackboneError::Read { path: path.to_owned(), source })?;
-            let name = path.file_name().map_or_else(|| weights.into(), |n| n.to_string_lossy());
-            return Ok(Self { name: name.into_owned(), sha256, encoder: load_encoder(path)? });
+            let sha256 = ContentHash::of_path(path).map_err(|source| BackboneError::Read {
+                path: path.to_owned(),
+                source,
+            })?;
+            let name = path
+                .file_name()
+                .map_or_else(|| weights.into(), |n| n.to_string_lossy());
+            return Ok(Self {
+                name: name.into_owned(),
+                sha256,
+                encoder: load_encoder(path)?,
+            });
         }
         let entry = Registry::builtin().find(weights)?;
         if entry.kind != Kind::Backbone {
@@ -60,7 +68,11 @@ impl Backbone {
         }
         let located = store.pull(entry, progress)?;
         let encoder = load_encoder(&located.path)?;
-        Ok(Self { name: entry.name.clone(), sha256: located.sha256, encoder })
+        Ok(Self {
+            name: entry.name.clone(),
+            sha256: located.sha256,
+            encoder,
+        })
     }
 }
 
@@ -73,5 +85,8 @@ pub fn load_encoder(path: &Path) -> Result<Arc<dyn ImageEncoder>, BackboneError>
     if DinoV2::recognises(&checkpoint) {
         return Ok(Arc::new(DinoV2::new(&checkpoint, &Device::Cpu)?));
     }
-    Err(BackboneError::UnknownFamily { path: path.to_owned(), known: "DINOv2" })
+    Err(BackboneError::UnknownFamily {
+        path: path.to_owned(),
+        known: "DINOv2",
+    })
 }

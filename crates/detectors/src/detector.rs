@@ -70,7 +70,10 @@ impl NormalRange {
             }
             *scores.select_nth_unstable_by(index, f32::total_cmp).1
         };
-        Self { typical: quantile(0.5), extreme: quantile(extreme) }
+        Self {
+            typical: quantile(0.5),
+            extreme: quantile(extreme),
+        }
     }
 }
 

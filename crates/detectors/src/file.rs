@@ -79,7 +79,10 @@ impl DetectorFile {
             provenance: self.provenance.clone(),
             tensors_sha256: fingerprint(&tensors),
         };
-        let failed = |source| DetectorError::WriteFile { path: path.to_owned(), source };
+        let failed = |source| DetectorError::WriteFile {
+            path: path.to_owned(),
+            source,
+        };
         let header = serde_json::to_string(&header).map_err(|e| failed(e.into()))?;
         let raw: Vec<(&String, &Array, Vec<u8>)> = tensors
             .iter()
@@ -91,7 +94,10 @@ impl DetectorFile {
         let views = raw
             .iter()
             .map(|(name, array, bytes)| {
-                Ok((name, TensorView::new(Dtype::F32, array.shape.clone(), bytes)?))
+                Ok((
+                    name,
+                    TensorView::new(Dtype::F32, array.shape.clone(), bytes)?,
+                ))
             })
             .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
             .map_err(|e| failed(std::io::Error::other(e)))?;
@@ -107,9 +113,14 @@ impl DetectorFile {
     /// [`DetectorError::ReadFile`], or [`DetectorError::BadFile`] with what is wrong: no detector
     /// file, damaged, made by a newer version, or parts that do not fit each other.
     pub fn load(path: &Path) -> Result<Self, DetectorError> {
-        let bytes = std::fs::read(path)
-            .map_err(|source| DetectorError::ReadFile { path: path.to_owned(), source })?;
-        let bad = |reason: String| DetectorError::BadFile { path: path.to_owned(), reason };
+        let bytes = std::fs::read(path).map_err(|source| DetectorError::ReadFile {
+            path: path.to_owned(),
+            source,
+        })?;
+        let bad = |reason: String| DetectorError::BadFile {
+            path: path.to_owned(),
+            reason,
+        };
         let (_, metadata) = SafeTensors::read_metadata(&bytes)
             .map_err(|e| bad(format!("it is not a whole safetensors file ({e})")))?;
         let header = metadata
@@ -134,18 +145,29 @@ impl DetectorFile {
             .collect::<Result<BTreeMap<_, _>, String>>()
             .map_err(&bad)?;
         if fingerprint(&tensors) != header.tensors_sha256 {
-            return Err(bad("its tensors are damaged (their SHA-256 does not match)".to_owned()));
+            return Err(bad(
+                "its tensors are damaged (their SHA-256 does not match)".to_owned(),
+            ));
         }
         let method = find(&header.method).map_err(|e| bad(e.to_string()))?;
         let detector = method
-            .load(State { config: header.config, tensors })
+            .load(State {
+                config: header.config,
+                tensors,
+            })
             .map_err(|e| bad(e.to_string()))?;
         if *detector.setup() != header.setup {
-            return Err(bad("its preprocessing does not follow from its settings; it was made \
+            return Err(bad(
+                "its preprocessing does not follow from its settings; it was made \
                             by another version and must be fitted again"
-                .to_owned()));
+                    .to_owned(),
+            ));
         }
-        Ok(Self { detector, backbone: header.backbone, provenance: header.provenance })
+        Ok(Self {
+            detector,
+            backbone: header.backbone,
+            provenance: header.provenance,
+        })
     }
 
     /// What the predictions depend on: equal for two detectors that give the same results.
@@ -184,11 +206,17 @@ struct VersionOnly {
 /// The numbers of a tensor in the file, or what is wrong with it.
 fn array(name: &str, view: &TensorView) -> Result<Array, String> {
     if view.dtype() != Dtype::F32 {
-        return Err(format!("the tensor `{name}` has type {:?}, not float32", view.dtype()));
+        return Err(format!(
+            "the tensor `{name}` has type {:?}, not float32",
+            view.dtype()
+        ));
     }
     let (words, _) = view.data().as_chunks::<4>();
     let values = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
-    Ok(Array { shape: view.shape().to_vec(), values })
+    Ok(Array {
+        shape: view.shape().to_vec(),
+        values,
+    })
 }
 
 /// SHA-256 over names, shapes and values.
@@ -196,8 +224,12 @@ fn fingerprint(tensors: &BTreeMap<String, Array>) -> String {
     let mut hash = Sha256::new();
     for (name, Array { shape, values }) in tensors {
         hash.update(format!("{name} {shape:?}\n"));
-        values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+        values
+            .iter()
+            .for_each(|value| hash.update(value.to_le_bytes()));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
-

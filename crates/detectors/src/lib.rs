@@ -7,6 +7,7 @@
 //! file.rs          the detector file: save, load, refuse what is wrong
 //! stream.rs        image files -> features, batch after batch, decoding beside encoding
 //! predict.rs       a backbone and detectors together: image files -> predictions
+//! tokens.rs        tokens made comparable
 //! nearest.rs       nearest neighbours in sets of tokens
 //! anomaly_dino/    AnomalyDINO: few-shot, nearest normal patch
 //! musc/            MuSc: batch zero-shot, images score each other
@@ -24,6 +25,7 @@ mod predict;
 mod registry;
 mod setup;
 mod stream;
+mod tokens;
 
 pub use detector::{Array, Detector, NormalRange, Scope, Scored, State};
 pub use error::{DetectorError, SourceError};

@@ -9,16 +9,6 @@ use crate::DetectorError;
 /// Rows of a set that are compared at once; a block of similarities stays in the cache.
 const BLOCK_ROWS: usize = 4096;
 
-/// Scales every row of `tokens` (rows of length `width`) to length 1; zero rows stay zero.
-pub(crate) fn normalise_rows(tokens: &mut [f32], width: usize) {
-    tokens.par_chunks_mut(width).for_each(|row| {
-        let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-        if norm > 0.0 {
-            row.iter_mut().for_each(|x| *x /= norm);
-        }
-    });
-}
-
 /// For each row of `queries` `[n, width]` the highest cosine similarity to any row of `bank`
 /// `[m, width]`; rows of both have length 1.
 pub(crate) fn highest_similarity(
@@ -31,9 +21,11 @@ pub(crate) fn highest_similarity(
         let block = bank.narrow(0, start, BLOCK_ROWS.min(rows - start))?;
         let width = block.dim(0)?;
         with_values(&queries.matmul(&block.t()?)?, |similarities| {
-            best.par_iter_mut().zip(similarities.par_chunks(width)).for_each(|(best, row)| {
-                *best = maximum(row).max(*best);
-            });
+            best.par_iter_mut()
+                .zip(similarities.par_chunks(width))
+                .for_each(|(best, row)| {
+                    *best = maximum(row).max(*best);
+                });
         })?;
     }
     Ok(best)
@@ -49,7 +41,10 @@ pub(crate) fn maximum(values: &[f32]) -> f32 {
             *lane = if value > *lane { value } else { *lane };
         }
     }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |best, &value| best.max(value))
+    lanes
+        .iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |best, &value| best.max(value))
 }
 
 /// Lends the values of a contiguous float32 tensor on the CPU, without a copy.

@@ -10,8 +10,8 @@ use anomalens_vision::{Alignment, GeometryError, Map};
 
 use crate::stream::ImageSize;
 use crate::{
-    Detector, DetectorError, ImageSource, NormalRange, Scope, Scored, Setup, SourceError, StreamOptions,
-    stream_features,
+    Detector, DetectorError, ImageSource, NormalRange, Scope, Scored, Setup, SourceError,
+    StreamOptions, stream_features,
 };
 
 /// Smoothing of anomaly maps: a Gaussian of standard deviation 4 in a map of side 256, as the
@@ -39,7 +39,9 @@ impl Prediction {
     /// [`GeometryError`] for a size of zero or an absurd one.
     pub fn smooth_map(&self, rows: usize, columns: usize) -> Result<Map, GeometryError> {
         let side = (rows as f64 * columns as f64).sqrt();
-        self.map.resize(rows, columns, Alignment::Edges)?.smooth(SMOOTHING * side)
+        self.map
+            .resize(rows, columns, Alignment::Edges)?
+            .smooth(SMOOTHING * side)
     }
 }
 
@@ -177,7 +179,9 @@ impl Run<'_> {
         let sources: Vec<ImageSource> = group.iter().map(|&i| self.sources[i].clone()).collect();
         let by_scope = |wanted: fn(Scope) -> bool| -> Vec<_> {
             let detectors = self.pass.detectors.iter().copied();
-            detectors.filter(|(_, detector)| wanted(detector.scope())).collect()
+            detectors
+                .filter(|(_, detector)| wanted(detector.scope()))
+                .collect()
         };
         let singles = by_scope(|scope| scope == Scope::Image);
         let groupers = by_scope(|scope| scope != Scope::Image);
@@ -188,7 +192,11 @@ impl Run<'_> {
             let image = group[i];
             let step = match encoded {
                 Ok((features, size)) => {
-                    let member = Member { image, features, size };
+                    let member = Member {
+                        image,
+                        features,
+                        size,
+                    };
                     let flow = self.score(&singles, std::slice::from_ref(&member));
                     if !groupers.is_empty() {
                         members.push(member);
@@ -204,13 +212,21 @@ impl Run<'_> {
         if stopped?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        if members.is_empty() { Ok(ControlFlow::Continue(())) } else { self.score(&groupers, &members) }
+        if members.is_empty() {
+            Ok(ControlFlow::Continue(()))
+        } else {
+            self.score(&groupers, &members)
+        }
     }
 
     /// Hands on that an image cannot be used.
     fn refuse(&mut self, image: usize, error: &Arc<SourceError>) -> ControlFlow<()> {
         self.pass.detectors.iter().try_for_each(|&(detector, _)| {
-            (self.sink)(Outcome { detector, image, result: Err(error.clone()) })
+            (self.sink)(Outcome {
+                detector,
+                image,
+                result: Err(error.clone()),
+            })
         })
     }
 
@@ -226,8 +242,19 @@ impl Run<'_> {
             let scored = scorer.score(&features)?;
             self.scoring[detector] += start.elapsed();
             for (Scored { score, map, range }, member) in scored.into_iter().zip(members) {
-                let result = Ok(Prediction { score, map, range, size: member.size });
-                if (self.sink)(Outcome { detector, image: member.image, result }).is_break() {
+                let result = Ok(Prediction {
+                    score,
+                    map,
+                    range,
+                    size: member.size,
+                });
+                if (self.sink)(Outcome {
+                    detector,
+                    image: member.image,
+                    result,
+                })
+                .is_break()
+                {
                     return Ok(ControlFlow::Break(()));
                 }
             }
@@ -238,7 +265,9 @@ impl Run<'_> {
 
 /// `0..count` dealt out to `hands` groups, one after another.
 fn deal(count: usize, hands: usize) -> Vec<Vec<usize>> {
-    (0..hands).map(|hand| (hand..count).step_by(hands).collect()).collect()
+    (0..hands)
+        .map(|hand| (hand..count).step_by(hands).collect())
+        .collect()
 }
 
 #[cfg(test)]

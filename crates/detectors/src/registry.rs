@@ -30,9 +30,15 @@ pub struct Method {
     pub paper: &'static str,
     /// What it needs.
     pub needs: Needs,
-    fit: fn(&Value, &Shots) -> Result<Box<dyn Detector>, DetectorError>,
-    load: fn(State) -> Result<Box<dyn Detector>, DetectorError>,
+    fit: Fit,
+    load: Load,
 }
+
+/// Makes a detector from settings and normal images.
+type Fit = fn(&Value, &Shots) -> Result<Box<dyn Detector>, DetectorError>;
+
+/// Makes a detector again from its saved state.
+type Load = fn(State) -> Result<Box<dyn Detector>, DetectorError>;
 
 /// Settings that replace a method's defaults, as a JSON object by name; empty for none.
 pub type FitOptions = serde_json::Map<String, Value>;
@@ -68,18 +74,26 @@ pub fn methods() -> &'static [Method] {
 /// # Errors
 /// [`DetectorError::UnknownMethod`] with the nearest name.
 pub fn find(name: &str) -> Result<&'static Method, DetectorError> {
-    METHODS.iter().find(|method| method.name == name).ok_or_else(|| {
-        let nearest = METHODS
-            .iter()
-            .map(|method| (strsim::normalized_damerau_levenshtein(name, method.name), method.name))
-            .filter(|(similarity, _)| *similarity > 0.4)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        DetectorError::UnknownMethod {
-            name: name.to_owned(),
-            nearest: nearest.map(|(_, name)| name.to_owned()),
-            known: METHODS.map(|method| method.name).join(", "),
-        }
-    })
+    METHODS
+        .iter()
+        .find(|method| method.name == name)
+        .ok_or_else(|| {
+            let nearest = METHODS
+                .iter()
+                .map(|method| {
+                    (
+                        strsim::normalized_damerau_levenshtein(name, method.name),
+                        method.name,
+                    )
+                })
+                .filter(|(similarity, _)| *similarity > 0.4)
+                .max_by(|a, b| a.0.total_cmp(&b.0));
+            DetectorError::UnknownMethod {
+                name: name.to_owned(),
+                nearest: nearest.map(|(_, name)| name.to_owned()),
+                known: METHODS.map(|method| method.name).join(", "),
+            }
+        })
 }
 
 impl Method {
@@ -136,8 +150,10 @@ pub(crate) fn configure<C: Serialize + DeserializeOwned>(
     defaults: &C,
     options: &Value,
 ) -> Result<C, DetectorError> {
-    let config =
-        |error: serde_json::Error| DetectorError::Config { method, reason: error.to_string() };
+    let config = |error: serde_json::Error| DetectorError::Config {
+        method,
+        reason: error.to_string(),
+    };
     let mut value = serde_json::to_value(defaults).map_err(config)?;
     if let (Value::Object(value), Value::Object(options)) = (&mut value, options) {
         value.extend(options.clone());
@@ -152,9 +168,14 @@ pub(crate) fn check_features(
     width: usize,
 ) -> Result<Grid, DetectorError> {
     for &block in &setup.request.blocks {
-        let tokens = features.block(block).ok_or(DetectorError::MissingBlock(block))?;
+        let tokens = features
+            .block(block)
+            .ok_or(DetectorError::MissingBlock(block))?;
         if tokens.class_token.len() != width {
-            return Err(DetectorError::Width { expected: width, found: tokens.class_token.len() });
+            return Err(DetectorError::Width {
+                expected: width,
+                found: tokens.class_token.len(),
+            });
         }
     }
     Ok(features.grid)

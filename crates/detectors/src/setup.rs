@@ -19,11 +19,19 @@ impl Setup {
         let same = self.preprocess == other.preprocess
             && self.request.final_norm == other.request.final_norm;
         same.then(|| {
-            let blocks = self.request.blocks.iter().chain(&other.request.blocks).copied();
+            let blocks = self
+                .request
+                .blocks
+                .iter()
+                .chain(&other.request.blocks)
+                .copied();
             let request = FeatureRequest::blocks(blocks);
             Self {
                 preprocess: self.preprocess.clone(),
-                request: FeatureRequest { final_norm: self.request.final_norm, ..request },
+                request: FeatureRequest {
+                    final_norm: self.request.final_norm,
+                    ..request
+                },
             }
         })
     }

@@ -29,15 +29,18 @@ impl ImageSource {
     pub fn open(&self, limits: &Limits) -> Result<Image, SourceError> {
         let image = Image::open(&self.path, limits)?;
         match self.crop {
-            Some([x, y, width, height]) => {
-                image.crop(x, y, width, height).map_err(|source| self.unfit(source))
-            }
+            Some([x, y, width, height]) => image
+                .crop(x, y, width, height)
+                .map_err(|source| self.unfit(source)),
             None => Ok(image),
         }
     }
 
     fn unfit(&self, source: GeometryError) -> SourceError {
-        SourceError::Geometry { path: self.path.clone(), source }
+        SourceError::Geometry {
+            path: self.path.clone(),
+            source,
+        }
     }
 }
 
@@ -58,7 +61,10 @@ pub struct StreamOptions {
 
 impl Default for StreamOptions {
     fn default() -> Self {
-        Self { batch: 8, limits: Limits::default() }
+        Self {
+            batch: 8,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -100,8 +106,9 @@ pub fn stream_features(
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for sources in sources.chunks(batch) {
-                let prepared =
-                    sources.par_iter().map(|source| prepare(source, setup, &options.limits));
+                let prepared = sources
+                    .par_iter()
+                    .map(|source| prepare(source, setup, &options.limits));
                 if sender.send(prepared.collect()).is_err() {
                     break; // The sink broke off.
                 }
@@ -128,9 +135,15 @@ pub(crate) fn encode_images(
 ) -> Result<Vec<ImageFeatures>, DetectorError> {
     let mut features = Vec::with_capacity(images.len());
     for images in images.chunks(StreamOptions::default().batch) {
-        let prepared = images.iter().map(|image| setup.preprocess.apply(image).map(Some));
+        let prepared = images
+            .iter()
+            .map(|image| setup.preprocess.apply(image).map(Some));
         let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
-        features.extend(encode_inputs(encoder, setup, prepared)?.into_iter().flatten());
+        features.extend(
+            encode_inputs(encoder, setup, prepared)?
+                .into_iter()
+                .flatten(),
+        );
     }
     Ok(features)
 }
@@ -142,7 +155,11 @@ fn prepare(source: &ImageSource, setup: &Setup, limits: &Limits) -> Result<Prepa
     let footprint = setup.preprocess.footprint(width, height).map_err(unfit)?;
     Ok(Prepared {
         input: setup.preprocess.apply(&image).map_err(unfit)?,
-        size: ImageSize { width, height, footprint },
+        size: ImageSize {
+            width,
+            height,
+            footprint,
+        },
     })
 }
 
@@ -178,18 +195,22 @@ fn encode_inputs(
     inputs: Vec<Option<Preprocessed>>,
 ) -> Result<Vec<Option<ImageFeatures>>, DetectorError> {
     let mut features: Vec<Option<ImageFeatures>> = inputs.iter().map(|_| None).collect();
-    let mut left: Vec<(usize, Preprocessed)> =
-        inputs.into_iter().enumerate().filter_map(|(i, input)| Some((i, input?))).collect();
+    let mut left: Vec<(usize, Preprocessed)> = inputs
+        .into_iter()
+        .enumerate()
+        .filter_map(|(i, input)| Some((i, input?)))
+        .collect();
     while let Some((_, first)) = left.first() {
         let (height, width) = (first.height, first.width);
-        let (same, others): (Vec<_>, Vec<_>) =
-            left.into_iter().partition(|(_, input)| (input.height, input.width) == (height, width));
+        let (same, others): (Vec<_>, Vec<_>) = left
+            .into_iter()
+            .partition(|(_, input)| (input.height, input.width) == (height, width));
         left = others;
         let (places, values): (Vec<_>, Vec<_>) =
             same.into_iter().map(|(i, input)| (i, input.values)).unzip();
         let shape = (places.len(), 3, height, width);
-        let images = Tensor::from_vec(values.concat(), shape, &Device::Cpu)
-            .map_err(BackboneError::from)?;
+        let images =
+            Tensor::from_vec(values.concat(), shape, &Device::Cpu).map_err(BackboneError::from)?;
         let encoded = encoder.encode(&images, &setup.request)?.into_images()?;
         for (place, encoded) in places.into_iter().zip(encoded) {
             features[place] = Some(encoded);

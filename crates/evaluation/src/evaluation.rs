@@ -82,7 +82,9 @@ impl Metrics {
     pub fn mean(classes: &[ClassResult]) -> Self {
         let mean = |metric: fn(&Metrics) -> Option<f64>| {
             let values: Option<Vec<f64>> = classes.iter().map(|c| metric(&c.metrics)).collect();
-            values.filter(|v| !v.is_empty()).map(|v| v.iter().sum::<f64>() / v.len() as f64)
+            values
+                .filter(|v| !v.is_empty())
+                .map(|v| v.iter().sum::<f64>() / v.len() as f64)
         };
         Self {
             image_auroc: mean(|m| m.image_auroc),
@@ -114,6 +116,9 @@ impl ImageRecord {
 
     /// The score, if there is one.
     pub fn score(&self) -> Option<f32> {
-        self.prediction.as_ref().ok().map(|prediction| prediction.score)
+        self.prediction
+            .as_ref()
+            .ok()
+            .map(|prediction| prediction.score)
     }
 }

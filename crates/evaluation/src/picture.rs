@@ -57,29 +57,41 @@ pub struct Drawn {
 /// from typical as normal patches ever get is hot. Never stretched to the image at hand, which
 /// would make normal images look anomalous.
 pub fn colour_range(range: NormalRange) -> (f32, f32) {
-    (range.typical, range.typical + 2.0 * (range.extreme - range.typical))
+    (
+        range.typical,
+        range.typical + 2.0 * (range.extreme - range.typical),
+    )
 }
 
 /// Draws the prediction of `image`.
 ///
 /// # Errors
 /// [`GeometryError`] for an image whose shape is too extreme to be drawn.
-pub fn draw(
-    image: &Image,
-    prediction: &Prediction,
-    style: Style,
-) -> Result<Drawn, GeometryError> {
+pub fn draw(image: &Image, prediction: &Prediction, style: Style) -> Result<Drawn, GeometryError> {
     let seen = prediction.size.footprint;
     let whole = (seen.width, seen.height) == (image.width() as f32, image.height() as f32);
-    let cut = if whole { None } else { Some(crop(image, seen)?) };
+    let cut = if whole {
+        None
+    } else {
+        Some(crop(image, seen)?)
+    };
     let image = cut.as_ref().unwrap_or(image);
     let (width, height) = shrunk(image.width(), image.height());
     let image = image.resize(width, height, Filter::Bilinear)?;
     let map = prediction.smooth_map(height as usize, width as usize)?;
     let range = colour_range(prediction.range);
     let mut laid = overlay(&image, &map, range, style.colours, OVERLAY_ALPHA)?;
-    draw_contours(&mut laid, &map.at_least(prediction.range.extreme)?, CONTOUR_COLOUR, CONTOUR_WIDTH)?;
-    Ok(Drawn { heat_map: heat_map(&map, range, style.colours)?, overlay: laid, image })
+    draw_contours(
+        &mut laid,
+        &map.at_least(prediction.range.extreme)?,
+        CONTOUR_COLOUR,
+        CONTOUR_WIDTH,
+    )?;
+    Ok(Drawn {
+        heat_map: heat_map(&map, range, style.colours)?,
+        overlay: laid,
+        image,
+    })
 }
 
 /// The anomalous parts of a prediction, the highest peak first.
@@ -105,7 +117,12 @@ pub fn boxes(prediction: &Prediction) -> Result<Vec<AnomalousArea>, GeometryErro
 }
 
 fn crop(image: &Image, area: Rect) -> Result<Image, GeometryError> {
-    image.crop(area.x as u32, area.y as u32, area.width as u32, area.height as u32)
+    image.crop(
+        area.x as u32,
+        area.y as u32,
+        area.width as u32,
+        area.height as u32,
+    )
 }
 
 /// The size with the longer side at most [`LONGEST_SIDE`].

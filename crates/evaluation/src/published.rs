@@ -36,11 +36,23 @@ const FIGURES: [Published; 12] = [
 ];
 
 const fn inctrl_elpv(shots: usize, image_auroc: f64) -> Published {
-    Published { method: "InCTRL", data: "elpv", shots: Some(shots), image_auroc, source: INCTRL }
+    Published {
+        method: "InCTRL",
+        data: "elpv",
+        shots: Some(shots),
+        image_auroc,
+        source: INCTRL,
+    }
 }
 
 const fn zero_shot(method: &'static str, data: &'static str, image_auroc: f64) -> Published {
-    Published { method, data, shots: None, image_auroc, source: ANOMALYCLIP }
+    Published {
+        method,
+        data,
+        shots: None,
+        image_auroc,
+        source: ANOMALYCLIP,
+    }
 }
 
 /// The figures published for the data set of layout `data`.

@@ -89,8 +89,10 @@ impl ResultFolder {
         };
         fs::create_dir_all(root).map_err(write(root))?;
         let (run, lines) = (root.join(RUN), root.join(LINES));
-        let unreadable =
-            |path: &Path, reason: String| ResultsError::Read { path: path.to_owned(), reason };
+        let unreadable = |path: &Path, reason: String| ResultsError::Read {
+            path: path.to_owned(),
+            reason,
+        };
         match fs::read(&run) {
             Ok(bytes) => {
                 let found: serde_json::Value = serde_json::from_slice(&bytes)
@@ -117,12 +119,18 @@ impl ResultFolder {
             text.push(b'\n');
         }
         write_atomic(&lines, &text).map_err(write(&lines))?;
-        let file = File::options().append(true).open(&lines).map_err(write(&lines))?;
+        let file = File::options()
+            .append(true)
+            .open(&lines)
+            .map_err(write(&lines))?;
         Ok(Self {
             root: root.to_owned(),
             lines: file,
             order: earlier.iter().map(|record| record.image.clone()).collect(),
-            records: earlier.into_iter().map(|record| (record.image.clone(), record)).collect(),
+            records: earlier
+                .into_iter()
+                .map(|record| (record.image.clone(), record))
+                .collect(),
         })
     }
 
@@ -138,7 +146,9 @@ impl ResultFolder {
 
     /// Every record, in the order in which they came.
     pub fn records(&self) -> impl Iterator<Item = &ResultRecord> {
-        self.order.iter().filter_map(|image| self.records.get(image))
+        self.order
+            .iter()
+            .filter_map(|image| self.records.get(image))
     }
 
     /// Adds a record and writes its line at once.
@@ -168,7 +178,9 @@ impl ResultFolder {
             for record in self.records() {
                 table.write_record([
                     record.image.as_str(),
-                    &record.score.map_or_else(String::new, |score| score.to_string()),
+                    &record
+                        .score
+                        .map_or_else(String::new, |score| score.to_string()),
                     &record.regions.len().to_string(),
                     record.heat_map.as_deref().unwrap_or_default(),
                     record.overlay.as_deref().unwrap_or_default(),
@@ -178,7 +190,10 @@ impl ResultFolder {
             let bytes = table.into_inner().map_err(|error| error.into_error())?;
             write_atomic(&path, &bytes)
         };
-        table().map_err(|source| ResultsError::Write { path: path.clone(), source })
+        table().map_err(|source| ResultsError::Write {
+            path: path.clone(),
+            source,
+        })
     }
 }
 

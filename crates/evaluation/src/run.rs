@@ -37,13 +37,28 @@ pub enum Contestant<'a> {
 pub struct RunOptions {
     /// Side of the square, in pixels, at which pixel metrics are computed.
     pub resolution: usize,
+    /// Whether the images set apart for training are scored too: only for contestants that have
+    /// learned nothing from them.
+    pub whole: bool,
     /// Batches and limits.
     pub stream: StreamOptions,
 }
 
+impl RunOptions {
+    /// The images of `class` that are scored.
+    fn samples<'a>(&self, data: &'a DataSet, class: &str) -> Vec<&'a Sample> {
+        let train = data.train_normals(class).filter(|_| self.whole);
+        train.chain(data.test(class)).collect()
+    }
+}
+
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { resolution: 256, stream: StreamOptions::default() }
+        Self {
+            resolution: 256,
+            whole: false,
+            stream: StreamOptions::default(),
+        }
     }
 }
 
@@ -60,8 +75,11 @@ pub fn evaluate(
     options: &RunOptions,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Option<Vec<Evaluation>>, EvaluationError> {
-    let total = data.classes.iter().map(|class| data.test(class).count()).sum::<usize>();
-    let total = total * contestants.len();
+    let images = data
+        .classes
+        .iter()
+        .map(|class| options.samples(data, class).len());
+    let total = images.sum::<usize>() * contestants.len();
     let mut done = 0;
     let mut classes: Vec<Vec<ClassResult>> = contestants.iter().map(|_| Vec::new()).collect();
     let mut durations = vec![Duration::ZERO; contestants.len()];
@@ -77,19 +95,28 @@ pub fn evaluate(
             })
             .collect::<Result<Vec<Fitted>, _>>()?;
         let detectors: Vec<&dyn Detector> = fitted.iter().map(Fitted::get).collect();
-        let samples: Vec<&Sample> = data.test(class).collect();
+        let samples = options.samples(data, class);
         let sources: Vec<ImageSource> = samples.iter().map(|sample| source(sample)).collect();
-        let mut records: Vec<Vec<Option<Result<Prediction, String>>>> =
-            contestants.iter().map(|_| samples.iter().map(|_| None).collect()).collect();
+        let mut records: Vec<Vec<Option<Result<Prediction, String>>>> = contestants
+            .iter()
+            .map(|_| samples.iter().map(|_| None).collect())
+            .collect();
         let mut stopped = false;
-        let spent = predict(encoder, &detectors, &sources, &HashSet::new(), &options.stream, &mut |outcome| {
-            records[outcome.detector][outcome.image] =
-                Some(outcome.result.map_err(|error| error.to_string()));
-            done += 1;
-            let flow = progress(done, total);
-            stopped = flow.is_break();
-            flow
-        })?;
+        let spent = predict(
+            encoder,
+            &detectors,
+            &sources,
+            &HashSet::new(),
+            &options.stream,
+            &mut |outcome| {
+                records[outcome.detector][outcome.image] =
+                    Some(outcome.result.map_err(|error| error.to_string()));
+                done += 1;
+                let flow = progress(done, total);
+                stopped = flow.is_break();
+                flow
+            },
+        )?;
         if stopped {
             return Ok(None);
         }
@@ -99,17 +126,23 @@ pub fn evaluate(
                 .iter()
                 .zip(records)
                 .filter_map(|(&sample, record)| {
-                    Some(ImageRecord { sample: sample.clone(), prediction: record? })
+                    Some(ImageRecord {
+                        sample: sample.clone(),
+                        prediction: record?,
+                    })
                 })
                 .collect();
             classes[i].push(class_result(class, images, data.has_masks, options)?);
         }
     }
-    let results = contestants.iter().zip(classes).zip(durations).map(
-        |((contestant, classes), duration)| {
-            contestant.summary(data.layout.name, classes, duration.as_secs_f64())
-        },
-    );
+    let results =
+        contestants
+            .iter()
+            .zip(classes)
+            .zip(durations)
+            .map(|((contestant, classes), duration)| {
+                contestant.summary(data.layout.name, classes, duration.as_secs_f64())
+            });
     Ok(Some(results.collect()))
 }
 
@@ -138,7 +171,12 @@ impl<'a> Contestant<'a> {
     ) -> Result<Fitted<'a>, EvaluationError> {
         match self {
             Self::Ready(detector) => Ok(Fitted::Ready(*detector)),
-            Self::Method { method, options, shots, seed } => {
+            Self::Method {
+                method,
+                options,
+                shots,
+                seed,
+            } => {
                 let normals: Vec<&Sample> = data.train_normals(class).collect();
                 let shots = match method.needs {
                     Needs::NormalImages => few_shot(&normals, *shots, *seed)?,
@@ -156,12 +194,20 @@ impl<'a> Contestant<'a> {
     fn summary(&self, data: &str, classes: Vec<ClassResult>, seconds: f64) -> Evaluation {
         let (method, shots, seed) = match self {
             Self::Ready(detector) => (detector.method(), None, 0),
-            Self::Method { method, shots, seed, .. } => match method.needs {
+            Self::Method {
+                method,
+                shots,
+                seed,
+                ..
+            } => match method.needs {
                 Needs::NormalImages => (method.name, Some(*shots), *seed),
                 Needs::Nothing => (method.name, None, *seed),
             },
         };
-        let scored: usize = classes.iter().map(|class| class.normal + class.anomalous).sum();
+        let scored: usize = classes
+            .iter()
+            .map(|class| class.normal + class.anomalous)
+            .sum();
         let all: usize = classes.iter().map(|class| class.images.len()).sum();
         Evaluation {
             data: data.to_owned(),
@@ -181,7 +227,9 @@ impl<'a> Contestant<'a> {
 pub(crate) fn source(sample: &Sample) -> ImageSource {
     ImageSource {
         path: sample.image.clone(),
-        crop: sample.crop.map(|crop| [crop.x, crop.y, crop.width, crop.height]),
+        crop: sample
+            .crop
+            .map(|crop| [crop.x, crop.y, crop.width, crop.height]),
     }
 }
 
@@ -192,14 +240,24 @@ fn class_result(
     has_masks: bool,
     options: &RunOptions,
 ) -> Result<ClassResult, EvaluationError> {
-    let scored: Vec<(&ImageRecord, &Prediction)> =
-        images.iter().filter_map(|r| Some((r, r.prediction.as_ref().ok()?))).collect();
-    let scores: Vec<f32> = scored.iter().map(|(_, prediction)| prediction.score).collect();
-    let labels: Vec<bool> = scored.iter().map(|(record, _)| record.is_anomalous()).collect();
+    let scored: Vec<(&ImageRecord, &Prediction)> = images
+        .iter()
+        .filter_map(|r| Some((r, r.prediction.as_ref().ok()?)))
+        .collect();
+    let scores: Vec<f32> = scored
+        .iter()
+        .map(|(_, prediction)| prediction.score)
+        .collect();
+    let labels: Vec<bool> = scored
+        .iter()
+        .map(|(record, _)| record.is_anomalous())
+        .collect();
     let anomalous = labels.iter().filter(|&&label| label).count();
     let mut undefined = Vec::new();
     let mut defined = |name: &str, value: Result<f64, anomalens_metrics::MetricError>| {
-        value.map_err(|error| undefined.push(format!("{name}: {error}"))).ok()
+        value
+            .map_err(|error| undefined.push(format!("{name}: {error}")))
+            .ok()
     };
     let mut metrics = Metrics {
         image_auroc: defined("image AUROC", auroc(&scores, &labels)),
@@ -253,7 +311,9 @@ fn mask(
     side: usize,
     limits: &Limits,
 ) -> Result<Vec<bool>, EvaluationError> {
-    let MaskSource::File(path) = &sample.mask else { return Ok(vec![false; side * side]) };
+    let MaskSource::File(path) = &sample.mask else {
+        return Ok(vec![false; side * side]);
+    };
     let mut mask = Mask::open(path, limits)?;
     if let Some(crop) = sample.crop {
         mask = mask.crop(crop.x, crop.y, crop.width, crop.height)?;
@@ -263,7 +323,12 @@ fn mask(
         return Err(wrong_size(path, &mask, sample, prediction));
     }
     let seen = size.footprint;
-    let mask = mask.crop(seen.x as u32, seen.y as u32, seen.width as u32, seen.height as u32)?;
+    let mask = mask.crop(
+        seen.x as u32,
+        seen.y as u32,
+        seen.width as u32,
+        seen.height as u32,
+    )?;
     Ok(mask.resize(side as u32, side as u32)?.values().to_vec())
 }
 

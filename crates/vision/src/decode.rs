@@ -1,11 +1,13 @@
 //! From bytes to pixels, defensively: the format comes from the bytes, never from the extension;
 //! size limits are checked against the header before pixels are allocated.
 //!
-//! Surprising: JPEG decoders fill the missing part of a truncated file with grey, which a detector
-//! would report as a defect. [`jpeg_is_complete`] makes truncation an error.
+//! Surprising: JPEG and WebP decoders make up the missing part of a truncated file, which a detector
+//! would report as a defect. [`jpeg_is_complete`] and [`webp_is_complete`] make truncation an error.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, Cursor, Read};
+use std::iter;
 use std::path::Path;
 
 use image::error::UnsupportedErrorKind;
@@ -131,9 +133,18 @@ pub(crate) fn decode(
                 _ => error.to_string(),
             },
         },
-        error => damaged(error.to_string()),
+        error => damaged(root_cause(&error)),
     };
 
+    let complete = match format {
+        ImageFormat::Jpeg => jpeg_is_complete(bytes),
+        ImageFormat::WebP => webp_is_complete(bytes),
+        // The other decoders report what is missing.
+        _ => true,
+    };
+    if !complete {
+        return Err(damaged("the end of the image is missing".into()));
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut decoder_limits = image::Limits::no_limits();
     decoder_limits.max_alloc = Some(limits.decoder_memory());
@@ -155,9 +166,6 @@ pub(crate) fn decode(
             "its header says {width} x {height} pixels"
         )));
     }
-    if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
-        return Err(damaged("the end of the image is missing".into()));
-    }
     // Unreadable metadata does not make the picture unusable.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
@@ -175,6 +183,17 @@ pub(crate) fn decode(
     }
     picture.apply_orientation(orientation);
     Ok(picture)
+}
+
+/// The innermost reason on one line, without the layers that repeat the format.
+fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let root = iter::successors(Some(error), |&error| error.source())
+        .last()
+        .unwrap_or(error);
+    root.to_string()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Whether the marker segments of a JPEG lead to its end-of-image marker (ITU T.81, annex B).
@@ -211,6 +230,15 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// Whether a WebP file is as long as its RIFF header says.
+fn webp_is_complete(bytes: &[u8]) -> bool {
+    const HEADER: u64 = 8;
+    bytes
+        .get(4..)
+        .and_then(<[u8]>::first_chunk)
+        .is_some_and(|&size| u64::from(u32::from_le_bytes(size)) + HEADER <= bytes.len() as u64)
 }
 
 /// What the first bytes say.

@@ -132,6 +132,14 @@ impl Image {
         Ok(Self { pixels })
     }
 
+    /// The image with left and right exchanged.
+    #[must_use]
+    pub fn mirror(&self) -> Self {
+        Self {
+            pixels: image::imageops::flip_horizontal(&self.pixels),
+        }
+    }
+
     /// Resizes to exactly `width` x `height`, with the same pixels as Pillow's `Image.resize`.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::error::GeometryError;
 use crate::map::Map;
+use crate::resample::MAX_SIDE;
 
 /// What stays in place when a map is resized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl Map {
         columns: usize,
         alignment: Alignment,
     ) -> Result<Map, GeometryError> {
-        if rows.saturating_mul(columns) > MAX_VALUES {
+        if rows.saturating_mul(columns) > MAX_VALUES || rows.max(columns) as u64 > MAX_SIDE {
             return Err(self.too_large(rows, columns));
         }
         if rows == 0 || columns == 0 {

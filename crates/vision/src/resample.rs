@@ -62,8 +62,8 @@ fn sinc(x: f64) -> f64 {
 /// Largest image made, in pixels, also between the two passes.
 pub(crate) const MAX_PIXELS: u64 = 1 << 28;
 
-/// Longest input side; the weights of one axis take memory in proportion to it.
-const MAX_SIDE: u32 = 1 << 20;
+/// Longest side before and after; the weights of an axis take memory in proportion to it.
+pub(crate) const MAX_SIDE: u64 = 1 << 20;
 
 /// Whether an image of size `from` (width, height) can sensibly be resized to `to`, an image of at
 /// most `max_pixels`.
@@ -84,7 +84,9 @@ pub(crate) fn check_size(
     if width.saturating_mul(height) > max_pixels
         || width.saturating_mul(from_height) > MAX_PIXELS
         || height.saturating_mul(from_width) > MAX_PIXELS
-        || from.0.max(from.1) > MAX_SIDE
+        || [width, height, from_width, from_height]
+            .into_iter()
+            .any(|side| side > MAX_SIDE)
     {
         return Err(GeometryError::TooLarge {
             from_width,

@@ -38,7 +38,9 @@ impl Image {
         let (centre_x, centre_y) = centre;
         let offset_x = centre_x - cos * centre_x + sin * centre_y;
         let offset_y = centre_y - sin * centre_x - cos * centre_y;
-        let fixed = |v: f64| (v * f64::from(1 << COORDINATE_BITS)).round_ties_even() as i64;
+        // Saturates at 32 bits as in OpenCV, which keeps the sums below from overflowing.
+        let fixed =
+            |v: f64| i64::from((v * f64::from(1 << COORDINATE_BITS)).round_ties_even() as i32);
         // To 1/32 pixel, rounded: half a step is added before the surplus bits are cut off.
         const SURPLUS_BITS: u32 = COORDINATE_BITS - POSITION_BITS;
         let position = |v: i64| (v + (1 << (SURPLUS_BITS - 1))) >> SURPLUS_BITS;

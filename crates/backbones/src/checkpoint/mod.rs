@@ -26,19 +26,27 @@ impl Checkpoint {
     /// [`BackboneError::Read`] if the file cannot be read, [`BackboneError::Format`] if it is
     /// damaged or of another kind.
     pub fn open(path: &Path) -> Result<Self, BackboneError> {
-        let bytes = std::fs::read(path)
-            .map_err(|source| BackboneError::Read { path: path.to_owned(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| BackboneError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         let tensors = if safetensors::looks_like(&bytes) {
             safetensors::read(path, &bytes)?
         } else {
             onnx::read(path, bytes)?
         };
-        Ok(Self { path: path.to_owned(), tensors })
+        Ok(Self {
+            path: path.to_owned(),
+            tensors,
+        })
     }
 
     /// A checkpoint from tensors made in the program; `path` names them in messages.
     pub fn from_tensors(path: impl Into<PathBuf>, tensors: HashMap<String, Tensor>) -> Self {
-        Self { path: path.into(), tensors }
+        Self {
+            path: path.into(),
+            tensors,
+        }
     }
 
     /// The file that the tensors came from.
@@ -58,7 +66,9 @@ impl Checkpoint {
 
     /// The number of consecutive `PREFIX.0`, `PREFIX.1`, ... for which `PREFIX.N.SUFFIX` exists.
     pub fn count(&self, prefix: &str, suffix: &str) -> usize {
-        (0..).take_while(|i| self.contains(&format!("{prefix}.{i}.{suffix}"))).count()
+        (0..)
+            .take_while(|i| self.contains(&format!("{prefix}.{i}.{suffix}")))
+            .count()
     }
 
     /// Tensor `name` as float32 on `device`.
@@ -72,10 +82,13 @@ impl Checkpoint {
         expected: &[usize],
         device: &Device,
     ) -> Result<Tensor, BackboneError> {
-        let tensor = self.tensors.get(name).ok_or_else(|| BackboneError::MissingTensor {
-            name: name.to_owned(),
-            expected: expected.to_vec(),
-        })?;
+        let tensor = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| BackboneError::MissingTensor {
+                name: name.to_owned(),
+                expected: expected.to_vec(),
+            })?;
         if tensor.dims() != expected {
             return Err(BackboneError::TensorShape {
                 name: name.to_owned(),

@@ -24,7 +24,9 @@ pub(super) fn read(path: &Path, bytes: Vec<u8>) -> Result<HashMap<String, Tensor
         reason,
     };
     let model = Model::decode(Bytes::from(bytes)).map_err(|error| broken(error.to_string()))?;
-    let graph = model.graph.ok_or_else(|| broken("there is no graph in it".to_owned()))?;
+    let graph = model
+        .graph
+        .ok_or_else(|| broken("there is no graph in it".to_owned()))?;
 
     let anonymous: HashMap<&str, &TensorProto> = graph
         .initializers
@@ -41,12 +43,17 @@ pub(super) fn read(path: &Path, bytes: Vec<u8>) -> Result<HashMap<String, Tensor
     let mut position = PositionPieces::default();
     let mut seen = HashSet::new();
     for node in &graph.nodes {
-        let Some(place) =
-            node.name.strip_prefix('/').and_then(|name| strip_component(name, '/'))
+        let Some(place) = node
+            .name
+            .strip_prefix('/')
+            .and_then(|name| strip_component(name, '/'))
         else {
             continue;
         };
-        let weights = node.inputs.iter().filter_map(|input| anonymous.get(input.as_str()));
+        let weights = node
+            .inputs
+            .iter()
+            .filter_map(|input| anonymous.get(input.as_str()));
         for weight in weights.filter(|weight| seen.insert(weight.name.as_str())) {
             match (node.op_type.as_str(), place.strip_suffix("/MatMul")) {
                 ("MatMul", Some(layer)) => {
@@ -63,7 +70,11 @@ pub(super) fn read(path: &Path, bytes: Vec<u8>) -> Result<HashMap<String, Tensor
             }
         }
     }
-    if let PositionPieces { class: Some(class), patches: Some(patches) } = position {
+    if let PositionPieces {
+        class: Some(class),
+        patches: Some(patches),
+    } = position
+    {
         tensors.insert(
             "embeddings.position_embeddings".to_owned(),
             Tensor::cat(&[class, patches], 1)?,
@@ -135,7 +146,10 @@ impl TensorProto {
     fn load(&self) -> Result<Tensor, String> {
         let of = |reason: String| format!("tensor `{}`: {reason}", self.name);
         if self.data_type != FLOAT {
-            return Err(of(format!("data type {} where float32 (1) is expected", self.data_type)));
+            return Err(of(format!(
+                "data type {} where float32 (1) is expected",
+                self.data_type
+            )));
         }
         let shape: Vec<usize> = self
             .dims
@@ -148,9 +162,14 @@ impl TensorProto {
             let (words, _) = self.raw_data.as_chunks::<4>();
             words.iter().map(|&word| f32::from_le_bytes(word)).collect()
         };
-        let wanted = shape.iter().try_fold(1_usize, |n, &side| n.checked_mul(side));
+        let wanted = shape
+            .iter()
+            .try_fold(1_usize, |n, &side| n.checked_mul(side));
         if wanted != Some(values.len()) {
-            return Err(of(format!("{} values for the shape {shape:?}", values.len())));
+            return Err(of(format!(
+                "{} values for the shape {shape:?}",
+                values.len()
+            )));
         }
         Tensor::from_vec(values, shape, &Device::Cpu).map_err(|error| of(error.to_string()))
     }

@@ -30,7 +30,11 @@ impl Block {
         let scale = |i: usize| {
             checkpoint.tensor(&format!("{name}.layer_scale{i}.lambda1"), &[width], device)
         };
-        let reader = Reader { checkpoint, name, device };
+        let reader = Reader {
+            checkpoint,
+            name,
+            device,
+        };
         Ok(Self {
             norm1: layer_norm(checkpoint, &format!("{name}.norm1"), width, device)?,
             attention: Attention::new(&reader, config, &scale(1)?)?,
@@ -63,20 +67,22 @@ impl Reader<'_> {
         outputs: usize,
     ) -> Result<(Tensor, Tensor), BackboneError> {
         let tensor = |part: &str, shape: &[usize]| {
-            self.checkpoint.tensor(&format!("{}.{name}.{part}", self.name), shape, self.device)
+            self.checkpoint
+                .tensor(&format!("{}.{name}.{part}", self.name), shape, self.device)
         };
-        Ok((tensor("weight", &[outputs, inputs])?, tensor("bias", &[outputs])?))
+        Ok((
+            tensor("weight", &[outputs, inputs])?,
+            tensor("bias", &[outputs])?,
+        ))
     }
 
     /// The layer `name` with every output multiplied by `scale`, `[out]`.
-    fn scaled(
-        &self,
-        name: &str,
-        inputs: usize,
-        scale: &Tensor,
-    ) -> Result<Linear, BackboneError> {
+    fn scaled(&self, name: &str, inputs: usize, scale: &Tensor) -> Result<Linear, BackboneError> {
         let (weight, bias) = self.linear(name, inputs, scale.dim(0)?)?;
-        Ok(Linear::new(weight.broadcast_mul(&scale.unsqueeze(1)?)?, Some((bias * scale)?)))
+        Ok(Linear::new(
+            weight.broadcast_mul(&scale.unsqueeze(1)?)?,
+            Some((bias * scale)?),
+        ))
     }
 }
 
@@ -91,9 +97,7 @@ struct Attention {
 impl Attention {
     fn new(reader: &Reader, config: &Config, scale: &Tensor) -> Result<Self, BackboneError> {
         let Config { width, heads, .. } = *config;
-        let part = |name: &str| {
-            reader.linear(&format!("attention.attention.{name}"), width, width)
-        };
+        let part = |name: &str| reader.linear(&format!("attention.attention.{name}"), width, width);
         let (query, key, value) = (part("query")?, part("key")?, part("value")?);
         let factor = ((width / heads) as f64).sqrt().recip();
         let weight = Tensor::cat(&[(query.0 * factor)?, key.0, value.0], 0)?;

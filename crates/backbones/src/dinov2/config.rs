@@ -40,29 +40,41 @@ impl Config {
     /// [`BackboneError::Config`] if the sizes contradict each other.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, BackboneError> {
         let shape = |name: &str| {
-            checkpoint.shape(name).ok_or_else(|| BackboneError::MissingTensor {
-                name: name.to_owned(),
-                expected: vec![],
-            })
+            checkpoint
+                .shape(name)
+                .ok_or_else(|| BackboneError::MissingTensor {
+                    name: name.to_owned(),
+                    expected: vec![],
+                })
         };
         let impossible = |reason: String| BackboneError::Config(reason);
         let &[width, 3, patch, patch_width] =
             shape("embeddings.patch_embeddings.projection.weight")?
         else {
-            return Err(impossible("the patch projection is not [width, 3, side, side]".into()));
+            return Err(impossible(
+                "the patch projection is not [width, 3, side, side]".into(),
+            ));
         };
         let &[1, positions, _] = shape("embeddings.position_embeddings")? else {
-            return Err(impossible("the position embedding is not [1, n, width]".into()));
+            return Err(impossible(
+                "the position embedding is not [1, n, width]".into(),
+            ));
         };
         let position_side = positions.saturating_sub(1).isqrt();
         if patch != patch_width || width == 0 || patch == 0 {
-            return Err(impossible(format!("patches of {patch} x {patch_width} pixels")));
+            return Err(impossible(format!(
+                "patches of {patch} x {patch_width} pixels"
+            )));
         }
         if position_side == 0 || position_side.pow(2) + 1 != positions {
-            return Err(impossible(format!("{positions} positions are not a square grid + 1")));
+            return Err(impossible(format!(
+                "{positions} positions are not a square grid + 1"
+            )));
         }
         if width % HEAD_WIDTH != 0 {
-            return Err(impossible(format!("the width {width} is no multiple of {HEAD_WIDTH}")));
+            return Err(impossible(format!(
+                "the width {width} is no multiple of {HEAD_WIDTH}"
+            )));
         }
         let mlp = "encoder.layer.0.mlp";
         let feed_forward = match checkpoint.shape(&format!("{mlp}.weights_in.weight")) {
@@ -81,7 +93,12 @@ impl Config {
 
     /// The usual name of a network of this size.
     pub(super) fn name(&self) -> String {
-        let Self { width, blocks, patch, .. } = self;
+        let Self {
+            width,
+            blocks,
+            patch,
+            ..
+        } = self;
         match (width, blocks) {
             (384, 12) => format!("DINOv2 ViT-S/{patch}"),
             (768, 12) => format!("DINOv2 ViT-B/{patch}"),

@@ -62,7 +62,10 @@ impl DinoV2 {
             position_resize: PositionResize::default(),
             projection: Linear::new(
                 projection.flatten_from(1)?,
-                Some(tensor("embeddings.patch_embeddings.projection.bias", &[width])?),
+                Some(tensor(
+                    "embeddings.patch_embeddings.projection.bias",
+                    &[width],
+                )?),
             ),
             class_token: tensor(CLASS_TOKEN, &[1, 1, width])?,
             positions: tensor(
@@ -80,7 +83,10 @@ impl DinoV2 {
 
     /// The same network with another rule for position embeddings at other sizes.
     pub fn with_position_resize(self, position_resize: PositionResize) -> Self {
-        Self { position_resize, ..self }
+        Self {
+            position_resize,
+            ..self
+        }
     }
 
     /// What the shapes of the weights tell.
@@ -94,7 +100,12 @@ impl DinoV2 {
     /// # Errors
     /// Only those of the tensor library.
     pub fn position_embedding(&self, grid: Grid) -> Result<Tensor, BackboneError> {
-        position::resize(&self.positions, self.config.position_side, grid, self.position_resize)
+        position::resize(
+            &self.positions,
+            self.config.position_side,
+            grid,
+            self.position_resize,
+        )
     }
 
     /// Class and patch tokens before the first block, `[batch, 1 + rows * columns, width]`.
@@ -131,7 +142,11 @@ impl ImageEncoder for DinoV2 {
 
     fn encode(&self, images: &Tensor, request: &FeatureRequest) -> Result<Features, BackboneError> {
         let grid = self.grid(images)?;
-        if let Some(&block) = request.blocks.iter().find(|&&b| b == 0 || b > self.blocks.len()) {
+        if let Some(&block) = request
+            .blocks
+            .iter()
+            .find(|&&b| b == 0 || b > self.blocks.len())
+        {
             return Err(BackboneError::NoSuchBlock {
                 block,
                 encoder: self.name.clone(),
@@ -144,8 +159,11 @@ impl ImageEncoder for DinoV2 {
         for (i, block) in self.blocks.iter().enumerate().take(last) {
             tokens = block.forward(&tokens)?;
             if request.blocks.contains(&(i + 1)) {
-                let tokens =
-                    if request.final_norm { self.norm.forward(&tokens)? } else { tokens.clone() };
+                let tokens = if request.final_norm {
+                    self.norm.forward(&tokens)?
+                } else {
+                    tokens.clone()
+                };
                 wanted.push(BlockFeatures {
                     block: i + 1,
                     class_token: tokens.narrow(1, 0, 1)?.squeeze(1)?,
@@ -153,7 +171,10 @@ impl ImageEncoder for DinoV2 {
                 });
             }
         }
-        Ok(Features { grid, blocks: wanted })
+        Ok(Features {
+            grid,
+            blocks: wanted,
+        })
     }
 }
 
@@ -165,9 +186,15 @@ impl DinoV2 {
             [_, 3, height, width]
                 if height > 0 && width > 0 && height % patch == 0 && width % patch == 0 =>
             {
-                Ok(Grid { rows: height / patch, columns: width / patch })
+                Ok(Grid {
+                    rows: height / patch,
+                    columns: width / patch,
+                })
             }
-            _ => Err(BackboneError::InputShape { found: images.dims().to_vec(), patch }),
+            _ => Err(BackboneError::InputShape {
+                found: images.dims().to_vec(),
+                patch,
+            }),
         }
     }
 }

@@ -33,11 +33,19 @@ pub(super) fn resize(
     let width = positions.dim(2)?;
     let device = positions.device();
     let matrix = |length: usize| {
-        Tensor::from_vec(interpolation_matrix(side, length, rule), (length, side), device)
+        Tensor::from_vec(
+            interpolation_matrix(side, length, rule),
+            (length, side),
+            device,
+        )
     };
     // [side, side, width] -> rows first, then columns: interpolation is a product on each axis.
-    let patches = positions.narrow(1, 1, side * side)?.reshape((side, side * width))?;
-    let rows = matrix(grid.rows)?.matmul(&patches)?.reshape((grid.rows, side, width))?;
+    let patches = positions
+        .narrow(1, 1, side * side)?
+        .reshape((side, side * width))?;
+    let rows = matrix(grid.rows)?
+        .matmul(&patches)?
+        .reshape((grid.rows, side, width))?;
     let columns = matrix(grid.columns)?
         .broadcast_left(grid.rows)?
         .matmul(&rows.contiguous()?)?

@@ -16,12 +16,24 @@ pub struct Config {
     pub image_size: u32,
     /// Blocks whose tokens are compared, counted from 1; their distances are averaged.
     pub blocks: Vec<usize>,
-    /// Whether the tokens pass through the network's final layer norm.
-    pub final_norm: bool,
     /// Part of the patches, the most distant ones, whose mean is the image's score.
     pub top_fraction: f64,
-    /// In how many equal steps of a full turn each shot is stored; 1 for upright only.
-    pub rotations: usize,
+    /// Weight of the mean token's distance in the image's score.
+    pub image_weight: f64,
+    /// In which views each shot is stored.
+    pub views: Views,
+}
+
+/// The views of a shot in the memory bank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Views {
+    /// As it is.
+    Upright,
+    /// Mirrored left to right, top to bottom, and both.
+    Flips,
+    /// Turned in eight steps of 45 degrees, as in the paper.
+    Rotations,
 }
 
 impl Default for Config {
@@ -29,9 +41,9 @@ impl Default for Config {
         Self {
             image_size: 224,
             blocks: vec![6, 9],
-            final_norm: false,
             top_fraction: 0.01,
-            rotations: 1,
+            image_weight: 0.1,
+            views: Views::Flips,
         }
     }
 }
@@ -40,13 +52,16 @@ impl Config {
     /// What the backbone must do, or why the settings cannot be.
     pub(super) fn setup(&self) -> Result<Setup, DetectorError> {
         let refuse = |reason: &str| {
-            Err(DetectorError::Config { method: NAME, reason: reason.to_owned() })
+            Err(DetectorError::Config {
+                method: NAME,
+                reason: reason.to_owned(),
+            })
         };
         if self.blocks.is_empty() {
             return refuse("`blocks` names no block");
         }
-        if self.rotations == 0 {
-            return refuse("`rotations` must be at least 1");
+        if !(self.image_weight >= 0.0 && self.image_weight.is_finite()) {
+            return refuse("`image_weight` must be at least 0");
         }
         if !(self.top_fraction > 0.0 && self.top_fraction <= 1.0) {
             return refuse("`top_fraction` must be above 0 and at most 1");
@@ -54,10 +69,9 @@ impl Config {
         if self.image_size == 0 {
             return refuse("`image_size` must be above 0");
         }
-        let request = FeatureRequest::blocks(self.blocks.iter().copied());
         Ok(Setup {
             preprocess: Preprocess::imagenet_square(self.image_size),
-            request: FeatureRequest { final_norm: self.final_norm, ..request },
+            request: FeatureRequest::blocks(self.blocks.iter().copied()),
         })
     }
 }

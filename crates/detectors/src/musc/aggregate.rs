@@ -2,24 +2,8 @@
 //! anomalies of several sizes stand out.
 
 use anomalens_backbones::Grid;
-use rayon::prelude::*;
 
-use crate::nearest::normalise_rows;
-
-/// Epsilon of the layer norm, which has no learned part.
-const LAYER_NORM_EPS: f32 = 1e-5;
-
-/// Every token of `tokens` (rows of length `width`) with mean 0 and variance 1.
-pub(super) fn standardise(tokens: &[f32], width: usize) -> Vec<f32> {
-    let mut out = tokens.to_vec();
-    out.par_chunks_mut(width).for_each(|row| {
-        let mean = row.iter().sum::<f32>() / width as f32;
-        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / width as f32;
-        let scale = (variance + LAYER_NORM_EPS).sqrt().recip();
-        row.iter_mut().for_each(|x| *x = (*x - mean) * scale);
-    });
-    out
-}
+use crate::tokens::normalise_rows;
 
 /// The sum of the tokens in the `side x side` neighbourhood of each patch, as a unit vector; what
 /// lies outside the image counts as zero. (The mean has the same direction.)
@@ -46,7 +30,9 @@ fn window_sums(values: &[f32], count: usize, length: usize, reach: usize) -> Vec
     for (i, sum) in sums.chunks_exact_mut(length).enumerate() {
         let window = i.saturating_sub(reach)..(i + reach + 1).min(count);
         for vector in values[window.start * length..window.end * length].chunks_exact(length) {
-            sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += value);
+            sum.iter_mut()
+                .zip(vector)
+                .for_each(|(sum, value)| *sum += value);
         }
     }
     sums
@@ -58,7 +44,10 @@ mod tests {
 
     #[test]
     fn average_is_the_direction_of_the_neighbourhood_sum() {
-        let grid = Grid { rows: 2, columns: 3 };
+        let grid = Grid {
+            rows: 2,
+            columns: 3,
+        };
         // Width 2: the second channel is always 1, so that directions tell sums apart.
         let tokens: Vec<f32> = (0..6).flat_map(|i| [i as f32, 1.0]).collect();
         let cases: [(usize, usize, [f32; 2]); 4] = [
@@ -70,18 +59,14 @@ mod tests {
         for (side, patch, sum) in cases {
             let found = &average(&tokens, grid, 2, side)[2 * patch..][..2];
             let norm = sum[0].hypot(sum[1]);
-            assert!((found[0] - sum[0] / norm).abs() < 1e-6, "side {side}, patch {patch}");
-            assert!((found[1] - sum[1] / norm).abs() < 1e-6, "side {side}, patch {patch}");
-        }
-    }
-
-    #[test]
-    fn standardised_tokens_have_mean_0_and_variance_1() {
-        let tokens = standardise(&[1.0, 2.0, 3.0, 6.0, 10.0, 10.0, 10.0, 14.0], 4);
-        for row in tokens.chunks(4) {
-            let mean = row.iter().sum::<f32>() / 4.0;
-            let variance = row.iter().map(|x| x * x).sum::<f32>() / 4.0;
-            assert!(mean.abs() < 1e-6 && (variance - 1.0).abs() < 1e-4);
+            assert!(
+                (found[0] - sum[0] / norm).abs() < 1e-6,
+                "side {side}, patch {patch}"
+            );
+            assert!(
+                (found[1] - sum[1] / norm).abs() < 1e-6,
+                "side {side}, patch {patch}"
+            );
         }
     }
 }

@@ -18,6 +18,9 @@ pub struct Config {
     pub blocks: Vec<usize>,
     /// Sides of the square neighbourhoods over which tokens are averaged (paper: r = 1, 3, 5).
     pub neighbourhoods: Vec<usize>,
+    /// Length to which tokens are shortened (principal components of the group) before they are
+    /// compared; 0 to compare them whole. Costs little accuracy and saves most of the time.
+    pub dimensions: usize,
     /// Part of the other images, the most similar ones, that score a patch (paper: 0.3).
     pub lowest_fraction: f32,
     /// Part of the patches whose mean is the image's score; the highest alone if it is 0 (paper).
@@ -33,8 +36,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             image_size: 224,
-            blocks: vec![6, 8, 10],
+            blocks: vec![6, 9],
             neighbourhoods: vec![1, 3, 5],
+            dimensions: 96,
             lowest_fraction: 0.3,
             top_fraction: 0.0,
             rescore: vec![],
@@ -47,7 +51,10 @@ impl Config {
     /// What the backbone must do, or why the settings cannot be.
     pub(super) fn setup(&self) -> Result<Setup, DetectorError> {
         let refuse = |reason: &str| {
-            Err(DetectorError::Config { method: NAME, reason: reason.to_owned() })
+            Err(DetectorError::Config {
+                method: NAME,
+                reason: reason.to_owned(),
+            })
         };
         if self.blocks.is_empty() {
             return refuse("`blocks` names no block");

@@ -27,8 +27,10 @@ pub(super) fn score(
         .map(|similarities| {
             (0..similarities[0].len())
                 .map(|patch| {
-                    let mut distances: Vec<f32> =
-                        similarities.iter().map(|image| distance(image[patch])).collect();
+                    let mut distances: Vec<f32> = similarities
+                        .iter()
+                        .map(|image| distance(image[patch]))
+                        .collect();
                     distances.select_nth_unstable_by(kept - 1, f32::total_cmp);
                     distances[..kept].iter().sum::<f32>() / kept as f32
                 })
@@ -45,8 +47,10 @@ fn distance(similarity: f32) -> f32 {
 /// `[image][other][patch]`: the highest similarity of each patch of an image to any patch of each
 /// other image, the image itself left out.
 fn best_matches(sets: &[Vec<f32>], width: usize) -> Result<Vec<Vec<Vec<f32>>>, DetectorError> {
-    let tensors: Vec<Tensor> =
-        sets.iter().map(|set| matrix(set.clone(), width)).collect::<Result<_, _>>()?;
+    let tensors: Vec<Tensor> = sets
+        .iter()
+        .map(|set| matrix(set.clone(), width))
+        .collect::<Result<_, _>>()?;
     let rows: Vec<Vec<Pair>> = (0..sets.len())
         .into_par_iter()
         .map(|i| {
@@ -109,12 +113,19 @@ fn split_block(
                 .map(|row| {
                     let row = &row[part.clone()];
                     for (best, &similarity) in of_second.iter_mut().zip(row) {
-                        *best = if similarity > *best { similarity } else { *best };
+                        *best = if similarity > *best {
+                            similarity
+                        } else {
+                            *best
+                        };
                     }
                     maximum(row)
                 })
                 .collect();
-            Pair { of_first, of_second }
+            Pair {
+                of_first,
+                of_second,
+            }
         })
         .collect()
 }
@@ -134,7 +145,10 @@ mod tests {
                         let squares = patch.iter().zip(other).map(|(a, b)| (a - b).powi(2));
                         squares.sum::<f32>().sqrt()
                     };
-                    sets[j].chunks(width).map(distance).fold(f32::INFINITY, f32::min)
+                    sets[j]
+                        .chunks(width)
+                        .map(distance)
+                        .fold(f32::INFINITY, f32::min)
                 })
                 .collect();
             distances.sort_by(f32::total_cmp);
@@ -165,14 +179,17 @@ mod tests {
                 .iter()
                 .map(|&n| {
                     let mut set: Vec<f32> = (0..n * WIDTH).map(|_| random()).collect();
-                    crate::nearest::normalise_rows(&mut set, WIDTH);
+                    crate::tokens::normalise_rows(&mut set, WIDTH);
                     set
                 })
                 .collect();
             let expected = naive(&sets, WIDTH, fraction);
             let found = score(sets, WIDTH, fraction).unwrap();
             for (found, expected) in found.concat().iter().zip(expected.concat()) {
-                assert!((found - expected).abs() < 1e-3, "{name}: {found} {expected}");
+                assert!(
+                    (found - expected).abs() < 1e-3,
+                    "{name}: {found} {expected}"
+                );
             }
         }
     }

@@ -12,16 +12,19 @@ pub(super) fn by_neighbours(
     let similarity = |a: &[f32], b: &[f32]| {
         let product: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
         let scale = norm(a) * norm(b);
-        if scale > 0.0 { (product / scale).max(0.0) } else { 0.0 }
+        if scale > 0.0 {
+            (product / scale).max(0.0)
+        } else {
+            0.0
+        }
     };
     (0..scores.len())
         .map(|i| {
             // An image is its own nearest neighbour, also where it has a twin.
             let mut similar = vec![(1.0, scores[i])];
             let others = (0..scores.len()).filter(|&j| j != i);
-            similar.extend(
-                others.map(|j| (similarity(class_tokens[i], class_tokens[j]), scores[j])),
-            );
+            similar
+                .extend(others.map(|j| (similarity(class_tokens[i], class_tokens[j]), scores[j])));
             similar[1..].sort_by(|a, b| b.0.total_cmp(&a.0));
             let averages = neighbours.iter().map(|&k| {
                 let nearest = &similar[..k.min(similar.len())];
@@ -50,7 +53,10 @@ mod tests {
         for (name, neighbours, expected) in cases {
             let found = by_neighbours(&scores, &tokens, neighbours);
             for (found, expected) in found.iter().zip(expected) {
-                assert!((found - expected).abs() < 1e-5, "{name}: {found} {expected}");
+                assert!(
+                    (found - expected).abs() < 1e-5,
+                    "{name}: {found} {expected}"
+                );
             }
         }
     }

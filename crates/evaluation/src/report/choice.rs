@@ -34,8 +34,11 @@ impl<'a> Standing<'a> {
     }
 
     fn of_class(class: &'a ClassResult) -> Vec<Self> {
-        let scored: Vec<(&ImageRecord, &Prediction)> =
-            class.images.iter().filter_map(|r| Some((r, r.prediction.as_ref().ok()?))).collect();
+        let scored: Vec<(&ImageRecord, &Prediction)> = class
+            .images
+            .iter()
+            .filter_map(|r| Some((r, r.prediction.as_ref().ok()?)))
+            .collect();
         let sorted = |wanted: fn(&ImageRecord) -> bool| {
             let images = scored.iter().filter(|(record, _)| wanted(record));
             let mut scores: Vec<f32> = images.map(|(_, prediction)| prediction.score).collect();
@@ -57,7 +60,14 @@ impl<'a> Standing<'a> {
                 (below(&anomalous, score), anomalous.len())
             };
             let rank = 1 + above(&all, score);
-            Self { record, prediction, rank, ranked: all.len(), passed, others }
+            Self {
+                record,
+                prediction,
+                rank,
+                ranked: all.len(),
+                passed,
+                others,
+            }
         };
         scored.iter().map(standing).collect()
     }
@@ -98,7 +108,11 @@ fn most_wrong<'a>(
 ) -> Vec<Standing<'a>> {
     let mut images = standings.to_vec();
     images.retain(|standing| standing.record.is_anomalous() == anomalous);
-    images.sort_by(|a, b| b.wrongness().total_cmp(&a.wrongness()).then_with(|| by_score(a, b)));
+    images.sort_by(|a, b| {
+        b.wrongness()
+            .total_cmp(&a.wrongness())
+            .then_with(|| by_score(a, b))
+    });
     images.truncate(SHOWN);
     images
 }

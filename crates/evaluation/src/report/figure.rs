@@ -53,38 +53,46 @@ impl Pictures {
         prediction: &Prediction,
         limits: &Limits,
     ) -> Result<Self, Box<dyn Error>> {
-        let seen = whole_pixels(&prediction.size.footprint);
-        let image = source(sample).open(limits)?;
-        let image = image.crop(seen.x, seen.y, seen.width, seen.height)?;
+        let [x, y, seen_width, seen_height] = whole_pixels(prediction.size.footprint);
+        let image = source(sample)
+            .open(limits)?
+            .crop(x, y, seen_width, seen_height)?;
         let (width, height) = shown_size(image.width(), image.height());
         let image = image.resize(width, height, Filter::Bilinear)?;
 
         let map = prediction.smooth_map(height as usize, width as usize)?;
         let mut heat = overlay(&image, &map, colour_range(prediction.range), COLOURS, HEAT)?;
-        draw_contours(&mut heat, &map.at_least(prediction.range.extreme)?, EXTREME_OUTLINE, 1)?;
+        draw_contours(
+            &mut heat,
+            &map.at_least(prediction.range.extreme)?,
+            EXTREME_OUTLINE,
+            1,
+        )?;
         if let MaskSource::File(path) = &sample.mask {
             let mut mask = Mask::open(path, limits)?;
             if let Some(crop) = sample.crop {
                 mask = mask.crop(crop.x, crop.y, crop.width, crop.height)?;
             }
-            let mask = mask.crop(seen.x, seen.y, seen.width, seen.height)?;
+            let mask = mask.crop(x, y, seen_width, seen_height)?;
             draw_contours(&mut heat, &cover(&mask, width, height)?, MASK_OUTLINE, 2)?;
         }
-        Ok(Self { image: data_address(&image)?, heat: data_address(&heat)?, width, height })
+        Ok(Self {
+            image: data_address(&image)?,
+            heat: data_address(&heat)?,
+            width,
+            height,
+        })
+    }
+
+    /// Whether the pictures are better placed one below the other.
+    pub(super) fn is_wide(&self) -> bool {
+        2 * self.width >= 3 * self.height
     }
 }
 
-/// An area in whole pixels.
-struct Area {
-    x: u32,
-    y: u32,
-    width: u32,
-    height: u32,
-}
-
-fn whole_pixels(area: &Rect) -> Area {
-    let [x, y, width, height] = [area.x, area.y, area.width, area.height].map(|side| side as u32);
-    Area { x, y, width, height }
+/// x, y, width and height of an area in whole pixels.
+fn whole_pixels(area: Rect) -> [u32; 4] {
+    [area.x, area.y, area.width, area.height].map(|side| side as u32)
 }
 
 /// The size at which an image is shown.
@@ -118,7 +126,10 @@ fn data_address(image: &Image) -> Result<String, Box<dyn Error>> {
         image.height(),
         ExtendedColorType::Rgb8,
     )?;
-    Ok(format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(jpeg)))
+    Ok(format!(
+        "data:image/jpeg;base64,{}",
+        BASE64_STANDARD.encode(jpeg)
+    ))
 }
 
 #[cfg(test)]

@@ -53,6 +53,8 @@ pub fn write_report(
     context: &ReportContext,
 ) -> Result<(), EvaluationError> {
     let page = Page::new(evaluations, context).render()?;
-    write_atomic(path, page.as_bytes())
-        .map_err(|source| EvaluationError::Write { path: path.to_owned(), source })
+    write_atomic(path, page.as_bytes()).map_err(|source| EvaluationError::Write {
+        path: path.to_owned(),
+        source,
+    })
 }

@@ -32,22 +32,27 @@ struct Columns {
 /// A metric's heading and where it is found.
 type Column = (&'static str, fn(&Metrics) -> Option<f64>);
 
-const IMAGE_COLUMNS: [Column; 3] =
-    [("AUROC", |m| m.image_auroc), ("AP", |m| m.image_ap), ("F1-max", |m| m.image_f1_max)];
+const IMAGE_COLUMNS: [Column; 3] = [
+    ("AUROC", |m| m.image_auroc),
+    ("AP", |m| m.image_ap),
+    ("F1-max", |m| m.image_f1_max),
+];
 
 const PIXEL_COLUMNS: [Column; 5] = [
     ("AUROC", |m| m.pixel_auroc),
     ("AP", |m| m.pixel_ap),
     ("F1-max", |m| m.pixel_f1_max),
     ("AUPRO", |m| m.aupro),
-    ("AUPRO, 200 steps", |m| m.aupro_200_steps),
+    ("AUPRO\n200 steps", |m| m.aupro_200_steps),
 ];
 
 impl Columns {
     /// The values of a row; none where a metric is undefined.
     fn values(&self, metrics: &Metrics) -> Vec<Option<String>> {
         let columns = self.image.iter().chain(self.pixel);
-        columns.map(|(_, metric)| metric(metrics).map(three)).collect()
+        columns
+            .map(|(_, metric)| metric(metrics).map(three))
+            .collect()
     }
 }
 
@@ -59,8 +64,8 @@ struct Run<'a> {
     undefined: Vec<(&'a str, &'a str)>,
     classes: Vec<Class<'a>>,
     galleries: Vec<Gallery<'a>>,
-    /// The range of normal scores, if it is the same for all images.
-    range: Option<NormalRange>,
+    /// What is typical of normal patches and extreme for them, if it is the same for all images.
+    range: Option<(String, String)>,
     /// Images that could not be used, and why.
     failed: Vec<(&'a str, &'a str)>,
 }
@@ -105,7 +110,10 @@ impl<'a> Page<'a> {
                 image: &IMAGE_COLUMNS,
                 pixel: if has_masks { &PIXEL_COLUMNS } else { &[] },
             },
-            runs: evaluations.iter().map(|evaluation| Run::new(evaluation, context)).collect(),
+            runs: evaluations
+                .iter()
+                .map(|evaluation| Run::new(evaluation, context))
+                .collect(),
             compared: compared(evaluations, &context.published),
             colours: colours(),
         }
@@ -124,10 +132,17 @@ impl<'a> Run<'a> {
         let gallery = |heading, without, chosen: Vec<Standing<'a>>| Gallery {
             heading,
             without,
-            figures: chosen.into_iter().map(|standing| Figure::new(standing, context)).collect(),
+            figures: chosen
+                .into_iter()
+                .map(|standing| Figure::new(standing, context))
+                .collect(),
         };
         let galleries = vec![
-            gallery("Most anomalous images", "No image has a score.", most_anomalous(&standings)),
+            gallery(
+                "Most anomalous images",
+                "No image has a score.",
+                most_anomalous(&standings),
+            ),
             gallery(
                 "Normal images with the highest scores",
                 "No normal image has a score.",
@@ -141,10 +156,17 @@ impl<'a> Run<'a> {
         ];
         let images = evaluation.classes.iter().flat_map(|class| &class.images);
         let failed = images.filter_map(|record| {
-            Some((record.sample.id.as_str(), record.prediction.as_ref().err()?.as_str()))
+            Some((
+                record.sample.id.as_str(),
+                record.prediction.as_ref().err()?.as_str(),
+            ))
         });
         let mut ranges = standings.iter().map(|standing| standing.prediction.range);
-        let range = ranges.next().filter(|first| ranges.all(|range| range == *first));
+        let range = ranges
+            .next()
+            .filter(|first| ranges.all(|range| range == *first));
+        let range = range
+            .map(|NormalRange { typical, extreme }| (three(typical.into()), three(extreme.into())));
         Self {
             evaluation,
             title: title(evaluation),
@@ -156,7 +178,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The mean over the classes and the classes themselves need no two tables if there is but one.
+    /// Whether its classes say more than the summary.
     fn has_classes(&self) -> bool {
         self.classes.len() > 1
     }
@@ -172,7 +194,9 @@ impl<'a> Run<'a> {
 
 /// What tells this evaluation from others.
 fn title(evaluation: &Evaluation) -> String {
-    let Evaluation { data, method, seed, .. } = evaluation;
+    let Evaluation {
+        data, method, seed, ..
+    } = evaluation;
     match evaluation.shots {
         Some(1) => format!("{method} on {data}, 1 shot, seed {seed}"),
         Some(shots) => format!("{method} on {data}, {shots} shots, seed {seed}"),
@@ -184,13 +208,22 @@ fn title(evaluation: &Evaluation) -> String {
 fn undefined(evaluation: &Evaluation) -> Vec<(&str, &str)> {
     let classes = evaluation.classes.iter();
     classes
-        .flat_map(|class| class.undefined.iter().map(|reason| (&*class.class, reason.as_str())))
+        .flat_map(|class| {
+            class
+                .undefined
+                .iter()
+                .map(|reason| (&*class.class, reason.as_str()))
+        })
         .collect()
 }
 
 impl<'a> Class<'a> {
     fn new(result: &'a ClassResult) -> Self {
-        Self { result, roc: RocPlot::new(result), histogram: HistogramPlot::new(result) }
+        Self {
+            result,
+            roc: RocPlot::new(result),
+            histogram: HistogramPlot::new(result),
+        }
     }
 }
 
@@ -198,7 +231,10 @@ impl<'a> Figure<'a> {
     fn new(standing: Standing<'a>, context: &ReportContext) -> Self {
         let (sample, prediction) = (&standing.record.sample, standing.prediction);
         let pictures = Pictures::draw(sample, prediction, &context.limits);
-        Self { standing, pictures: pictures.map_err(|error| error.to_string()) }
+        Self {
+            standing,
+            pictures: pictures.map_err(|error| error.to_string()),
+        }
     }
 
     fn id(&self) -> &str {
@@ -212,7 +248,11 @@ impl<'a> Figure<'a> {
     /// The image's label, and what the anomaly is called.
     fn label(&self) -> String {
         let sample = &self.standing.record.sample;
-        if self.is_anomalous() { format!("anomalous: {}", sample.kind) } else { "normal".to_owned() }
+        if self.is_anomalous() {
+            format!("anomalous: {}", sample.kind)
+        } else {
+            "normal".to_owned()
+        }
     }
 
     fn score(&self) -> String {

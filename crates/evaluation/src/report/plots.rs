@@ -10,7 +10,11 @@ use crate::report::page::three;
 
 /// The scores and labels (`true` = anomalous) of the images that have a score.
 fn scores(class: &ClassResult) -> (Vec<f32>, Vec<bool>) {
-    class.images.iter().filter_map(|r| Some((r.score()?, r.is_anomalous()))).unzip()
+    class
+        .images
+        .iter()
+        .filter_map(|r| Some((r.score()?, r.is_anomalous())))
+        .unzip()
 }
 
 /// A mark on an axis.
@@ -39,16 +43,19 @@ impl Axis {
         self.from.1 + share * (self.to.1 - self.from.1)
     }
 
-    /// Marks at round values, about `count` of them.
-    fn ticks(&self, count: f64, label: fn(f64, usize) -> String) -> Vec<Tick> {
+    /// Marks at round values, at least `step` apart.
+    fn ticks(&self, step: f64, label: fn(f64, usize) -> String) -> Vec<Tick> {
         let (low, high) = (self.from.0, self.to.0);
-        let step = round_step((high - low) / count);
+        let step = round_step(step);
         let decimals = (-step.log10().floor()).max(0.0) as usize;
         let first = (low / step).ceil() as i64;
         let last = (high / step + 1e-9).floor() as i64;
         (first..=last)
             .map(|i| i as f64 * step)
-            .map(|value| Tick { position: svg(self.at(value)), label: label(value, decimals) })
+            .map(|value| Tick {
+                position: svg(self.at(value)),
+                label: label(value, decimals),
+            })
             .collect()
     }
 }
@@ -56,16 +63,18 @@ impl Axis {
 /// The 1, 2 or 5 times a power of ten that is next above `step`.
 fn round_step(step: f64) -> f64 {
     let power = 10.0_f64.powf(step.log10().floor());
-    let factors = [1.0, 2.0, 5.0].into_iter().map(|factor| factor * power);
-    factors.into_iter().find(|&rounded| rounded >= step).unwrap_or(10.0 * power)
+    let mut factors = [1.0, 2.0, 5.0].into_iter().map(|factor| factor * power);
+    factors
+        .find(|&rounded| rounded >= step)
+        .unwrap_or(10.0 * power)
 }
 
 fn number(value: f64, decimals: usize) -> String {
     format!("{value:.decimals$}")
 }
 
-fn percent(value: f64, _: usize) -> String {
-    format!("{:.0}%", 100.0 * value)
+fn percent(value: f64, decimals: usize) -> String {
+    format!("{:.*}%", decimals.saturating_sub(2), 100.0 * value)
 }
 
 /// Nearer points of a ROC curve look the same.
@@ -95,8 +104,14 @@ impl RocPlot {
     pub(super) fn new(class: &ClassResult) -> Result<Self, String> {
         let (scores, labels) = scores(class);
         let curve = roc_curve(&scores, &labels).map_err(|error| error.to_string())?;
-        let across = Axis { from: (0.0, Self::LEFT), to: (1.0, Self::RIGHT) };
-        let up = Axis { from: (0.0, Self::BOTTOM), to: (1.0, Self::TOP) };
+        let across = Axis {
+            from: (0.0, Self::LEFT),
+            to: (1.0, Self::RIGHT),
+        };
+        let up = Axis {
+            from: (0.0, Self::BOTTOM),
+            to: (1.0, Self::TOP),
+        };
         let points: Vec<String> = thin(&curve, ROC_TOLERANCE)
             .iter()
             .map(|point| {
@@ -106,9 +121,12 @@ impl RocPlot {
             .collect();
         Ok(Self {
             class: class.class.clone(),
-            auroc: class.metrics.image_auroc.map_or_else(|| "undefined".to_owned(), three),
-            across: across.ticks(5.0, number),
-            up: up.ticks(5.0, number),
+            auroc: class
+                .metrics
+                .image_auroc
+                .map_or_else(|| "undefined".to_owned(), three),
+            across: across.ticks(0.2, number),
+            up: up.ticks(0.2, number),
             points: points.join(" "),
         })
     }
@@ -117,11 +135,22 @@ impl RocPlot {
 /// Bars of a histogram.
 const BARS: usize = 40;
 
+/// Most marks of a histogram's horizontal axis.
+const SCORE_TICKS: f64 = 7.0;
+
+/// Most marks of its vertical axes together.
+const SHARE_TICKS: f64 = 6.0;
+
+/// The least part of a histogram's height that either label gets.
+const LEAST_SIDE: f64 = 0.2;
+
 /// The histogram of the image scores.
 #[derive(Template)]
 #[template(path = "histogram.svg")]
 pub(super) struct HistogramPlot {
     class: String,
+    /// Where the upward and the downward axis meet.
+    middle: String,
     across: Vec<Tick>,
     up: Vec<Tick>,
     down: Vec<Tick>,
@@ -145,16 +174,21 @@ impl HistogramPlot {
     /// Corners of the plotting area in the view box of `histogram.svg`.
     const LEFT: f64 = 50.0;
     const RIGHT: f64 = 530.0;
-    const TOP: f64 = 10.0;
-    const MIDDLE: f64 = 150.0;
+    const TOP: f64 = 30.0;
     const BOTTOM: f64 = 290.0;
 
     /// The histogram, or why there is none.
     pub(super) fn new(class: &ClassResult) -> Result<Self, String> {
         let (scores, labels) = scores(class);
         let of_label = |wanted: bool| -> Vec<f64> {
-            let images = scores.iter().zip(&labels).filter(|&(_, &label)| label == wanted);
-            images.map(|(&score, _)| f64::from(score)).filter(|score| score.is_finite()).collect()
+            let images = scores
+                .iter()
+                .zip(&labels)
+                .filter(|&(_, &label)| label == wanted);
+            images
+                .map(|(&score, _)| f64::from(score))
+                .filter(|score| score.is_finite())
+                .collect()
         };
         let (normal, anomalous) = (of_label(false), of_label(true));
         let all = || normal.iter().chain(&anomalous).copied();
@@ -162,25 +196,37 @@ impl HistogramPlot {
             return Err("no image has a score".to_owned());
         };
         // Equal scores make one bar in the middle.
-        let margin = if low < high { 0.0 } else { 0.5 * low.abs().max(1.0) };
-        let across = Axis { from: (low - margin, Self::LEFT), to: (high + margin, Self::RIGHT) };
+        let margin = if low < high {
+            0.0
+        } else {
+            0.5 * low.abs().max(1.0)
+        };
+        let across = Axis {
+            from: (low - margin, Self::LEFT),
+            to: (high + margin, Self::RIGHT),
+        };
         let normal_shares = shares(&normal, across);
         let anomalous_shares = shares(&anomalous, across);
-        let largest = normal_shares.iter().chain(&anomalous_shares).copied().fold(0.0, f64::max);
-        let up = Axis { from: (0.0, Self::MIDDLE), to: (largest, Self::TOP) };
-        let down = Axis { from: (0.0, Self::MIDDLE), to: (largest, Self::BOTTOM) };
-        let threshold = f1_max(&scores, &labels).ok().and_then(|F1Max { threshold, .. }| {
-            Some(Threshold {
-                position: svg(across.at(threshold.into())),
-                value: three(threshold.into()),
-                confusion: Confusion::at(&scores, &labels, threshold).ok()?,
-            })
-        });
+        let (up, down) = share_axes(&normal_shares, &anomalous_shares);
+        let share_step = (up.to.0 + down.to.0) / SHARE_TICKS;
+        let best = f1_max(&scores, &labels)
+            .ok()
+            .map(|F1Max { threshold, .. }| threshold);
+        let threshold = best
+            .filter(|threshold| threshold.is_finite())
+            .and_then(|threshold| {
+                Some(Threshold {
+                    position: svg(across.at(threshold.into())),
+                    value: three(threshold.into()),
+                    confusion: Confusion::at(&scores, &labels, threshold).ok()?,
+                })
+            });
         Ok(Self {
             class: class.class.clone(),
-            across: across.ticks(6.0, number),
-            up: up.ticks(3.0, percent),
-            down: down.ticks(3.0, percent),
+            middle: svg(up.from.1),
+            across: across.ticks((across.to.0 - across.from.0) / SCORE_TICKS, number),
+            up: up.ticks(share_step, percent),
+            down: down.ticks(share_step, percent),
             normal: normal.len(),
             anomalous: anomalous.len(),
             normal_bars: bars(&normal_shares, up),
@@ -191,9 +237,15 @@ impl HistogramPlot {
 
     /// What the dashed line is.
     pub(super) fn threshold_note(&self) -> Option<String> {
-        let Threshold { value, confusion, .. } = self.threshold.as_ref()?;
-        let Confusion { true_positives, false_positives, false_negatives, true_negatives } =
-            confusion;
+        let Threshold {
+            value, confusion, ..
+        } = self.threshold.as_ref()?;
+        let Confusion {
+            true_positives,
+            false_positives,
+            false_negatives,
+            true_negatives,
+        } = confusion;
         Some(format!(
             "Dashed line: the threshold {value}, at which F1 is highest. It finds \
              {true_positives} of {} anomalous images and calls {false_positives} of {} normal \
@@ -215,6 +267,28 @@ fn shares(scores: &[f64], across: Axis) -> Vec<f64> {
     shares
 }
 
+/// The vertical axes of normal and anomalous images: of one scale, sharing the height as their
+/// largest bars need it.
+fn share_axes(normal: &[f64], anomalous: &[f64]) -> (Axis, Axis) {
+    let largest = |shares: &[f64]| shares.iter().copied().fold(0.0, f64::max);
+    let (up, down) = (largest(normal), largest(anomalous));
+    // Neither side vanishes.
+    let least = LEAST_SIDE * (up + down);
+    let (up, down) = (up.max(least), down.max(least));
+    let (top, bottom) = (HistogramPlot::TOP, HistogramPlot::BOTTOM);
+    let middle = top + up / (up + down) * (bottom - top);
+    (
+        Axis {
+            from: (0.0, middle),
+            to: (up, top),
+        },
+        Axis {
+            from: (0.0, middle),
+            to: (down, bottom),
+        },
+    )
+}
+
 /// The bars as an SVG path.
 fn bars(shares: &[f64], up: Axis) -> String {
     let width = (HistogramPlot::RIGHT - HistogramPlot::LEFT) / BARS as f64;
@@ -223,7 +297,14 @@ fn bars(shares: &[f64], up: Axis) -> String {
         .map(|(bar, &share)| {
             let left = HistogramPlot::LEFT + bar as f64 * width;
             let (foot, top) = (up.at(0.0), up.at(share));
-            format!("M{} {}V{}h{}V{}z", svg(left), svg(foot), svg(top), svg(width - 1.0), svg(foot))
+            format!(
+                "M{} {}V{}h{}V{}z",
+                svg(left),
+                svg(foot),
+                svg(top),
+                svg(width - 1.0),
+                svg(foot)
+            )
         })
         .collect()
 }
@@ -242,18 +323,37 @@ mod tests {
             (0.0, 1.0, vec!["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
             (0.113, 0.187, vec!["0.12", "0.14", "0.16", "0.18"]),
             (-3.0, 42.0, vec!["0", "10", "20", "30", "40"]),
-            (1.0e6, 1.5e6, vec!["1000000", "1100000", "1200000", "1300000", "1400000", "1500000"]),
+            (
+                1.0e6,
+                1.5e6,
+                vec![
+                    "1000000", "1100000", "1200000", "1300000", "1400000", "1500000",
+                ],
+            ),
         ] {
-            let axis = Axis { from: (low, 0.0), to: (high, 100.0) };
-            assert_eq!(labels(&axis.ticks(5.0, number)), expected, "{low} to {high}");
+            let axis = Axis {
+                from: (low, 0.0),
+                to: (high, 100.0),
+            };
+            assert_eq!(
+                labels(&axis.ticks((high - low) / 5.0, number)),
+                expected,
+                "{low} to {high}"
+            );
         }
     }
 
     #[test]
     fn every_score_is_in_a_bar() {
-        let axis = Axis { from: (0.0, 0.0), to: (1.0, 100.0) };
+        let axis = Axis {
+            from: (0.0, 0.0),
+            to: (1.0, 100.0),
+        };
         let shares = shares(&[0.0, 0.5, 0.5, 1.0], axis);
         assert_eq!(shares.iter().sum::<f64>(), 1.0);
-        assert_eq!((shares[0], shares[BARS / 2], shares[BARS - 1]), (0.25, 0.5, 0.25));
+        assert_eq!(
+            (shares[0], shares[BARS / 2], shares[BARS - 1]),
+            (0.25, 0.5, 0.25)
+        );
     }
 }

@@ -1,0 +1,262 @@
+//! `anomalens eval`: metrics of a method or detector on a labelled data set, and the report.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use anomalens::backbones::Backbone;
+use anomalens::datasets::{DataRef, DataSet};
+use anomalens::detectors::{DetectorFile, Needs, find as find_method};
+use anomalens::evaluation::published::figures;
+use anomalens::evaluation::report::{ReportContext, write_report};
+use anomalens::evaluation::{Contestant, Evaluation, RunOptions, evaluate};
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::progress::{Progress, catch_interrupts, interrupted};
+use super::{End, backbone, command_line, now, print_line, settings, table};
+
+/// Measure a method or detector on a labelled data set
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  \
+    anomalens eval --method anomaly-dino --shots 2,4,8 --seed 0,1,2 --data elpv:DIR --report r.html")]
+pub(super) struct Args {
+    /// The labelled data set; `anomalens data list` shows the layouts
+    #[arg(long, value_name = "LAYOUT:PATH")]
+    data: String,
+    /// The method
+    #[arg(long, value_name = "METHOD", required_unless_present = "detector")]
+    method: Option<String>,
+    /// A detector file made by `anomalens fit`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "shots", "seed", "settings"])]
+    detector: Option<PathBuf>,
+    /// How many normal images the method is given; several numbers make several runs
+    #[arg(long, value_name = "K", value_delimiter = ',', default_value = "2")]
+    shots: Vec<usize>,
+    /// Seed of their choice; several make several runs
+    #[arg(long, value_name = "SEED", value_delimiter = ',', default_value = "0")]
+    seed: Vec<u32>,
+    /// Score the training images too, for methods that need no normal images
+    #[arg(long)]
+    whole: bool,
+    /// Side of the square at which pixel metrics are computed, in pixels
+    #[arg(long, value_name = "PIXELS", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    resolution: u32,
+    /// Write a report to this HTML file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    settings: settings::Args,
+    /// Backbone: a name from `anomalens models list`, or a weight file
+    #[arg(long, value_name = "NAME|FILE")]
+    weights: Option<String>,
+    /// Print each run as a line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<End> {
+    let data = DataSet::open(&args.data.parse::<DataRef>()?)?;
+    let saved = args
+        .detector
+        .as_deref()
+        .map(DetectorFile::load)
+        .transpose()?;
+    let contestants = match &saved {
+        Some(file) => vec![Contestant::Ready(file.detector.as_ref())],
+        None => contestants(args)?,
+    };
+    let named = saved.as_ref().map(|file| file.backbone.name.as_str());
+    let weights = args
+        .weights
+        .as_deref()
+        .or(named)
+        .unwrap_or(backbone::DEFAULT_WEIGHTS);
+    let backbone = backbone::open(weights)?;
+    if let Some(file) = &saved {
+        file.check_backbone(&backbone.sha256.to_string())?;
+    }
+    let options = RunOptions {
+        resolution: args.resolution as usize,
+        whole: args.whole,
+        ..RunOptions::default()
+    };
+    let evaluations = evaluate_shown(&backbone, &data, &contestants, &options)?;
+    if let Some(path) = &args.report {
+        let title = format!("Anomalens on {}", data.layout.name);
+        write_report(path, &evaluations, &context(title, &backbone))?;
+    }
+    if args.json {
+        for evaluation in &evaluations {
+            let mut line = serde_json::to_value(evaluation)?;
+            line["backbone"] = json!(backbone.name);
+            line["report"] = json!(args.report);
+            print_line(line)?;
+        }
+    } else {
+        print_line(table::evaluations(&evaluations))?;
+        for line in spreads(&evaluations)
+            .into_iter()
+            .chain(published(data.layout.name))
+        {
+            print_line(line)?;
+        }
+        if let Some(path) = &args.report {
+            print_line(format!("report: {}", path.display()))?;
+        }
+    }
+    warn_of_failures(&evaluations);
+    let whole = evaluations.iter().all(|evaluation| evaluation.failed == 0);
+    Ok(if whole { End::Done } else { End::Incomplete })
+}
+
+/// A contestant for every number of shots and every seed.
+fn contestants(args: &Args) -> Result<Vec<Contestant<'static>>> {
+    let method = find_method(args.method.as_deref().unwrap_or_default())?;
+    let options = args.settings.options()?;
+    let one = |shots, seed| Contestant::Method {
+        method,
+        options: options.clone(),
+        shots,
+        seed,
+    };
+    if method.needs == Needs::Nothing {
+        return Ok(vec![one(0, 0)]);
+    }
+    if args.whole {
+        bail!(
+            "{} draws its normal images from the training images: leave --whole out",
+            method.name
+        );
+    }
+    if args.shots.contains(&0) {
+        bail!(
+            "{} needs at least one normal image: --shots 1 or more",
+            method.name
+        );
+    }
+    Ok(args
+        .shots
+        .iter()
+        .flat_map(|&shots| args.seed.iter().map(move |&seed| (shots, seed)))
+        .map(|(shots, seed)| one(shots, seed))
+        .collect())
+}
+
+/// Evaluates under a progress bar; Ctrl-C ends it.
+pub(super) fn evaluate_shown(
+    backbone: &Backbone,
+    data: &DataSet,
+    contestants: &[Contestant],
+    options: &RunOptions,
+) -> Result<Vec<Evaluation>> {
+    catch_interrupts();
+    let progress = Progress::images(&format!("evaluating on {}", data.layout.name), 0);
+    let encoder = backbone.encoder.as_ref();
+    let evaluations = evaluate(encoder, data, contestants, options, &mut |done, total| {
+        progress.set(done as u64, Some(total as u64));
+        if interrupted() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    progress.finish();
+    evaluations?.context("interrupted; an evaluation has no partial result")
+}
+
+/// What the report tells beside the evaluations.
+pub(super) fn context(title: String, backbone: &Backbone) -> ReportContext {
+    ReportContext {
+        title,
+        command: command_line(),
+        date: now(),
+        program: format!("anomalens {}", env!("CARGO_PKG_VERSION")),
+        backbone: format!("{} ({})", backbone.name, backbone.encoder.name()),
+        backbone_sha256: backbone.sha256.to_string(),
+        published: vec![],
+        limits: RunOptions::default().stream.limits,
+    }
+}
+
+/// Mean and standard deviation over the seeds, a line for each number of shots with several.
+fn spreads(evaluations: &[Evaluation]) -> Vec<String> {
+    let mut shots: Vec<Option<usize>> = evaluations.iter().map(|e| e.shots).collect();
+    shots.dedup();
+    let line = |shots: Option<usize>| {
+        let runs: Vec<&Evaluation> = evaluations.iter().filter(|e| e.shots == shots).collect();
+        let spread = |name: &str, metric: fn(&Evaluation) -> Option<f64>| {
+            let values: Option<Vec<f64>> = runs.iter().map(|run| metric(run)).collect();
+            let (mean, deviation) = mean_and_deviation(&values?)?;
+            Some(format!("{name} {mean:.3} ± {deviation:.3}"))
+        };
+        let parts: Vec<String> = [
+            spread("image AUROC", |e| e.metrics.image_auroc),
+            spread("image AP", |e| e.metrics.image_ap),
+            spread("pixel AUROC", |e| e.metrics.pixel_auroc),
+            spread("AUPRO", |e| e.metrics.aupro),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let shots = shots?;
+        (!parts.is_empty())
+            .then(|| format!("{shots} shots, {} seeds: {}", runs.len(), parts.join(", ")))
+    };
+    shots.into_iter().filter_map(line).collect()
+}
+
+/// Mean and sample standard deviation; none for fewer than two values.
+fn mean_and_deviation(values: &[f64]) -> Option<(f64, f64)> {
+    if values.len() < 2 {
+        return None;
+    }
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    Some((mean, (squares / (values.len() - 1) as f64).sqrt()))
+}
+
+/// The published figures for the data set, a line each.
+pub(super) fn published(data: &str) -> Vec<String> {
+    let line = |figure: &anomalens::evaluation::published::Published| {
+        let shots = match figure.shots {
+            Some(shots) => format!("{shots} shots"),
+            None => "zero-shot".to_owned(),
+        };
+        let (method, auroc, source) = (figure.method, figure.image_auroc, figure.source);
+        format!("published: {method}, {shots}: image AUROC {auroc:.3} [{source}]")
+    };
+    figures(data).map(line).collect()
+}
+
+/// Tells on standard error which images could not be used.
+#[allow(clippy::print_stderr)] // Warnings belong there, in the program.
+pub(super) fn warn_of_failures(evaluations: &[Evaluation]) {
+    let Some(first) = evaluations.first() else {
+        return;
+    };
+    for class in &first.classes {
+        for record in &class.images {
+            if let Err(reason) = &record.prediction {
+                eprintln!("not scored: {}: {reason}", record.sample.id);
+            }
+        }
+        for reason in &class.undefined {
+            eprintln!("{}: {reason}", class.class);
+        }
+    }
+}
+
+/// An evaluation as `demo` prints it.
+pub(super) fn brief(evaluation: &Evaluation) -> Value {
+    json!({
+        "data": evaluation.data,
+        "method": evaluation.method,
+        "shots": evaluation.shots,
+        "seed": evaluation.seed,
+        "image_auroc": evaluation.metrics.image_auroc,
+        "image_ap": evaluation.metrics.image_ap,
+        "images": evaluation.images,
+        "seconds": evaluation.seconds,
+    })
+}

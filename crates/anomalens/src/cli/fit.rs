@@ -1,0 +1,154 @@
+//! `anomalens fit`: a detector file from normal images.
+
+use std::path::{Path, PathBuf};
+
+use anomalens::backbones::Backbone;
+use anomalens::datasets::few_shot;
+use anomalens::detectors::{
+    BackboneRef, DetectorFile, Method, Needs, Provenance, find as find_method,
+};
+use anomalens::vision::{Image, Limits};
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::{End, backbone, command_line, images, now, print_line, settings};
+
+/// Make a detector file from normal images
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  anomalens fit --method anomaly-dino --normal good/ -o bolts.detector"
+)]
+pub(super) struct Args {
+    /// The method
+    #[arg(long, value_name = "METHOD", default_value = "anomaly-dino")]
+    method: String,
+    /// Normal images: files or folders
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    normal: Vec<PathBuf>,
+    /// Use only so many of them, drawn at random
+    #[arg(long, value_name = "K")]
+    shots: Option<usize>,
+    /// Seed of that choice
+    #[arg(long, default_value_t = 0, requires = "shots")]
+    seed: u32,
+    /// The detector file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    settings: settings::Args,
+    #[command(flatten)]
+    backbone: backbone::Args,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<End> {
+    let method = find_method(&args.method)?;
+    let options = args.settings.options()?;
+    check_output(&args.output)?;
+    let normal = normal_images(
+        method,
+        &args.normal,
+        args.shots.map(|shots| (shots, args.seed)),
+    )?;
+    let backbone = backbone::open(&args.backbone.weights)?;
+    let detector = method.fit(&options, backbone.encoder.as_ref(), &normal)?;
+    let data = args
+        .normal
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>();
+    let file = DetectorFile {
+        detector,
+        backbone: reference(&backbone),
+        provenance: provenance(data.join(" ")),
+    };
+    file.save(&args.output)?;
+    if args.json {
+        return print_line(json!({
+            "detector": args.output,
+            "method": method.name,
+            "backbone": file.backbone,
+            "images": normal.len(),
+            "config": file.detector.state().config,
+        }))
+        .map(|()| End::Done);
+    }
+    let count = normal.len();
+    let images = if count == 1 { "image" } else { "images" };
+    print_line(format!(
+        "{} detector from {count} normal {images} written to {}\nnow: anomalens detect IMAGES \
+         --detector {}",
+        method.name,
+        args.output.display(),
+        args.output.display()
+    ))?;
+    Ok(End::Done)
+}
+
+/// Reads the normal images for `method`, all or `(shots, seed)` of them; none may be unusable.
+pub(super) fn normal_images(
+    method: &Method,
+    paths: &[PathBuf],
+    draw: Option<(usize, u32)>,
+) -> Result<Vec<Image>> {
+    match (method.needs, paths) {
+        (Needs::Nothing, []) => return Ok(vec![]),
+        (Needs::Nothing, _) => bail!("{} needs no normal images: leave --normal out", method.name),
+        (Needs::NormalImages, []) => {
+            bail!(
+                "{} needs normal images: name them with --normal FOLDER",
+                method.name
+            )
+        }
+        (Needs::NormalImages, _) => {}
+    }
+    let mut files = images::find(paths)?;
+    if let Some((shots, seed)) = draw {
+        let all: Vec<&images::ImageFile> = files.iter().collect();
+        files = few_shot(&all, shots, seed)?.into_iter().cloned().collect();
+    }
+    files
+        .iter()
+        .map(|file| {
+            Image::open(&file.path, &Limits::default())
+                .context("a normal image cannot be used; mend it or take it out")
+        })
+        .collect()
+}
+
+/// Refuses an output that cannot be written before any work is done.
+fn check_output(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        bail!("{} is a folder; --output must name a file", path.display());
+    }
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        bail!(
+            "the folder {} does not exist; make it first",
+            folder.display()
+        );
+    }
+    Ok(())
+}
+
+/// Which weights a detector was made with.
+pub(super) fn reference(backbone: &Backbone) -> BackboneRef {
+    BackboneRef {
+        name: backbone.name.clone(),
+        sha256: backbone.sha256.to_string(),
+    }
+}
+
+/// Where a detector comes from that this command makes.
+pub(super) fn provenance(data: String) -> Provenance {
+    Provenance {
+        command: command_line(),
+        data,
+        date: now(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}

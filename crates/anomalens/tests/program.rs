@@ -1,0 +1,440 @@
+//! The program as a user meets it: what it prints, what it writes, how it ends.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code
+
+mod common;
+
+use common::Sandbox;
+
+const TINY: &str = "--weights tiny.safetensors";
+
+#[test]
+fn few_shot_detection_finds_the_bad_images() {
+    let sandbox = Sandbox::new();
+    sandbox.pictures(3, 4, 2);
+    let fit = sandbox.run(&format!("fit --normal good -o nut.detector --json {TINY}"));
+    assert_eq!((fit.code, fit.stderr.as_str()), (Some(0), ""), "{fit:?}");
+    assert_eq!(fit.lines()[0]["images"], 3);
+    let found = sandbox.run(&format!(
+        "detect test --detector nut.detector -o out --json {TINY}"
+    ));
+    assert_eq!(found.code, Some(0), "{found:?}");
+    let lines = found.lines();
+    assert_eq!(lines.len(), 6);
+    let score = |name: &str| {
+        let of = |line: &&serde_json::Value| line["image"].as_str().unwrap().ends_with(name);
+        lines.iter().find(of).unwrap()["score"].as_f64().unwrap()
+    };
+    for good in 0..4 {
+        for bad in 0..2 {
+            assert!(score(&format!("good-{good}.png")) < score(&format!("bad-{bad}.png")));
+        }
+    }
+    for line in &lines {
+        for picture in ["heat_map", "overlay"] {
+            let path = sandbox.path("out").join(line[picture].as_str().unwrap());
+            let picture = anomalens::vision::Image::open(&path, &Default::default()).unwrap();
+            assert_eq!((picture.width(), picture.height()), (64, 48));
+        }
+    }
+    assert_eq!(sandbox.read("out/results.jsonl").lines().count(), 6);
+    assert_eq!(sandbox.read("out/results.csv").lines().count(), 7);
+    let direct = sandbox.run(&format!("detect test --normal good -o out2 --json {TINY}"));
+    let scores = |lines: &[serde_json::Value]| -> Vec<serde_json::Value> {
+        lines.iter().map(|line| line["score"].clone()).collect()
+    };
+    assert_eq!(
+        scores(&direct.lines()),
+        scores(&lines),
+        "fitted in place or from a file"
+    );
+}
+
+#[test]
+fn images_score_each_other_where_nothing_normal_is_given() {
+    let sandbox = Sandbox::new();
+    sandbox.pictures(0, 5, 1);
+    let found = sandbox.run(&format!("detect test -o out --json --no-pictures {TINY}"));
+    assert_eq!(found.code, Some(0), "{found:?}");
+    let lines = found.lines();
+    let highest = lines.iter().max_by(|a, b| {
+        a["score"]
+            .as_f64()
+            .unwrap()
+            .total_cmp(&b["score"].as_f64().unwrap())
+    });
+    assert!(
+        highest.unwrap()["image"]
+            .as_str()
+            .unwrap()
+            .ends_with("bad-0.png")
+    );
+    assert!(!sandbox.path("out/overlays").exists());
+}
+
+#[test]
+fn a_bad_image_is_told_and_the_others_are_scored() {
+    let sandbox = Sandbox::new();
+    sandbox.pictures(2, 2, 1);
+    let whole = common::png(64, 48, |x, y| [x as u8, y as u8, 0]);
+    sandbox.write("test/text.png", b"this is a note, not a picture");
+    sandbox.write("test/empty.png", b"");
+    sandbox.write("test/cut.png", &whole[..whole.len() / 2]);
+    sandbox.write("test/cut.jpg", &jpeg()[..200]);
+    sandbox.write("test/bomb.png", &png_header(60_000, 60_000));
+    sandbox.write("test/dot.png", &common::png(1, 1, |_, _| [9, 9, 9]));
+    let found = sandbox.run(&format!("detect test --normal good -o out --json {TINY}"));
+    assert_eq!(found.code, Some(1), "{found:?}");
+    let lines = found.lines();
+    let failed: Vec<(&str, &str)> = lines
+        .iter()
+        .filter_map(|line| Some((line["image"].as_str()?, line["error"].as_str()?)))
+        .collect();
+    insta::assert_snapshot!(
+        failed
+            .iter()
+            .map(|(_, error)| format!("{error}\n"))
+            .collect::<String>()
+    );
+    assert_eq!(failed.len(), 5);
+    assert_eq!(lines.len(), 9, "a 1 x 1 image is scored too");
+    assert!(
+        found.stderr.contains("5 of 9 images could not be used"),
+        "{}",
+        found.stderr
+    );
+    // Mended, only what failed is done again.
+    for name in ["text.png", "empty.png", "cut.png", "cut.jpg", "bomb.png"] {
+        sandbox.write(&format!("test/{name}"), &whole);
+    }
+    let again = sandbox.run(&format!("detect test --normal good -o out --json {TINY}"));
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert!(
+        again.stderr.contains("4 of 9 are done already"),
+        "{}",
+        again.stderr
+    );
+    assert_eq!(sandbox.read("out/results.jsonl").lines().count(), 9);
+}
+
+/// A small JPEG.
+fn jpeg() -> Vec<u8> {
+    include_bytes!("small.jpg").to_vec()
+}
+
+/// A PNG that promises `width x height` pixels and has none.
+fn png_header(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = common::png(1, 1, |_, _| [0; 3]);
+    bytes[16..20].copy_from_slice(&width.to_be_bytes());
+    bytes[20..24].copy_from_slice(&height.to_be_bytes());
+    let checksum = crc32(&bytes[12..29]);
+    bytes[29..33].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            if crc & 1 == 1 {
+                (crc >> 1) ^ 0xedb8_8320
+            } else {
+                crc >> 1
+            }
+        })
+    })
+}
+
+#[test]
+fn mistakes_are_told_in_one_sentence() {
+    let sandbox = Sandbox::new();
+    sandbox.pictures(1, 2, 1);
+    sandbox.data();
+    sandbox.write("empty/notes.txt", b"no pictures here");
+    sandbox.write("file", b"");
+    sandbox.write("broken.detector", b"not a detector");
+    sandbox.write("other/run.json", b"{\"method\": \"another\"}");
+    // (arguments, exit code)
+    let cases = [
+        ("", 2),
+        ("detect", 2),
+        ("detect missing", 1),
+        ("detect empty", 1),
+        ("detect test/bad-0.png", 1),
+        ("detect test --detector missing.detector", 1),
+        ("detect test --detector broken.detector", 1),
+        ("detect test --method anomaly-dyno", 1),
+        ("detect test --method anomaly-dino", 1),
+        ("detect test --method musc --normal good", 1),
+        (
+            "detect test --normal good --set blokcs=[6] --weights tiny.safetensors",
+            1,
+        ),
+        (
+            "detect test --normal good --set blocks --weights tiny.safetensors",
+            1,
+        ),
+        (
+            "detect test --normal good --set blocks=[99] --weights tiny.safetensors",
+            1,
+        ),
+        (
+            "detect test --normal good -o file --weights tiny.safetensors",
+            1,
+        ),
+        (
+            "detect test --normal good -o other --weights tiny.safetensors",
+            1,
+        ),
+        ("detect test --normal good --weights dinov2-smal", 1),
+        ("detect test --normal good --weights elpv", 1),
+        ("detect test --normal good --weights file", 1),
+        ("fit --normal missing -o x.detector", 1),
+        (
+            "fit --normal good --shots 2 -o x.detector --weights tiny.safetensors",
+            1,
+        ),
+        ("fit --normal good -o missing/x.detector", 1),
+        ("fit --normal good -o good", 1),
+        ("fit --normal empty -o x.detector", 1),
+        ("eval --method anomaly-dino --data folder:missing", 1),
+        ("eval --method anomaly-dino --data folder:empty", 1),
+        ("eval --method anomaly-dino --data foldr:data", 1),
+        ("eval --method anomaly-dino --data data", 1),
+        (
+            "eval --method anomaly-dino --data folder:data --shots 5 --weights tiny.safetensors",
+            1,
+        ),
+        (
+            "eval --method anomaly-dino --data folder:data --shots 0 --weights tiny.safetensors",
+            1,
+        ),
+        ("eval --data folder:data", 2),
+        ("models path dinov2-small", 1),
+        ("models path dinov2-smol", 1),
+    ];
+    let told: String = cases
+        .iter()
+        .map(|(arguments, code)| {
+            let run = sandbox.run(arguments);
+            assert_eq!(run.code, Some(*code), "{arguments}: {run:?}");
+            assert_eq!(run.stdout, "", "{arguments}");
+            format!("$ anomalens {arguments}\n{}\n", run.stderr.trim_end())
+        })
+        .collect();
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn weights_that_are_not_here_are_told_with_what_to_do() {
+    let sandbox = Sandbox::new();
+    sandbox.pictures(1, 1, 1);
+    let run = sandbox.run("detect test --normal good");
+    assert_eq!(run.code, Some(1));
+    insta::assert_snapshot!(run.stderr);
+}
+
+#[test]
+fn evaluation_prints_metrics_and_writes_a_report() {
+    let sandbox = Sandbox::new();
+    sandbox.data();
+    let one = "eval --method anomaly-dino --shots 2 --seed 1 --data folder:data --json";
+    let run = sandbox.run(&format!("{one} --report report.html {TINY}"));
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+    let line = &run.lines()[0];
+    for (key, expected) in [("data", "folder"), ("method", "anomaly-dino")] {
+        assert_eq!(line[key], expected);
+    }
+    assert_eq!(
+        (&line["shots"], &line["seed"], &line["images"]),
+        (&2.into(), &1.into(), &6.into())
+    );
+    for metric in [
+        "image_auroc",
+        "image_ap",
+        "pixel_auroc",
+        "aupro",
+        "aupro_200_steps",
+    ] {
+        let value = line[metric].as_f64().unwrap();
+        assert!(value > 0.9 && value <= 1.0, "{metric}: {value}");
+    }
+    assert!(line["seconds"].as_f64().unwrap() > 0.0);
+    let report = sandbox.read("report.html");
+    assert!(report.contains("test/blot/0.png") && report.contains("anomalens eval"));
+
+    let several = sandbox.run(&format!(
+        "eval --method anomaly-dino --shots 1,2 --seed 0,1 --data folder:data {TINY}"
+    ));
+    assert_eq!(several.code, Some(0), "{several:?}");
+    assert_eq!(
+        several
+            .stdout
+            .lines()
+            .filter(|line| line.starts_with("folder"))
+            .count(),
+        4
+    );
+    assert!(
+        several
+            .stdout
+            .contains("2 shots, 2 seeds: image AUROC 1.000 ± 0.000"),
+        "{several:?}"
+    );
+
+    let fitted = sandbox.run(&format!(
+        "fit --normal data/nut/train -o nut.detector {TINY}"
+    ));
+    assert_eq!(fitted.code, Some(0), "{fitted:?}");
+    let ready = sandbox.run(&format!(
+        "eval --detector nut.detector --data folder:data --json {TINY}"
+    ));
+    assert_eq!(ready.lines()[0]["shots"], serde_json::Value::Null);
+    assert_eq!(ready.lines()[0]["image_auroc"], 1.0);
+}
+
+#[test]
+fn a_mask_of_another_size_ends_the_evaluation() {
+    let sandbox = Sandbox::new();
+    sandbox.data();
+    sandbox.write(
+        "data/nut/ground_truth/blot/1_mask.png",
+        &common::png(32, 48, |_, _| [255; 3]),
+    );
+    let run = sandbox.run(&format!(
+        "eval --method anomaly-dino --data folder:data {TINY}"
+    ));
+    assert_eq!(run.code, Some(1), "{run:?}");
+    insta::assert_snapshot!(run.stderr);
+    let check = sandbox.run("data check folder:data");
+    assert_eq!(check.code, Some(1), "{check:?}");
+    insta::assert_snapshot!("data_check", check.stdout);
+}
+
+#[test]
+fn a_detector_is_bound_to_its_backbone() {
+    let sandbox = Sandbox::new();
+    sandbox.pictures(2, 1, 1);
+    sandbox.run(&format!("fit --normal good -o nut.detector {TINY}"));
+    let mut weights = std::fs::read(sandbox.path("tiny.safetensors")).unwrap();
+    let last = weights.len() - 1;
+    weights[last] ^= 1;
+    sandbox.write("other.safetensors", &weights);
+    let run = sandbox.run("detect test --detector nut.detector --weights other.safetensors");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(
+        run.stderr
+            .contains("use the same weights or fit the detector again"),
+        "{run:?}"
+    );
+}
+
+#[test]
+fn the_lists_are_readable() {
+    let sandbox = Sandbox::new();
+    insta::assert_snapshot!("models_list", sandbox.run("models list").stdout);
+    insta::assert_snapshot!("data_list", sandbox.run("data list").stdout);
+    insta::assert_snapshot!("help", sandbox.run("--help").stdout);
+    insta::assert_snapshot!("help_detect", sandbox.run("detect --help").stdout);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_the_old_detector_file() {
+    let sandbox = Sandbox::new();
+    sandbox.pictures(4, 0, 0);
+    let fit = format!("fit --normal good -o nut.detector {TINY}");
+    assert_eq!(sandbox.run(&format!("{fit} --shots 1")).code, Some(0));
+    let before = std::fs::read(sandbox.path("nut.detector")).unwrap();
+    // No file may grow beyond 8 KB: the same error path as a full disk, on any machine.
+    let run = sandbox.shell(&format!(
+        "trap '' XFSZ; ulimit -f 16; exec \"$ANOMALENS\" {fit}"
+    ));
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(
+        run.stderr
+            .contains("cannot write the detector file nut.detector"),
+        "{run:?}"
+    );
+    assert!(
+        run.stderr.contains("an older file there is unchanged"),
+        "{run:?}"
+    );
+    assert_eq!(std::fs::read(sandbox.path("nut.detector")).unwrap(), before);
+    let left: Vec<_> = std::fs::read_dir(sandbox.path("."))
+        .unwrap()
+        .flatten()
+        .collect();
+    assert!(
+        !left
+            .iter()
+            .any(|entry| entry.file_name().to_string_lossy().starts_with(".tmp"))
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_cannot_be_written_is_told() {
+    let sandbox = Sandbox::new();
+    sandbox.pictures(1, 1, 1);
+    // Nobody, not even root, can make a folder there.
+    let run = sandbox.run(&format!(
+        "detect test --normal good -o /sys/anomalens {TINY}"
+    ));
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(
+        run.stderr.contains("cannot write /sys/anomalens"),
+        "{run:?}"
+    );
+    assert!(
+        run.stderr.contains("choose another folder with --output"),
+        "{run:?}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_goes_on_where_it_stopped() {
+    use std::process::Stdio;
+    use std::time::Duration;
+
+    let sandbox = Sandbox::new();
+    sandbox.pictures(2, 120, 0);
+    let detect = format!("detect test --normal good -o out {TINY}");
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("anomalens"))
+        .args(detect.split_whitespace())
+        .current_dir(sandbox.path("."))
+        .env("ANOMALENS_CACHE", sandbox.path("cache"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = || {
+        let text = std::fs::read_to_string(sandbox.path("out/results.jsonl")).unwrap_or_default();
+        text.lines().count()
+    };
+    while lines() == 0 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let kill = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("the same command goes on from there"),
+        "{stderr}"
+    );
+    let done = lines();
+    assert!((1..120).contains(&done), "{done}");
+
+    let again = sandbox.run(&detect);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert!(
+        again
+            .stderr
+            .contains(&format!("{done} of 120 are done already")),
+        "{again:?}"
+    );
+    assert_eq!(lines(), 120);
+}

@@ -1,0 +1,114 @@
+//! The memory bank: what normal images look like after one block.
+
+use anomalens_backbones::ImageFeatures;
+use candle_core::Tensor;
+
+use super::{Shot, unusable};
+use crate::DetectorError;
+use crate::detector::Array;
+use crate::nearest::{highest_similarity, matrix};
+use crate::tokens::{unit_mean, unit_patches};
+
+/// The normal images after one block.
+pub(super) struct Bank {
+    block: usize,
+    /// The patches of all views, `[patches, width]`, rows of length 1.
+    patches: Tensor,
+    /// The mean token of each upright shot, `[shots, width]`, rows of length 1.
+    means: Tensor,
+}
+
+impl Bank {
+    pub(super) fn new(block: usize, shots: &[&Shot]) -> Result<Self, DetectorError> {
+        let patches = unit_patches(shots.iter().flat_map(|views| views.iter()), block)?;
+        let means: Vec<Vec<f32>> = shots
+            .iter()
+            .filter_map(|views| views.first())
+            .map(|upright| unit_mean(upright, block))
+            .collect::<Result<_, _>>()?;
+        let means = matrix(means.concat(), patches.dim(1)?)?;
+        Ok(Self {
+            block,
+            patches,
+            means,
+        })
+    }
+
+    /// Length of a token.
+    pub(super) fn width(&self) -> usize {
+        self.patches.dims()[1]
+    }
+
+    /// Cosine distance of each patch of `image` to the nearest in the bank.
+    pub(super) fn patch_distances(
+        &self,
+        image: &ImageFeatures,
+    ) -> Result<impl Iterator<Item = f32>, DetectorError> {
+        let queries = unit_patches([image], self.block)?;
+        Ok(highest_similarity(&queries, &self.patches)?
+            .into_iter()
+            .map(distance))
+    }
+
+    /// Cosine distance of the mean token of `image` to that of the nearest shot.
+    pub(super) fn whole_distance(&self, image: &ImageFeatures) -> Result<f32, DetectorError> {
+        let query = matrix(unit_mean(image, self.block)?, self.width())?;
+        Ok(highest_similarity(&query, &self.means)?
+            .into_iter()
+            .map(distance)
+            .sum())
+    }
+
+    /// Names of the tensors in a detector file: patches, means.
+    fn names(block: usize) -> [String; 2] {
+        [
+            format!("block{block}.patches"),
+            format!("block{block}.means"),
+        ]
+    }
+
+    /// The tensors for a detector file.
+    pub(super) fn arrays(&self) -> impl Iterator<Item = (String, Array)> {
+        let [patches, means] = Self::names(self.block);
+        [(patches, &self.patches), (means, &self.means)]
+            .into_iter()
+            .filter_map(|(name, tensor)| {
+                let values = tensor.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
+                Some((
+                    name,
+                    Array {
+                        shape: tensor.dims().to_vec(),
+                        values,
+                    },
+                ))
+            })
+    }
+
+    /// The bank again from its tensors.
+    pub(super) fn load(
+        block: usize,
+        take: &mut impl FnMut(&str) -> Result<Array, DetectorError>,
+    ) -> Result<Self, DetectorError> {
+        let mut rows = |name: &str| match take(name)? {
+            Array { shape, values } if shape.len() == 2 && !values.is_empty() => {
+                matrix(values, shape[1])
+            }
+            _ => Err(unusable(name)),
+        };
+        let [patches, means] = Self::names(block);
+        let (patches, means) = (rows(&patches)?, rows(&means)?);
+        if patches.dim(1)? != means.dim(1)? {
+            return Err(unusable(&Self::names(block)[1]));
+        }
+        Ok(Self {
+            block,
+            patches,
+            means,
+        })
+    }
+}
+
+/// Cosine distance from a similarity; rounding may push a similarity above 1.
+fn distance(similarity: f32) -> f32 {
+    (1.0 - similarity).max(0.0)
+}

@@ -1,0 +1,101 @@
+//! Patch tokens made comparable: standardised, scaled to length 1, stacked.
+
+use anomalens_backbones::ImageFeatures;
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::DetectorError;
+use crate::nearest::matrix;
+
+/// Epsilon of the layer norm without learned parts.
+const LAYER_NORM_EPS: f32 = 1e-5;
+
+/// Gives every row of `tokens` (rows of length `width`) mean 0 and variance 1.
+pub(crate) fn standardise_rows(tokens: &mut [f32], width: usize) {
+    tokens.par_chunks_mut(width).for_each(|row| {
+        let mean = row.iter().sum::<f32>() / width as f32;
+        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / width as f32;
+        let scale = (variance + LAYER_NORM_EPS).sqrt().recip();
+        row.iter_mut().for_each(|x| *x = (*x - mean) * scale);
+    });
+}
+
+/// Scales every row of `tokens` (rows of length `width`) to length 1; zero rows stay zero.
+pub(crate) fn normalise_rows(tokens: &mut [f32], width: usize) {
+    tokens.par_chunks_mut(width).for_each(normalise);
+}
+
+/// Scales a vector to length 1; a zero vector stays zero.
+pub(crate) fn normalise(row: &mut [f32]) {
+    let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+    if norm > 0.0 {
+        row.iter_mut().for_each(|x| *x /= norm);
+    }
+}
+
+/// The patch tokens of an image after `block`, `[patches * width]`, standardised.
+pub(crate) fn standardised(
+    image: &ImageFeatures,
+    block: usize,
+) -> Result<(Vec<f32>, usize), DetectorError> {
+    let tokens = image
+        .block(block)
+        .ok_or(DetectorError::MissingBlock(block))?;
+    let width = tokens.class_token.len();
+    let mut patches = tokens.patch_tokens.clone();
+    standardise_rows(&mut patches, width);
+    Ok((patches, width))
+}
+
+/// The standardised patch tokens of some images after `block`, scaled to length 1,
+/// `[patches, width]`.
+pub(crate) fn unit_patches<'a>(
+    images: impl IntoIterator<Item = &'a ImageFeatures>,
+    block: usize,
+) -> Result<Tensor, DetectorError> {
+    let mut all = Vec::new();
+    let mut width = 0;
+    for image in images {
+        let (patches, of_image) = standardised(image, block)?;
+        width = of_image;
+        all.extend(patches);
+    }
+    normalise_rows(&mut all, width);
+    matrix(all, width)
+}
+
+/// The mean of an image's standardised patch tokens after `block`, scaled to length 1.
+pub(crate) fn unit_mean(image: &ImageFeatures, block: usize) -> Result<Vec<f32>, DetectorError> {
+    let (patches, width) = standardised(image, block)?;
+    let mut mean = vec![0.0; width];
+    for row in patches.chunks_exact(width) {
+        mean.iter_mut()
+            .zip(row)
+            .for_each(|(sum, value)| *sum += value);
+    }
+    normalise(&mut mean);
+    Ok(mean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standardised_rows_have_mean_0_and_variance_1() {
+        let mut tokens = vec![1.0, 2.0, 3.0, 6.0, 10.0, 10.0, 10.0, 14.0];
+        standardise_rows(&mut tokens, 4);
+        for row in tokens.chunks(4) {
+            let mean = row.iter().sum::<f32>() / 4.0;
+            let variance = row.iter().map(|x| x * x).sum::<f32>() / 4.0;
+            assert!(mean.abs() < 1e-6 && (variance - 1.0).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn unit_rows_have_length_1_and_zero_stays_zero() {
+        let mut tokens = vec![3.0, 4.0, 0.0, 0.0];
+        normalise_rows(&mut tokens, 2);
+        assert_eq!(tokens, [0.6, 0.8, 0.0, 0.0]);
+    }
+}

@@ -1,0 +1,361 @@
+//! What holds for every method: the same result alone and in a batch, from the saved file and
+//! from memory; and anomalies score higher than normal images.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code
+
+mod common;
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use anomalens_detectors::{
+    BackboneRef, Detector, DetectorError, DetectorFile, FitOptions, ImageSource, Method, Needs,
+    Prediction, Provenance, StreamOptions, find, methods, predict,
+};
+use anomalens_vision::Image;
+use common::{MeanColour, image, save};
+
+const GREY: [u8; 3] = [90, 100, 110];
+const RED: [u8; 3] = [220, 20, 30];
+const SPOT: (usize, usize) = (3, 12);
+
+fn normal(i: u8) -> Image {
+    image([GREY[0] + i, GREY[1], GREY[2] + i], None)
+}
+
+fn anomalous(i: u8) -> Image {
+    image([GREY[0] + i, GREY[1], GREY[2]], Some((RED, SPOT.0, SPOT.1)))
+}
+
+/// A detector of `method` fitted on two normal images, where it needs any.
+fn fit(method: &Method) -> Box<dyn Detector> {
+    let shots = match method.needs {
+        Needs::NormalImages => vec![normal(0), normal(4)],
+        Needs::Nothing => vec![],
+    };
+    method.fit(&FitOptions::new(), &MeanColour, &shots).unwrap()
+}
+
+fn scores(
+    detector: &dyn Detector,
+    sources: &[ImageSource],
+    options: &StreamOptions,
+) -> Vec<Prediction> {
+    let mut found: Vec<Option<Prediction>> = sources.iter().map(|_| None).collect();
+    predict(
+        &MeanColour,
+        &[detector],
+        sources,
+        &HashSet::new(),
+        options,
+        &mut |outcome| {
+            found[outcome.image] = Some(outcome.result.unwrap());
+            ControlFlow::Continue(())
+        },
+    )
+    .unwrap();
+    found.into_iter().map(Option::unwrap).collect()
+}
+
+fn file(detector: Box<dyn Detector>) -> DetectorFile {
+    DetectorFile {
+        detector,
+        backbone: BackboneRef {
+            name: "mean-colour".into(),
+            sha256: "0".repeat(64),
+        },
+        provenance: Provenance {
+            command: "a test".into(),
+            data: "made up".into(),
+            date: "2026-01-01T00:00:00Z".into(),
+            version: "0.1.0".into(),
+        },
+    }
+}
+
+#[test]
+fn every_method_finds_the_anomalous_image_and_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = [
+        normal(1),
+        anomalous(2),
+        normal(3),
+        normal(5),
+        normal(2),
+        normal(6),
+    ];
+    let sources = save(folder.path(), &images);
+    for method in methods() {
+        let found = scores(fit(method).as_ref(), &sources, &StreamOptions::default());
+        let highest = (0..found.len()).max_by(|&a, &b| found[a].score.total_cmp(&found[b].score));
+        assert_eq!(highest, Some(1), "{}", method.name);
+        let map = &found[1].map;
+        let peak = (0..map.values().len())
+            .max_by(|&a, &b| map.values()[a].total_cmp(&map.values()[b]))
+            .unwrap();
+        let (row, column) = (peak / map.columns(), peak % map.columns());
+        let near = row.abs_diff(SPOT.0) <= 1 && column.abs_diff(SPOT.1) <= 1;
+        assert!(near, "{}: peak at {row}, {column}", method.name);
+        assert!(
+            found[1].range.extreme < map.values()[peak],
+            "{}",
+            method.name
+        );
+    }
+}
+
+#[test]
+fn the_batch_size_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = [normal(1), anomalous(2), normal(3), normal(5), normal(2)];
+    let sources = save(folder.path(), &images);
+    for method in methods() {
+        let detector = fit(method);
+        let [one, three] = [1, 3].map(|batch| {
+            scores(
+                detector.as_ref(),
+                &sources,
+                &StreamOptions {
+                    batch,
+                    ..Default::default()
+                },
+            )
+        });
+        assert_eq!(one, three, "{}", method.name);
+    }
+}
+
+#[test]
+fn a_reloaded_detector_gives_identical_predictions() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = save(folder.path(), &[normal(1), anomalous(2), normal(3)]);
+    for method in methods() {
+        let path = folder.path().join(method.name);
+        let made = file(fit(method));
+        made.save(&path).unwrap();
+        let loaded = DetectorFile::load(&path).unwrap();
+        assert_eq!(loaded.provenance, made.provenance);
+        assert_eq!(loaded.identity(), made.identity());
+        let options = StreamOptions::default();
+        let [before, after] = [made.detector, loaded.detector]
+            .map(|detector| scores(detector.as_ref(), &sources, &options));
+        assert_eq!(before, after, "{}", method.name);
+    }
+}
+
+#[test]
+fn wrong_and_damaged_files_are_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    file(fit(find("anomaly-dino").unwrap()))
+        .save(&path)
+        .unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let header_length = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    // Same length, so that the file stays well-formed where it is meant to.
+    let edited = |from: &str, to: &str| {
+        assert_eq!(from.len(), to.len());
+        let header = String::from_utf8(whole[8..8 + header_length].to_vec()).unwrap();
+        assert!(header.contains(from), "{from} is not in {header}");
+        [
+            &whole[..8],
+            header.replace(from, to).as_bytes(),
+            &whole[8 + header_length..],
+        ]
+        .concat()
+    };
+    let mut flipped = whole.clone();
+    flipped[whole.len() - 5] ^= 1;
+    let weights = {
+        let tensors = std::collections::HashMap::from([(
+            "weight".to_owned(),
+            candle_core::Tensor::new(&[1_f32], &candle_core::Device::Cpu).unwrap(),
+        )]);
+        let path = folder.path().join("weights");
+        candle_core::safetensors::save(&tensors, &path).unwrap();
+        std::fs::read(path).unwrap()
+    };
+    let cases: [(&str, Vec<u8>, &str); 8] = [
+        ("empty", vec![], "not a whole safetensors file"),
+        (
+            "text",
+            b"not a detector at all".to_vec(),
+            "not a whole safetensors file",
+        ),
+        (
+            "cut off",
+            whole[..whole.len() - 100].to_vec(),
+            "not a whole safetensors file",
+        ),
+        ("a bit flipped", flipped, "damaged"),
+        ("a weight file", weights, "no detector header"),
+        (
+            "a newer format",
+            edited(r#"\"format_version\":1"#, r#"\"format_version\":9"#),
+            "format version 9",
+        ),
+        (
+            "an unknown method",
+            edited(
+                r#"\"method\":\"anomaly-dino\""#,
+                r#"\"method\":\"anomaly-dime\""#,
+            ),
+            "did you mean `anomaly-dino`",
+        ),
+        (
+            "settings that do not fit the setup",
+            edited(r#"\"image_size\":224"#, r#"\"image_size\":238"#),
+            "preprocessing does not follow",
+        ),
+    ];
+    for (name, bytes, expected) in cases {
+        std::fs::write(&path, bytes).unwrap();
+        let message = DetectorFile::load(&path).err().expect(name).to_string();
+        assert!(message.contains(expected), "{name}: {message}");
+        assert!(
+            message.contains(&path.display().to_string()),
+            "{name}: {message}"
+        );
+    }
+    let other = file(fit(find("musc").unwrap()));
+    let error = other.check_backbone(&"1".repeat(64)).unwrap_err();
+    assert!(matches!(error, DetectorError::OtherBackbone { .. }));
+}
+
+#[test]
+fn a_file_that_cannot_be_written_leaves_the_old_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let detector = file(fit(find("musc").unwrap()));
+    let missing = folder.path().join("no such folder").join("file");
+    let error = detector.save(&missing).unwrap_err();
+    assert!(
+        matches!(&error, DetectorError::WriteFile { path, .. } if *path == missing),
+        "{error}"
+    );
+}
+
+#[test]
+fn settings_that_cannot_be_are_refused() {
+    let shots = [normal(0)];
+    let cases = [
+        ("anomaly-dino", r#"{"blocks": []}"#, "names no block"),
+        ("anomaly-dino", r#"{"top_fraction": 0}"#, "top_fraction"),
+        ("anomaly-dino", r#"{"image_weight": -1}"#, "image_weight"),
+        (
+            "anomaly-dino",
+            r#"{"views": "sideways"}"#,
+            "unknown variant `sideways`",
+        ),
+        (
+            "anomaly-dino",
+            r#"{"blokcs": [6]}"#,
+            "unknown field `blokcs`",
+        ),
+        ("anomaly-dino", r#"{"blocks": "six"}"#, "invalid type"),
+        ("musc", r#"{"neighbourhoods": [2]}"#, "odd"),
+        ("musc", r#"{"group": 1}"#, "group"),
+        ("musc", r#"{"lowest_fraction": 1.5}"#, "lowest_fraction"),
+    ];
+    for (method, options, expected) in cases {
+        let options: FitOptions = serde_json::from_str(options).unwrap();
+        let error = find(method)
+            .unwrap()
+            .fit(&options, &MeanColour, &shots)
+            .err()
+            .expect(expected);
+        let message = error.to_string();
+        assert!(
+            message.contains(expected) && message.contains(method),
+            "{message}"
+        );
+    }
+    let none = find("anomaly-dino")
+        .unwrap()
+        .fit(&FitOptions::new(), &MeanColour, &[]);
+    assert!(matches!(
+        none.err(),
+        Some(DetectorError::NoShots("anomaly-dino"))
+    ));
+    let unknown = find("anomaly-dyno").unwrap_err().to_string();
+    assert!(
+        unknown.contains("did you mean `anomaly-dino`?"),
+        "{unknown}"
+    );
+}
+
+#[test]
+fn unusable_images_are_told_and_the_others_scored() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sources = save(folder.path(), &[normal(1), anomalous(2), normal(3)]);
+    std::fs::write(&sources[1].path, "no image").unwrap();
+    sources.push(folder.path().join("missing.png").into());
+    for method in methods() {
+        let detector = fit(method);
+        let mut good = vec![];
+        let mut bad = vec![];
+        let skip = HashSet::new();
+        let options = StreamOptions {
+            batch: 2,
+            ..Default::default()
+        };
+        predict(
+            &MeanColour,
+            &[detector.as_ref()],
+            &sources,
+            &skip,
+            &options,
+            &mut |outcome| {
+                match outcome.result {
+                    Ok(_) => good.push(outcome.image),
+                    Err(_) => bad.push(outcome.image),
+                }
+                ControlFlow::Continue(())
+            },
+        )
+        .unwrap();
+        good.sort_unstable();
+        assert_eq!((good, bad), (vec![0, 2], vec![1, 3]), "{}", method.name);
+    }
+}
+
+#[test]
+fn images_to_skip_are_left_out_and_a_break_ends_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = save(folder.path(), &(0..6).map(normal).collect::<Vec<_>>());
+    let seen = |method: &str, options: &str, skip: &[usize], stop_after: usize| {
+        let options: FitOptions = serde_json::from_str(options).unwrap();
+        let shots = [normal(0), normal(4)];
+        let shots = if method == "musc" {
+            &shots[..0]
+        } else {
+            &shots
+        };
+        let detector = find(method)
+            .unwrap()
+            .fit(&options, &MeanColour, shots)
+            .unwrap();
+        let mut seen = vec![];
+        let skip = skip.iter().copied().collect();
+        predict(
+            &MeanColour,
+            &[detector.as_ref()],
+            &sources,
+            &skip,
+            &StreamOptions::default(),
+            &mut |outcome| {
+                seen.push(outcome.image);
+                if seen.len() == stop_after {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            },
+        )
+        .unwrap();
+        seen
+    };
+    assert_eq!(seen("anomaly-dino", "{}", &[0, 3], 9), [1, 2, 4, 5]);
+    assert_eq!(seen("anomaly-dino", "{}", &[], 2), [0, 1]);
+    // Groups {0, 2, 4} and {1, 3, 5}: only a whole group is left out.
+    assert_eq!(seen("musc", r#"{"group": 3}"#, &[0, 2, 4, 5], 9), [1, 3, 5]);
+    assert_eq!(seen("musc", r#"{"group": 3}"#, &[], 4), [0, 2, 4, 1]);
+}
