@@ -1,46 +1,148 @@
-//! Element-wise operations that candle computes on one core with a scalar function.
+//! Linear layers with what follows them in one pass over the result. candle would spread each
+//! step over all cores with a barrier, which costs more than it saves where every core has an
+//! image of its own; other devices use its operations.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
+use candle_nn::{Linear, Module};
 use rayon::prelude::*;
 
-/// Exact GELU, `x * Phi(x)`.
-pub(crate) fn gelu(x: &Tensor) -> candle_core::Result<Tensor> {
-    if x.device().is_cpu() {
-        x.contiguous()?.apply_op1_no_bwd(&Gelu)
-    } else {
-        x.gelu_erf()
+/// `layer(x)` for `x` `[batch, tokens, in]`.
+pub(crate) fn linear(layer: &Linear, x: &Tensor) -> Result<Tensor> {
+    match on_cpu(layer, x) {
+        Some(bias) => {
+            let product = product(layer, x)?;
+            product.inplace_op2(bias, &AddBias(|x| x))?;
+            Ok(product)
+        }
+        None => layer.forward(x),
     }
 }
 
-struct Gelu;
+/// The exact GELU, `x * Phi(x)`, of `layer(x)`.
+pub(crate) fn linear_gelu(layer: &Linear, x: &Tensor) -> Result<Tensor> {
+    match on_cpu(layer, x) {
+        Some(bias) => {
+            let product = product(layer, x)?;
+            product.inplace_op2(bias, &AddBias(gelu))?;
+            Ok(product)
+        }
+        None => layer.forward(x)?.gelu_erf(),
+    }
+}
 
-impl CustomOp1 for Gelu {
+/// `residual + layer(x)`.
+pub(crate) fn linear_onto(residual: &Tensor, layer: &Linear, x: &Tensor) -> Result<Tensor> {
+    match on_cpu(layer, x) {
+        Some(bias) => {
+            let product = product(layer, x)?;
+            product.inplace_op3(bias, &residual.contiguous()?, &AddBiasAndResidual)?;
+            Ok(product)
+        }
+        None => residual + layer.forward(x)?,
+    }
+}
+
+/// The layer's bias, where the operations of this module apply.
+fn on_cpu<'a>(layer: &'a Linear, x: &Tensor) -> Option<&'a Tensor> {
+    layer.bias().filter(|_| x.device().is_cpu())
+}
+
+/// The layer without its bias.
+fn product(layer: &Linear, x: &Tensor) -> Result<Tensor> {
+    let (batch, tokens, inputs) = x.dims3()?;
+    let rows = x.reshape((batch * tokens, inputs))?;
+    let outputs = layer.weight().dim(0)?;
+    rows.matmul(&layer.weight().t()?)?
+        .reshape((batch, tokens, outputs))
+}
+
+/// Adds a vector to every row of a contiguous tensor, then applies a function.
+struct AddBias<F>(F);
+
+impl<F: Fn(f32) -> f32 + Sync> InplaceOp2 for AddBias<F> {
     fn name(&self) -> &'static str {
-        "gelu"
+        "add bias"
     }
 
     fn cpu_fwd(
         &self,
-        storage: &CpuStorage,
-        layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let input = storage.as_slice::<f32>()?;
-        let input = &input[layout.start_offset()..][..layout.shape().elem_count()];
-        let mut output = vec![0.0; input.len()];
-        output
-            .par_chunks_mut(CHUNK)
-            .zip(input.par_chunks(CHUNK))
-            .for_each(|(out, x)| {
-                for (out, &x) in out.iter_mut().zip(x) {
-                    *out = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+        sums: &mut CpuStorage,
+        sums_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<()> {
+        let bias = values(bias, bias_layout)?;
+        let sums = values_mut(sums, sums_layout)?;
+        sums.par_chunks_mut(ROWS * bias.len()).for_each(|rows| {
+            for row in rows.chunks_exact_mut(bias.len()) {
+                for (x, bias) in row.iter_mut().zip(bias) {
+                    *x = (self.0)(*x + bias);
                 }
-            });
-        Ok((CpuStorage::F32(output), layout.shape().clone()))
+            }
+        });
+        Ok(())
     }
 }
 
-/// Values that one task works on.
-const CHUNK: usize = 16 * 1024;
+/// Adds a vector to every row of a contiguous tensor, and another tensor of its shape.
+struct AddBiasAndResidual;
+
+impl InplaceOp3 for AddBiasAndResidual {
+    fn name(&self) -> &'static str {
+        "add bias and residual"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sums: &mut CpuStorage,
+        sums_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> Result<()> {
+        let bias = values(bias, bias_layout)?;
+        let residual = values(residual, residual_layout)?;
+        let sums = values_mut(sums, sums_layout)?;
+        let task = ROWS * bias.len();
+        sums.par_chunks_mut(task)
+            .zip(residual.par_chunks(task))
+            .for_each(|(sums, residual)| {
+                let rows = sums.chunks_exact_mut(bias.len());
+                for (row, residual) in rows.zip(residual.chunks_exact(bias.len())) {
+                    for ((x, bias), residual) in row.iter_mut().zip(bias).zip(residual) {
+                        *x += bias + residual;
+                    }
+                }
+            });
+        Ok(())
+    }
+}
+
+/// Rows that one task works on.
+const ROWS: usize = 64;
+
+/// The values of a contiguous float32 tensor.
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let range = layout.contiguous_offsets();
+    let (start, end) = range.ok_or_else(|| candle_core::Error::msg("not contiguous"))?;
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// As [`values`], to be changed.
+fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets())
+    else {
+        return Err(candle_core::Error::msg("not contiguous float32 values"));
+    };
+    Ok(&mut values[start..end])
+}
+
+/// Exact GELU.
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
 
 /// Numerator and denominator, in powers of x squared, of the rational approximation of
 /// erf(x) / x on [-4, 4] that Eigen uses; highest power first.
@@ -72,21 +174,53 @@ fn erf(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     #[test]
-    fn gelu_equals_the_exact_function() {
+    fn layers_equal_those_of_candle() {
+        let tensor = |shape: &[usize], scale: f32| {
+            let count: usize = shape.iter().product();
+            let values: Vec<f32> = (0..count)
+                .map(|i| (i as f32 * 0.61).sin() * scale)
+                .collect();
+            Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+        };
+        for (tokens, inputs, outputs) in [(1, 3, 5), (257, 24, 17), (130, 8, 64)] {
+            let layer = Linear::new(
+                tensor(&[outputs, inputs], 2.0),
+                Some(tensor(&[outputs], 1.0)),
+            );
+            let x = tensor(&[2, tokens, inputs], 1.5);
+            let residual = tensor(&[2, tokens, outputs], 3.0);
+            let plain = layer.forward(&x).unwrap();
+            for (name, found, expected) in [
+                ("linear", linear(&layer, &x), plain.clone()),
+                ("gelu", linear_gelu(&layer, &x), plain.gelu_erf().unwrap()),
+                (
+                    "onto",
+                    linear_onto(&residual, &layer, &x),
+                    (&residual + &plain).unwrap(),
+                ),
+            ] {
+                let difference = (found.unwrap() - expected).unwrap().abs().unwrap();
+                let largest = difference.flatten_all().unwrap().max(0).unwrap();
+                let largest: f32 = largest.to_scalar().unwrap();
+                assert!(largest < 1e-5, "{name} of {tokens} tokens: {largest}");
+            }
+        }
+    }
+
+    #[test]
+    fn gelu_is_exact_over_its_whole_range() {
         let x: Vec<f32> = (-40_000..40_000).map(|i| i as f32 / 4_000.0).collect();
-        let x = Tensor::new(x, &candle_core::Device::Cpu).unwrap();
-        let exact = x.gelu_erf().unwrap().to_vec1::<f32>().unwrap();
-        for (fast, exact) in gelu(&x)
+        let exact = Tensor::new(x.as_slice(), &Device::Cpu)
             .unwrap()
-            .to_vec1::<f32>()
-            .unwrap()
-            .iter()
-            .zip(exact)
-        {
-            assert!((fast - exact).abs() < 2e-6, "{fast} {exact}");
+            .gelu_erf()
+            .unwrap();
+        for (x, exact) in x.iter().zip(exact.to_vec1::<f32>().unwrap()) {
+            assert!((gelu(*x) - exact).abs() < 2e-6, "{x}: {} {exact}", gelu(*x));
         }
     }
 }

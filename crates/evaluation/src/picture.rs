@@ -6,9 +6,9 @@ use anomalens_vision::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Longer side of the maps that are smoothed and of pictures that are written, in pixels: enough
-/// to look at, and bounded for cameras of any resolution.
-const LONGEST_SIDE: u32 = 768;
+/// Longer side of pictures that are written and of maps in which areas are found, in pixels:
+/// enough to look at, and bounded for cameras of any resolution.
+const LONGER_SIDE: u32 = 768;
 
 /// Share of the heat map in an overlay.
 const OVERLAY_ALPHA: f32 = 0.45;
@@ -16,14 +16,25 @@ const OVERLAY_ALPHA: f32 = 0.45;
 /// Colour of contour lines.
 const CONTOUR_COLOUR: [u8; 3] = [255, 255, 255];
 
-/// Width of contour lines, in pixels.
-const CONTOUR_WIDTH: u32 = 2;
-
-/// How pictures are coloured.
+/// How pictures look.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Style {
     /// The colours of heat maps.
     pub colours: ColourMap,
+    /// The longer side of a picture, in pixels; a smaller image keeps its size.
+    pub longer_side: u32,
+    /// Width of contour lines, in pixels.
+    pub contour_width: u32,
+}
+
+impl Default for Style {
+    fn default() -> Self {
+        Self {
+            colours: ColourMap::default(),
+            longer_side: LONGER_SIDE,
+            contour_width: 2,
+        }
+    }
 }
 
 /// A part of an image that looks unlike anything normal, in pixels of the image.
@@ -45,7 +56,7 @@ pub struct AnomalousArea {
 
 /// The pictures and boxes of one image.
 pub struct Drawn {
-    /// The part of the image that the network saw, at most 768 pixels wide and high.
+    /// The part of the image that the network saw, shrunk to the style's longer side.
     pub image: Image,
     /// The heat map, of the same size.
     pub heat_map: Image,
@@ -76,7 +87,7 @@ pub fn draw(image: &Image, prediction: &Prediction, style: Style) -> Result<Draw
         Some(crop(image, seen)?)
     };
     let image = cut.as_ref().unwrap_or(image);
-    let (width, height) = shrunk(image.width(), image.height());
+    let (width, height) = shrunk(image.width(), image.height(), style.longer_side);
     let image = image.resize(width, height, Filter::Bilinear)?;
     let map = prediction.smooth_map(height as usize, width as usize)?;
     let range = colour_range(prediction.range);
@@ -85,7 +96,7 @@ pub fn draw(image: &Image, prediction: &Prediction, style: Style) -> Result<Draw
         &mut laid,
         &map.at_least(prediction.range.extreme)?,
         CONTOUR_COLOUR,
-        CONTOUR_WIDTH,
+        style.contour_width,
     )?;
     Ok(Drawn {
         heat_map: heat_map(&map, range, style.colours)?,
@@ -100,7 +111,7 @@ pub fn draw(image: &Image, prediction: &Prediction, style: Style) -> Result<Draw
 /// [`GeometryError`] for an image whose shape is too extreme.
 pub fn boxes(prediction: &Prediction) -> Result<Vec<AnomalousArea>, GeometryError> {
     let seen = prediction.size.footprint;
-    let (width, height) = shrunk(seen.width as u32, seen.height as u32);
+    let (width, height) = shrunk(seen.width as u32, seen.height as u32, LONGER_SIDE);
     let map = prediction.smooth_map(height as usize, width as usize)?;
     let (across, down) = (seen.width / width as f32, seen.height / height as f32);
     let regions = map.regions(prediction.range.extreme).into_iter();
@@ -125,9 +136,26 @@ fn crop(image: &Image, area: Rect) -> Result<Image, GeometryError> {
     )
 }
 
-/// The size with the longer side at most [`LONGEST_SIDE`].
-fn shrunk(width: u32, height: u32) -> (u32, u32) {
-    let scale = (f64::from(LONGEST_SIDE) / f64::from(width.max(height))).min(1.0);
+/// The size with the longer side at most `longest`.
+fn shrunk(width: u32, height: u32, longest: u32) -> (u32, u32) {
+    let scale = (f64::from(longest) / f64::from(width.max(height))).min(1.0);
     let side = |side: u32| ((f64::from(side) * scale).round() as u32).max(1);
     (side(width), side(height))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_keep_their_proportions_and_never_grow() {
+        for ((width, height), expected) in [
+            ((512, 512), (256, 256)),
+            ((500, 1270), (101, 256)),
+            ((64, 32), (64, 32)),
+            ((10_000, 1), (256, 1)),
+        ] {
+            assert_eq!(shrunk(width, height, 256), expected);
+        }
+    }
 }

@@ -293,7 +293,10 @@ fn pixel_metrics(
         .iter()
         .filter(|(record, _)| record.sample.mask != MaskSource::Absent)
         .map(|(record, prediction)| {
-            let mask = mask(&record.sample, prediction, side, &options.stream.limits)?;
+            let mask = match seen_mask(&record.sample, prediction, &options.stream.limits)? {
+                Some(mask) => mask.resize(side as u32, side as u32)?.values().to_vec(),
+                None => vec![false; side * side],
+            };
             Ok((prediction.smooth_map(side, side)?, mask))
         })
         .collect::<Result<Vec<_>, EvaluationError>>()?;
@@ -304,15 +307,18 @@ fn pixel_metrics(
     Ok(PixelMetrics::compute(&masked, &PixelOptions::default())?)
 }
 
-/// Which pixels are anomalous in the part of the image that the network saw, `side x side`.
-fn mask(
+/// The mask of a sample over the part of the image that the network saw; none if no pixel is
+/// known to be anomalous.
+///
+/// # Errors
+/// [`EvaluationError::MaskSize`] if it does not fit the image.
+pub(crate) fn seen_mask(
     sample: &Sample,
     prediction: &Prediction,
-    side: usize,
     limits: &Limits,
-) -> Result<Vec<bool>, EvaluationError> {
+) -> Result<Option<Mask>, EvaluationError> {
     let MaskSource::File(path) = &sample.mask else {
-        return Ok(vec![false; side * side]);
+        return Ok(None);
     };
     let mut mask = Mask::open(path, limits)?;
     if let Some(crop) = sample.crop {
@@ -322,14 +328,14 @@ fn mask(
     if (mask.width(), mask.height()) != (size.width, size.height) {
         return Err(wrong_size(path, &mask, sample, prediction));
     }
-    let seen = size.footprint;
-    let mask = mask.crop(
-        seen.x as u32,
-        seen.y as u32,
-        seen.width as u32,
-        seen.height as u32,
-    )?;
-    Ok(mask.resize(side as u32, side as u32)?.values().to_vec())
+    let [x, y, width, height] = [
+        size.footprint.x,
+        size.footprint.y,
+        size.footprint.width,
+        size.footprint.height,
+    ]
+    .map(|side| side as u32);
+    Ok(Some(mask.crop(x, y, width, height)?))
 }
 
 fn wrong_size(

@@ -238,7 +238,14 @@ impl Writer<'_> {
             Colours::Inferno => ColourMap::Inferno,
             Colours::Jet => ColourMap::Jet,
         };
-        let drawn = draw(&image, prediction, Style { colours })?;
+        let drawn = draw(
+            &image,
+            prediction,
+            Style {
+                colours,
+                ..Style::default()
+            },
+        )?;
         let save = |kind: &str, picture: &anomalens::vision::Image| -> Result<String> {
             let name = Path::new(kind).join(format!("{}.png", file.name.display()));
             let path = root.join(&name);

@@ -8,7 +8,7 @@ use super::config::{Config, FeedForward};
 use super::layer_norm;
 use crate::BackboneError;
 use crate::checkpoint::Checkpoint;
-use crate::ops::gelu;
+use crate::ops::{linear, linear_gelu, linear_onto};
 
 /// A block; LayerScale is folded into the linear layers that it follows.
 pub(super) struct Block {
@@ -45,9 +45,9 @@ impl Block {
 
     /// `[batch, tokens, width]` to the same shape.
     pub(super) fn forward(&self, tokens: &Tensor) -> Result<Tensor, BackboneError> {
-        let tokens = (tokens + self.attention.forward(&self.norm1.forward(tokens)?)?)?;
-        let update = self.feed_forward.forward(&self.norm2.forward(&tokens)?)?;
-        Ok((tokens + update)?)
+        let tokens = self.attention.onto(tokens, &self.norm1.forward(tokens)?)?;
+        self.feed_forward
+            .onto(&tokens, &self.norm2.forward(&tokens)?)
     }
 }
 
@@ -109,18 +109,17 @@ impl Attention {
         })
     }
 
-    fn forward(&self, tokens: &Tensor) -> Result<Tensor, BackboneError> {
+    /// `residual + attention(tokens)`.
+    fn onto(&self, residual: &Tensor, tokens: &Tensor) -> Result<Tensor, BackboneError> {
         let (batch, count, width) = tokens.dims3()?;
-        let qkv = self
-            .qkv
-            .forward(tokens)?
+        let qkv = linear(&self.qkv, tokens)?
             .reshape((batch, count, 3, self.heads, width / self.heads))?
             .permute((2, 0, 3, 1, 4))?
             .contiguous()?;
         let scores = qkv.get(0)?.matmul(&qkv.get(1)?.transpose(2, 3)?)?;
         let joined = softmax_last_dim(&scores)?.matmul(&qkv.get(2)?)?;
         let joined = joined.transpose(1, 2)?.reshape((batch, count, width))?;
-        Ok(self.output.forward(&joined)?)
+        Ok(linear_onto(residual, &self.output, &joined)?)
     }
 }
 
@@ -148,12 +147,14 @@ impl Mlp {
         })
     }
 
-    fn forward(&self, tokens: &Tensor) -> Result<Tensor, BackboneError> {
+    /// `residual + feed_forward(tokens)`.
+    fn onto(&self, residual: &Tensor, tokens: &Tensor) -> Result<Tensor, BackboneError> {
         Ok(match self {
-            Self::Gelu { up, down } => down.forward(&gelu(&up.forward(tokens)?)?)?,
+            Self::Gelu { up, down } => linear_onto(residual, down, &linear_gelu(up, tokens)?)?,
             Self::SwiGlu { both, down } => {
-                let halves = both.forward(tokens)?.chunk(2, 2)?;
-                down.forward(&(halves[0].silu()? * &halves[1])?)?
+                let halves = linear(both, tokens)?.chunk(2, 2)?;
+                let product = (halves[0].silu()? * &halves[1])?;
+                linear_onto(residual, down, &product)?
             }
         })
     }

@@ -3,30 +3,26 @@
 
 use std::error::Error;
 
-use anomalens_datasets::{MaskSource, Sample};
+use anomalens_datasets::Sample;
 use anomalens_detectors::Prediction;
-use anomalens_vision::{
-    ColourMap, Filter, GeometryError, Image, Limits, Mask, Rect, draw_contours, overlay,
-};
+use anomalens_vision::{ColourMap, GeometryError, Image, Limits, Mask, draw_contours};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
-use crate::picture::colour_range;
-use crate::run::source;
+use crate::picture::{Style, draw};
+use crate::run::{seen_mask, source};
 
-/// Longer side of a picture, in pixels.
-const LONGER_SIDE: u32 = 256;
+/// Pictures small enough for a page with many of them.
+const STYLE: Style = Style {
+    colours: COLOURS,
+    longer_side: 256,
+    contour_width: 1,
+};
 
 /// Below this, the outlines fray.
 const JPEG_QUALITY: u8 = 85;
-
-/// Share of the heat map in the overlay.
-const HEAT: f32 = 0.5;
-
-/// Outline of the scores that normal patches hardly ever reach: white.
-const EXTREME_OUTLINE: [u8; 3] = [255, 255, 255];
 
 /// Outline of the mask: a blue that the heat map does not have.
 const MASK_OUTLINE: [u8; 3] = [0, 200, 255];
@@ -53,31 +49,15 @@ impl Pictures {
         prediction: &Prediction,
         limits: &Limits,
     ) -> Result<Self, Box<dyn Error>> {
-        let [x, y, seen_width, seen_height] = whole_pixels(prediction.size.footprint);
-        let image = source(sample)
-            .open(limits)?
-            .crop(x, y, seen_width, seen_height)?;
-        let (width, height) = shown_size(image.width(), image.height());
-        let image = image.resize(width, height, Filter::Bilinear)?;
-
-        let map = prediction.smooth_map(height as usize, width as usize)?;
-        let mut heat = overlay(&image, &map, colour_range(prediction.range), COLOURS, HEAT)?;
-        draw_contours(
-            &mut heat,
-            &map.at_least(prediction.range.extreme)?,
-            EXTREME_OUTLINE,
-            1,
-        )?;
-        if let MaskSource::File(path) = &sample.mask {
-            let mut mask = Mask::open(path, limits)?;
-            if let Some(crop) = sample.crop {
-                mask = mask.crop(crop.x, crop.y, crop.width, crop.height)?;
-            }
-            let mask = mask.crop(x, y, seen_width, seen_height)?;
+        let image = source(sample).open(limits)?;
+        let drawn = draw(&image, prediction, STYLE)?;
+        let (width, height) = (drawn.image.width(), drawn.image.height());
+        let mut heat = drawn.overlay;
+        if let Some(mask) = seen_mask(sample, prediction, limits)? {
             draw_contours(&mut heat, &cover(&mask, width, height)?, MASK_OUTLINE, 2)?;
         }
         Ok(Self {
-            image: data_address(&image)?,
+            image: data_address(&drawn.image)?,
             heat: data_address(&heat)?,
             width,
             height,
@@ -88,18 +68,6 @@ impl Pictures {
     pub(super) fn is_wide(&self) -> bool {
         2 * self.width >= 3 * self.height
     }
-}
-
-/// x, y, width and height of an area in whole pixels.
-fn whole_pixels(area: Rect) -> [u32; 4] {
-    [area.x, area.y, area.width, area.height].map(|side| side as u32)
-}
-
-/// The size at which an image is shown.
-fn shown_size(width: u32, height: u32) -> (u32, u32) {
-    let scale = f64::from(LONGER_SIDE) / f64::from(width.max(height));
-    let scaled = |side: u32| ((f64::from(side) * scale).round() as u32).max(1);
-    (scaled(width), scaled(height))
 }
 
 /// Resizes a mask; a pixel is set if it covers any that is, so that fine cracks do not vanish.
@@ -150,18 +118,6 @@ mod tests {
         for y in 0..3 {
             let row: Vec<bool> = (0..7).map(|x| mask.get(x, y)).collect();
             assert_eq!(row, [true, true, true, true, false, false, false]);
-        }
-    }
-
-    #[test]
-    fn pictures_keep_the_proportions() {
-        for (size, shown) in [
-            ((512, 512), (256, 256)),
-            ((500, 1270), (101, 256)),
-            ((64, 32), (256, 128)),
-            ((10_000, 1), (256, 1)),
-        ] {
-            assert_eq!(shown_size(size.0, size.1), shown, "{size:?}");
         }
     }
 }
