@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 const LONGER_SIDE: u32 = 768;
 
 /// Share of the heat map in an overlay.
-const OVERLAY_ALPHA: f32 = 0.45;
+const OVERLAY_ALPHA: f32 = 0.5;
 
 /// Colour of contour lines.
 const CONTOUR_COLOUR: [u8; 3] = [255, 255, 255];
@@ -21,8 +21,10 @@ const CONTOUR_COLOUR: [u8; 3] = [255, 255, 255];
 pub struct Style {
     /// The colours of heat maps.
     pub colours: ColourMap,
-    /// The longer side of a picture, in pixels; a smaller image keeps its size.
+    /// The longer side of a picture, in pixels.
     pub longer_side: u32,
+    /// Whether smaller images are enlarged to it.
+    pub enlarge: bool,
     /// Width of contour lines, in pixels.
     pub contour_width: u32,
 }
@@ -32,6 +34,7 @@ impl Default for Style {
         Self {
             colours: ColourMap::default(),
             longer_side: LONGER_SIDE,
+            enlarge: false,
             contour_width: 2,
         }
     }
@@ -56,7 +59,7 @@ pub struct AnomalousArea {
 
 /// The pictures and boxes of one image.
 pub struct Drawn {
-    /// The part of the image that the network saw, shrunk to the style's longer side.
+    /// The part of the image that the network saw, at the style's size.
     pub image: Image,
     /// The heat map, of the same size.
     pub heat_map: Image,
@@ -87,7 +90,7 @@ pub fn draw(image: &Image, prediction: &Prediction, style: Style) -> Result<Draw
         Some(crop(image, seen)?)
     };
     let image = cut.as_ref().unwrap_or(image);
-    let (width, height) = shrunk(image.width(), image.height(), style.longer_side);
+    let (width, height) = scaled(image.width(), image.height(), &style);
     let image = image.resize(width, height, Filter::Bilinear)?;
     let map = prediction.smooth_map(height as usize, width as usize)?;
     let range = colour_range(prediction.range);
@@ -111,7 +114,7 @@ pub fn draw(image: &Image, prediction: &Prediction, style: Style) -> Result<Draw
 /// [`GeometryError`] for an image whose shape is too extreme.
 pub fn boxes(prediction: &Prediction) -> Result<Vec<AnomalousArea>, GeometryError> {
     let seen = prediction.size.footprint;
-    let (width, height) = shrunk(seen.width as u32, seen.height as u32, LONGER_SIDE);
+    let (width, height) = scaled(seen.width as u32, seen.height as u32, &Style::default());
     let map = prediction.smooth_map(height as usize, width as usize)?;
     let (across, down) = (seen.width / width as f32, seen.height / height as f32);
     let regions = map.regions(prediction.range.extreme).into_iter();
@@ -136,9 +139,10 @@ fn crop(image: &Image, area: Rect) -> Result<Image, GeometryError> {
     )
 }
 
-/// The size with the longer side at most `longest`.
-fn shrunk(width: u32, height: u32, longest: u32) -> (u32, u32) {
-    let scale = (f64::from(longest) / f64::from(width.max(height))).min(1.0);
+/// The size at which an image is drawn.
+fn scaled(width: u32, height: u32, style: &Style) -> (u32, u32) {
+    let scale = f64::from(style.longer_side) / f64::from(width.max(height));
+    let scale = if style.enlarge { scale } else { scale.min(1.0) };
     let side = |side: u32| ((f64::from(side) * scale).round() as u32).max(1);
     (side(width), side(height))
 }
@@ -148,14 +152,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pictures_keep_their_proportions_and_never_grow() {
-        for ((width, height), expected) in [
-            ((512, 512), (256, 256)),
-            ((500, 1270), (101, 256)),
-            ((64, 32), (64, 32)),
-            ((10_000, 1), (256, 1)),
+    fn pictures_keep_their_proportions() {
+        for ((width, height), enlarge, expected) in [
+            ((512, 512), false, (256, 256)),
+            ((500, 1270), true, (101, 256)),
+            ((64, 32), false, (64, 32)),
+            ((64, 32), true, (256, 128)),
+            ((10_000, 1), false, (256, 1)),
         ] {
-            assert_eq!(shrunk(width, height, 256), expected);
+            let style = Style {
+                longer_side: 256,
+                enlarge,
+                ..Style::default()
+            };
+            assert_eq!(scaled(width, height, &style), expected);
         }
     }
 }

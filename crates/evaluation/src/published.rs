@@ -18,7 +18,7 @@ pub struct Published {
 }
 
 const INCTRL: &str = "Zhu and Pang, CVPR 2024 (quoted, not re-read in the paper)";
-const ANOMALYCLIP: &str = "Zhou et al., ICLR 2024, table 2";
+const ANOMALYCLIP: &str = "Zhou et al., ICLR 2024, tables 1 and 2";
 
 const FIGURES: [Published; 12] = [
     inctrl_elpv(2, 0.839),

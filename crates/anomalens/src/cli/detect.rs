@@ -67,14 +67,7 @@ enum Colours {
 
 pub(super) fn run(args: &Args) -> Result<End> {
     let files = images::find(&args.images)?;
-    let (detector, backbone) = detector(args)?;
-    let group = detector.detector.scope() != Scope::Image;
-    if group && files.len() < 2 {
-        bail!(
-            "one image cannot be scored by itself without a reference: name normal images with \
-             --normal, or give more images of the same thing"
-        );
-    }
+    let (detector, backbone) = detector(args, files.len())?;
     catch_interrupts();
     let mut folder = ResultFolder::open(&args.output, &detector.identity())?;
     let done: HashSet<usize> = (0..files.len())
@@ -137,9 +130,12 @@ pub(super) fn run(args: &Args) -> Result<End> {
 }
 
 /// The detector that the arguments name or describe, and its backbone.
-fn detector(args: &Args) -> Result<(DetectorFile, Backbone)> {
+fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
     if let Some(path) = &args.detector {
         let file = DetectorFile::load(path)?;
+        if file.detector.scope() != Scope::Image {
+            require_company(images)?;
+        }
         let weights = args.weights.as_deref().unwrap_or(&file.backbone.name);
         let backbone = backbone::open(weights)
             .with_context(|| format!("{} needs its backbone", path.display()))?;
@@ -152,6 +148,9 @@ fn detector(args: &Args) -> Result<(DetectorFile, Backbone)> {
         "anomaly-dino"
     };
     let method = find_method(args.method.as_deref().unwrap_or(default))?;
+    if method.needs == Needs::Nothing {
+        require_company(images)?;
+    }
     let options = args.settings.options()?;
     let normal = fit::normal_images(method, &args.normal, None)?;
     let weights = args.weights.as_deref().unwrap_or(backbone::DEFAULT_WEIGHTS);
@@ -170,6 +169,17 @@ fn detector(args: &Args) -> Result<(DetectorFile, Backbone)> {
         },
         backbone,
     ))
+}
+
+/// Images that are scored against each other must be several.
+fn require_company(images: usize) -> Result<()> {
+    if images < 2 {
+        bail!(
+            "one image cannot be scored by itself without a reference: name normal images with \
+             --normal, or give more images of the same thing"
+        );
+    }
+    Ok(())
 }
 
 /// Outcomes that are drawn and written together, on all cores.

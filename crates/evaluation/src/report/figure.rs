@@ -18,6 +18,7 @@ use crate::run::{seen_mask, source};
 const STYLE: Style = Style {
     colours: COLOURS,
     longer_side: 256,
+    enlarge: true,
     contour_width: 1,
 };
 
