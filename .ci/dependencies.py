@@ -1,6 +1,6 @@
 """Checks the dependencies against deny.toml: allowed licences, and no crate in two versions.
 
-`cargo deny check licenses bans` reads the same file; this needs nothing but Python.
+The file is in the format of cargo-deny; this needs nothing but Python.
 """
 
 import collections
@@ -32,7 +32,13 @@ licences = set(deny["licenses"]["allow"])
 metadata = json.loads(
     subprocess.check_output(["cargo", "metadata", "--format-version", "1", "--locked"])
 )
-linked = {node["id"] for node in metadata["resolve"]["nodes"]}
+links = {node["id"]: [dep["pkg"] for dep in node["deps"]] for node in metadata["resolve"]["nodes"]}
+linked, waiting = set(), list(metadata["workspace_members"])
+while waiting:
+    package = waiting.pop()
+    if package not in linked:
+        linked.add(package)
+        waiting += links[package]
 packages = [p for p in metadata["packages"] if p["id"] in linked and p["source"]]
 
 problems = []
