@@ -28,11 +28,70 @@ impl Grid {
 
 /// Which features are wanted. Blocks are counted from 1, as the papers do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FeatureRequest {
     /// The blocks after which tokens are taken, ascending and without repeats.
     pub blocks: Vec<usize>,
-    /// Whether the network's final layer norm is applied to the tokens of every wanted block.
-    pub final_norm: bool,
+    /// What is done to the tokens of every wanted block.
+    #[serde(default)]
+    pub stage: TokenStage,
+    /// The local stream that tokens are taken from, where it runs; else the network's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dpam: Option<Dpam>,
+    /// How the image's embedding is made, if it is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<Embedding>,
+}
+
+/// How far tokens have come when they are taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenStage {
+    /// As the block leaves them.
+    #[default]
+    Block,
+    /// After the network's final layer norm.
+    Normed,
+    /// After the final layer norm and the projection to the space that CLIP's images and texts
+    /// share; networks without a projection leave it out.
+    Projected,
+}
+
+/// A second, local stream beside the network's own: from `first_block` on every block adds its
+/// attention of one projection to itself, and no feed-forward layer (AnomalyCLIP's diagonally
+/// prominent attention map, section 3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dpam {
+    /// The first block that the local stream has, counted from 1; it starts from that block's
+    /// input.
+    pub first_block: usize,
+    /// What attends to itself.
+    pub attention: SelfAttention,
+}
+
+/// The projection that attends to itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SelfAttention {
+    /// V-V.
+    #[serde(rename = "vv")]
+    Values,
+    /// Q-Q.
+    #[serde(rename = "qq")]
+    Queries,
+    /// K-K.
+    #[serde(rename = "kk")]
+    Keys,
+}
+
+/// How the class token after the last block becomes the image's embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Embedding {
+    /// Final layer norm, then projection, as CLIP was trained.
+    Normed,
+    /// Projection alone, as AnomalyCLIP's reference does.
+    Direct,
 }
 
 impl FeatureRequest {
@@ -43,16 +102,21 @@ impl FeatureRequest {
         blocks.dedup();
         Self {
             blocks,
-            final_norm: false,
+            stage: TokenStage::Block,
+            dpam: None,
+            embedding: None,
         }
     }
 
-    /// The same tokens after the network's final layer norm.
-    pub fn with_final_norm(self) -> Self {
-        Self {
-            final_norm: true,
-            ..self
-        }
+    /// The same tokens at another stage.
+    pub fn at(self, stage: TokenStage) -> Self {
+        Self { stage, ..self }
+    }
+
+    /// Whether `other` differs in nothing but the blocks.
+    pub fn differs_in_blocks_only(&self, other: &Self) -> bool {
+        let rest = |request: &Self| (request.stage, request.dpam, request.embedding);
+        rest(self) == rest(other)
     }
 }
 
@@ -74,6 +138,8 @@ pub struct Features {
     pub grid: Grid,
     /// One entry for each wanted block, ascending.
     pub blocks: Vec<BlockFeatures>,
+    /// `[batch, embedding width]`, if it was asked for.
+    pub embedding: Option<Tensor>,
 }
 
 impl Features {
@@ -102,9 +168,13 @@ impl Features {
             })
         });
         let grid = first.grid;
+        let blocks = blocks.collect::<Result<_, BackboneError>>()?;
+        let embeddings: Option<Vec<&Tensor>> =
+            batches.iter().map(|b| b.embedding.as_ref()).collect();
         Ok(Self {
             grid,
-            blocks: blocks.collect::<Result<_, BackboneError>>()?,
+            blocks,
+            embedding: embeddings.map(|all| Tensor::cat(&all, 0)).transpose()?,
         })
     }
 
@@ -113,10 +183,11 @@ impl Features {
     /// # Errors
     /// Only those of the tensor library.
     pub fn into_images(self) -> Result<Vec<ImageFeatures>, BackboneError> {
-        let batch = self
-            .blocks
-            .first()
-            .map_or(0, |block| block.class_token.dims()[0]);
+        let tensors = self.blocks.iter().map(|block| &block.class_token);
+        let batch = tensors
+            .chain(&self.embedding)
+            .next()
+            .map_or(0, |tensor| tensor.dims()[0]);
         let tokens = |features: &BlockFeatures, i: usize| -> candle_core::Result<BlockTokens> {
             Ok(BlockTokens {
                 block: features.block,
@@ -127,9 +198,11 @@ impl Features {
         (0..batch)
             .map(|i| {
                 let blocks = self.blocks.iter().map(|features| tokens(features, i));
+                let embedding = self.embedding.as_ref();
                 Ok(ImageFeatures {
                     grid: self.grid,
                     blocks: blocks.collect::<Result<_, _>>()?,
+                    embedding: embedding.map(|e| e.get(i)?.to_vec1()).transpose()?,
                 })
             })
             .collect::<candle_core::Result<_>>()
@@ -144,6 +217,8 @@ pub struct ImageFeatures {
     pub grid: Grid,
     /// One entry for each wanted block, ascending.
     pub blocks: Vec<BlockTokens>,
+    /// `[embedding width]`, if it was asked for.
+    pub embedding: Option<Vec<f32>>,
 }
 
 impl ImageFeatures {
@@ -174,6 +249,11 @@ pub trait ImageEncoder: Send + Sync {
 
     /// Length of a token.
     fn width(&self) -> usize;
+
+    /// Length of an embedding and of a projected token.
+    fn embedding_width(&self) -> usize {
+        self.width()
+    }
 
     /// How many blocks there are.
     fn blocks(&self) -> usize;

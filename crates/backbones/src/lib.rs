@@ -4,7 +4,9 @@
 //! weights/     where weight files come from: registry, cache, hub, Python packages
 //! checkpoint/  file formats: safetensors, ONNX initialisers -> named tensors
 //! dinov2/      the DINOv2 family of vision transformers
+//! clip/        CLIP of OpenAI and OpenCLIP: vision and text transformers
 //! encoder.rs   the `ImageEncoder` trait, `FeatureRequest`, `Features`
+//! transformer.rs, tower.rs   the blocks that both families share
 //! load.rs      a weight file -> the encoder that it holds
 //! ops.rs       element-wise operations on the CPU that candle leaves slow
 //! ```
@@ -13,15 +15,20 @@
 //! folder reads its configuration from their shapes.
 
 pub mod checkpoint;
+pub mod clip;
 pub mod dinov2;
 mod encoder;
 mod error;
 mod load;
 mod ops;
+mod tower;
+mod transformer;
 pub mod weights;
 
 pub use encoder::{
-    BlockFeatures, BlockTokens, FeatureRequest, Features, Grid, ImageEncoder, ImageFeatures,
+    BlockFeatures, BlockTokens, Dpam, Embedding, FeatureRequest, Features, Grid, ImageEncoder,
+    ImageFeatures, SelfAttention, TokenStage,
 };
 pub use error::BackboneError;
 pub use load::{Backbone, OpenError, load_encoder};
+pub use ops::Activation;

@@ -18,15 +18,37 @@ pub(crate) fn linear(layer: &Linear, x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The exact GELU, `x * Phi(x)`, of `layer(x)`.
-pub(crate) fn linear_gelu(layer: &Linear, x: &Tensor) -> Result<Tensor> {
-    match on_cpu(layer, x) {
-        Some(bias) => {
+/// What follows the first layer of a feed-forward pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// Exact GELU, `x * Phi(x)`.
+    Gelu,
+    /// `x * sigmoid(1.702 x)`, with which OpenAI trained CLIP.
+    QuickGelu,
+}
+
+/// `activation(layer(x))`.
+pub(crate) fn linear_activated(
+    layer: &Linear,
+    x: &Tensor,
+    activation: Activation,
+) -> Result<Tensor> {
+    match (on_cpu(layer, x), activation) {
+        (Some(bias), Activation::Gelu) => {
             let product = product(layer, x)?;
             product.inplace_op2(bias, &AddBias(gelu))?;
             Ok(product)
         }
-        None => layer.forward(x)?.gelu_erf(),
+        (Some(bias), Activation::QuickGelu) => {
+            let product = product(layer, x)?;
+            product.inplace_op2(bias, &AddBias(quick_gelu))?;
+            Ok(product)
+        }
+        (None, Activation::Gelu) => layer.forward(x)?.gelu_erf(),
+        (None, Activation::QuickGelu) => {
+            let x = layer.forward(x)?;
+            &x * candle_nn::ops::sigmoid(&(&x * QUICK_GELU)?)?
+        }
     }
 }
 
@@ -138,6 +160,15 @@ fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mu
     Ok(&mut values[start..end])
 }
 
+/// The factor in QuickGELU.
+pub(crate) const QUICK_GELU: f64 = 1.702;
+
+/// `x * sigmoid(1.702 x)`.
+#[inline(always)]
+fn quick_gelu(x: f32) -> f32 {
+    x / (1.0 + (-(QUICK_GELU as f32) * x).exp())
+}
+
 /// Exact GELU.
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
@@ -197,7 +228,17 @@ mod tests {
             let plain = layer.forward(&x).unwrap();
             for (name, found, expected) in [
                 ("linear", linear(&layer, &x), plain.clone()),
-                ("gelu", linear_gelu(&layer, &x), plain.gelu_erf().unwrap()),
+                (
+                    "gelu",
+                    linear_activated(&layer, &x, Activation::Gelu),
+                    plain.gelu_erf().unwrap(),
+                ),
+                (
+                    "quick gelu",
+                    linear_activated(&layer, &x, Activation::QuickGelu),
+                    (&plain * candle_nn::ops::sigmoid(&(&plain * QUICK_GELU).unwrap()).unwrap())
+                        .unwrap(),
+                ),
                 (
                     "onto",
                     linear_onto(&residual, &layer, &x),

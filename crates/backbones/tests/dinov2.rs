@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use anomalens_backbones::checkpoint::Checkpoint;
 use anomalens_backbones::dinov2::{DinoV2, PositionResize};
 use anomalens_backbones::weights::{Registry, Store};
-use anomalens_backbones::{BackboneError, FeatureRequest, Grid, ImageEncoder};
+use anomalens_backbones::{BackboneError, FeatureRequest, Grid, ImageEncoder, TokenStage};
 use candle_core::{DType, Device, Tensor};
 
 /// Only every eighth token is in the golden file.
@@ -85,7 +85,7 @@ fn real_weights_give_the_original_tokens() {
             (format!("block{block}.tokens"), plain.clone(), 1e-4),
             (
                 format!("block{block}.tokens_norm"),
-                plain.with_final_norm(),
+                plain.at(TokenStage::Normed),
                 normed_tolerance,
             ),
         ] {
@@ -99,7 +99,7 @@ fn real_weights_give_the_original_tokens() {
 #[test]
 fn real_weights_take_images_that_are_not_square() {
     let network = real_network();
-    let request = FeatureRequest::blocks([12]).with_final_norm();
+    let request = FeatureRequest::blocks([12]).at(TokenStage::Normed);
     let found = every_eighth(&tokens(&network, &input(golden("rect.pixels")), &request));
     let difference = largest_difference(&found, golden("rect.block12.tokens_norm"));
     assert!(difference < 1e-4, "{difference}");

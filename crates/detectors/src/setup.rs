@@ -17,21 +17,16 @@ impl Setup {
     /// The request that serves both, if one pass through the network can.
     pub fn join(&self, other: &Self) -> Option<Self> {
         let same = self.preprocess == other.preprocess
-            && self.request.final_norm == other.request.final_norm;
+            && self.request.differs_in_blocks_only(&other.request);
         same.then(|| {
-            let blocks = self
-                .request
-                .blocks
-                .iter()
-                .chain(&other.request.blocks)
-                .copied();
-            let request = FeatureRequest::blocks(blocks);
+            let blocks = self.request.blocks.iter().chain(&other.request.blocks);
+            let request = FeatureRequest {
+                blocks: FeatureRequest::blocks(blocks.copied()).blocks,
+                ..self.request.clone()
+            };
             Self {
                 preprocess: self.preprocess.clone(),
-                request: FeatureRequest {
-                    final_norm: self.request.final_norm,
-                    ..request
-                },
+                request,
             }
         })
     }

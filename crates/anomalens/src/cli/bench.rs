@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anomalens::backbones::{FeatureRequest, ImageEncoder};
+use anomalens::backbones::{FeatureRequest, ImageEncoder, TokenStage};
 use anomalens::detectors::{FitOptions, ImageSource, StreamOptions, find as find_method, predict};
 use anomalens::vision::{Image, Limits};
 use anyhow::{Context, Result, bail};
@@ -79,7 +79,7 @@ fn encoder(common: &Common, size: usize, batch: usize) -> Result<Value> {
     let backbone = backbone::open(&common.backbone.weights)?;
     let encoder = backbone.encoder.as_ref();
     let images = Tensor::zeros((batch, 3, size, size), DType::F32, &Device::Cpu)?;
-    let request = FeatureRequest::blocks([encoder.blocks()]).with_final_norm();
+    let request = FeatureRequest::blocks([encoder.blocks()]).at(TokenStage::Normed);
     let seconds = median(common.runs, || {
         encoder.encode(&images, &request)?;
         Ok(())

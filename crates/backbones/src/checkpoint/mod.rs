@@ -4,6 +4,7 @@
 
 mod onnx;
 mod safetensors;
+mod seeded;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,12 +12,22 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 
 use crate::BackboneError;
+pub use seeded::seeded_tensor;
 
 /// The named tensors of one weight file, on the CPU.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     path: PathBuf,
     tensors: HashMap<String, Tensor>,
+    /// Tensors that are made when they are asked for.
+    seeded: Option<Seeded>,
+}
+
+/// A seed, and the shapes of the tensors that it makes.
+#[derive(Debug, Clone)]
+struct Seeded {
+    seed: u64,
+    shapes: HashMap<String, Vec<usize>>,
 }
 
 impl Checkpoint {
@@ -38,7 +49,20 @@ impl Checkpoint {
         Ok(Self {
             path: path.to_owned(),
             tensors,
+            seeded: None,
         })
+    }
+
+    /// A checkpoint of made-up weights of the given names and shapes ([`seeded_tensor`]).
+    pub fn seeded(seed: u64, shapes: impl IntoIterator<Item = (String, Vec<usize>)>) -> Self {
+        Self {
+            path: format!("seeded:{seed}").into(),
+            tensors: HashMap::new(),
+            seeded: Some(Seeded {
+                seed,
+                shapes: shapes.into_iter().collect(),
+            }),
+        }
     }
 
     /// A checkpoint from tensors made in the program; `path` names them in messages.
@@ -46,6 +70,7 @@ impl Checkpoint {
         Self {
             path: path.into(),
             tensors,
+            seeded: None,
         }
     }
 
@@ -56,12 +81,15 @@ impl Checkpoint {
 
     /// Whether there is a tensor `name`.
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.shape(name).is_some()
     }
 
     /// The shape of tensor `name`, if there is one.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(Tensor::dims)
+        match &self.seeded {
+            Some(seeded) => seeded.shapes.get(name).map(Vec::as_slice),
+            None => self.tensors.get(name).map(Tensor::dims),
+        }
     }
 
     /// The number of consecutive `PREFIX.0`, `PREFIX.1`, ... for which `PREFIX.N.SUFFIX` exists.
@@ -82,20 +110,22 @@ impl Checkpoint {
         expected: &[usize],
         device: &Device,
     ) -> Result<Tensor, BackboneError> {
-        let tensor = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| BackboneError::MissingTensor {
-                name: name.to_owned(),
-                expected: expected.to_vec(),
-            })?;
-        if tensor.dims() != expected {
+        let missing = || BackboneError::MissingTensor {
+            name: name.to_owned(),
+            expected: expected.to_vec(),
+        };
+        let shape = self.shape(name).ok_or_else(missing)?;
+        if shape != expected {
             return Err(BackboneError::TensorShape {
                 name: name.to_owned(),
                 expected: expected.to_vec(),
-                found: tensor.dims().to_vec(),
+                found: shape.to_vec(),
             });
         }
+        let tensor = match &self.seeded {
+            Some(seeded) => seeded_tensor(seeded.seed, name, shape)?,
+            None => self.tensors.get(name).ok_or_else(missing)?.clone(),
+        };
         Ok(tensor.to_dtype(DType::F32)?.to_device(device)?)
     }
 }

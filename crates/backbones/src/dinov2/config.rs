@@ -8,7 +8,7 @@ const HEAD_WIDTH: usize = 64;
 
 /// The feed-forward half of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FeedForward {
+pub enum FeedForwardKind {
     /// Two linear layers with exact GELU between them; the width in the middle.
     Gelu(usize),
     /// SwiGLU: one linear layer to twice this width, its halves multiplied (ViT-g).
@@ -29,7 +29,7 @@ pub struct Config {
     /// Side of the square grid that the position embedding was trained on.
     pub position_side: usize,
     /// Kind and width of the feed-forward layers.
-    pub feed_forward: FeedForward,
+    pub feed_forward: FeedForwardKind,
 }
 
 impl Config {
@@ -78,8 +78,8 @@ impl Config {
         }
         let mlp = "encoder.layer.0.mlp";
         let feed_forward = match checkpoint.shape(&format!("{mlp}.weights_in.weight")) {
-            Some(&[twice, _]) => FeedForward::SwiGlu(twice / 2),
-            _ => FeedForward::Gelu(shape(&format!("{mlp}.fc1.weight"))?[0]),
+            Some(&[twice, _]) => FeedForwardKind::SwiGlu(twice / 2),
+            _ => FeedForwardKind::Gelu(shape(&format!("{mlp}.fc1.weight"))?[0]),
         };
         Ok(Self {
             width,

@@ -10,14 +10,14 @@ mod position;
 
 use candle_core::{Device, Tensor};
 use candle_nn::{LayerNorm, Linear, Module};
-use rayon::prelude::*;
 
 pub use config::Config;
 pub use position::PositionResize;
 
 use crate::checkpoint::Checkpoint;
-use crate::{BackboneError, BlockFeatures, FeatureRequest, Features, Grid, ImageEncoder};
-use block::Block;
+use crate::tower::Tower;
+use crate::transformer::patches;
+use crate::{BackboneError, FeatureRequest, Features, Grid, ImageEncoder};
 
 /// The name of a DINOv2 checkpoint's class token, by which the family is recognised.
 const CLASS_TOKEN: &str = "embeddings.cls_token";
@@ -34,8 +34,7 @@ pub struct DinoV2 {
     projection: Linear,
     class_token: Tensor,
     positions: Tensor,
-    blocks: Vec<Block>,
-    norm: LayerNorm,
+    tower: Tower,
     device: Device,
 }
 
@@ -73,10 +72,15 @@ impl DinoV2 {
                 "embeddings.position_embeddings",
                 &[1, 1 + config.position_side.pow(2), width],
             )?,
-            blocks: (0..config.blocks)
-                .map(|i| Block::new(checkpoint, &format!("encoder.layer.{i}"), &config, device))
-                .collect::<Result<_, _>>()?,
-            norm: layer_norm(checkpoint, "layernorm", width, device)?,
+            tower: Tower {
+                blocks: (0..config.blocks)
+                    .map(|i| {
+                        block::read(checkpoint, &format!("encoder.layer.{i}"), &config, device)
+                    })
+                    .collect::<Result<_, _>>()?,
+                final_norm: layer_norm(checkpoint, "layernorm", width, device)?,
+                projection: None,
+            },
             device: device.clone(),
             config,
         })
@@ -111,13 +115,8 @@ impl DinoV2 {
 
     /// Class and patch tokens before the first block, `[batch, 1 + rows * columns, width]`.
     fn embed(&self, images: &Tensor, grid: Grid) -> Result<Tensor, BackboneError> {
-        let patch = self.config.patch;
         let batch = images.dim(0)?;
-        let patches = images
-            .reshape(&[batch, 3, grid.rows, patch, grid.columns, patch][..])?
-            .permute([0, 2, 4, 1, 3, 5])?
-            .reshape((batch, grid.len(), 3 * patch * patch))?;
-        let patches = self.projection.forward(&patches)?;
+        let patches = self.projection.forward(&patches(images, self.config.patch)?)?;
         let class = self.class_token.expand((batch, 1, self.config.width))?;
         let tokens = Tensor::cat(&[class, patches], 1)?;
         Ok(tokens.broadcast_add(&self.position_embedding(grid)?)?)
@@ -142,80 +141,12 @@ impl ImageEncoder for DinoV2 {
     }
 
     fn encode(&self, images: &Tensor, request: &FeatureRequest) -> Result<Features, BackboneError> {
-        let grid = self.grid(images)?;
-        if let Some(&block) = request
-            .blocks
-            .iter()
-            .find(|&&b| b == 0 || b > self.blocks.len())
-        {
-            return Err(BackboneError::NoSuchBlock {
-                block,
-                encoder: self.name.clone(),
-                blocks: self.blocks.len(),
-            });
-        }
         let images = images.to_device(&self.device)?;
-        if !self.device.is_cpu() {
-            return self.tokens(&images, grid, request);
-        }
-        // On the CPU one image on each core is faster than all cores on one product.
-        let batch = (0..images.dim(0)?)
-            .into_par_iter()
-            .map(|i| self.tokens(&images.narrow(0, i, 1)?, grid, request))
-            .collect::<Result<Vec<_>, _>>()?;
-        Features::join(batch)
-    }
-}
-
-impl DinoV2 {
-    /// The tokens of a batch after the wanted blocks.
-    fn tokens(
-        &self,
-        images: &Tensor,
-        grid: Grid,
-        request: &FeatureRequest,
-    ) -> Result<Features, BackboneError> {
-        let mut tokens = self.embed(images, grid)?;
-        let last = request.blocks.iter().copied().max().unwrap_or(0);
-        let mut wanted = Vec::with_capacity(request.blocks.len());
-        for (i, block) in self.blocks.iter().enumerate().take(last) {
-            tokens = block.forward(&tokens)?;
-            if request.blocks.contains(&(i + 1)) {
-                let tokens = if request.final_norm {
-                    self.norm.forward(&tokens)?
-                } else {
-                    tokens.clone()
-                };
-                wanted.push(BlockFeatures {
-                    block: i + 1,
-                    class_token: tokens.narrow(1, 0, 1)?.squeeze(1)?,
-                    patch_tokens: tokens.narrow(1, 1, grid.len())?,
-                });
-            }
-        }
-        Ok(Features {
-            grid,
-            blocks: wanted,
-        })
-    }
-
-    /// The grid of a batch of images, or why they do not fit.
-    fn grid(&self, images: &Tensor) -> Result<Grid, BackboneError> {
         let patch = self.config.patch;
-        match *images.dims() {
-            [_, 3, height, width]
-                if height > 0 && width > 0 && height % patch == 0 && width % patch == 0 =>
-            {
-                Ok(Grid {
-                    rows: height / patch,
-                    columns: width / patch,
-                })
-            }
-            _ => Err(BackboneError::InputShape {
-                found: images.dims().to_vec(),
-                patch,
-            }),
-        }
+        self.tower
+            .encode(&images, patch, &self.name, request, |images, grid| {
+                self.embed(images, grid)
+            })
     }
 }
 

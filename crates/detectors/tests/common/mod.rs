@@ -54,6 +54,7 @@ impl ImageEncoder for MeanColour {
         Ok(Features {
             grid,
             blocks: blocks.collect::<Result<_, BackboneError>>()?,
+            embedding: None,
         })
     }
 }
