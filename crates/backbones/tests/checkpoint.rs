@@ -8,7 +8,7 @@ use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anomalens_backbones::BackboneError;
-use anomalens_backbones::checkpoint::{Checkpoint, Format, read_torch, write_torch};
+use anomalens_backbones::checkpoint::{Checkpoint, Format, read_torch, seeded_tensor, write_torch};
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 use zip::write::SimpleFileOptions;
@@ -186,7 +186,7 @@ fn types_and_shapes_survive_writing() {
 fn half_precision_of_every_format_is_widened_exactly() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
-    let source = Tensor::randn(0_f32, 1.0, (3, 5000), &Device::Cpu).unwrap();
+    let source = seeded_tensor(1, "x", &[3, 5000]).unwrap();
     for dtype in [DType::F16, DType::BF16, DType::F64] {
         let stored = source.to_dtype(dtype).unwrap();
         let tensors = HashMap::from([("x".to_owned(), stored.clone())]);
@@ -199,6 +199,21 @@ fn half_precision_of_every_format_is_widened_exactly() {
             "{dtype:?}"
         );
     }
+}
+
+#[test]
+fn a_seeded_checkpoint_makes_each_tensor_alone() {
+    let shapes = [("visual.proj", vec![8, 4]), ("logit_scale", vec![])];
+    let checkpoint = Checkpoint::seeded(7, shapes.map(|(name, shape)| (name.to_owned(), shape)));
+    let proj = get(&checkpoint, "visual.proj", &[8, 4]);
+    assert_eq!(
+        proj,
+        values(&seeded_tensor(7, "visual.proj", &[8, 4]).unwrap())
+    );
+    let scale = get(&checkpoint, "logit_scale", &[]);
+    assert!((scale[0] - 100_f32.ln()).abs() < 1e-6);
+    let missing = checkpoint.tensor("none", &[1], &Device::Cpu).unwrap_err();
+    assert!(missing.to_string().contains("`none`"));
 }
 
 // ---- damaged and hostile archives ------------------------------------------------------------
