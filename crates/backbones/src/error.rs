@@ -83,6 +83,16 @@ pub enum BackboneError {
         /// The side of a patch, in pixels.
         patch: usize,
     },
+    /// A text has more tokens than the text encoder takes.
+    #[error("{text:?} has {tokens} tokens with start and end, more than {context_length}")]
+    TextTooLong {
+        /// The text.
+        text: String,
+        /// Its tokens, start and end included.
+        tokens: usize,
+        /// What the text encoder takes.
+        context_length: usize,
+    },
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

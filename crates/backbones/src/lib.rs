@@ -3,16 +3,18 @@
 //! ```text
 //! weights/     where weight files come from: registry, cache, hub, Python packages
 //! checkpoint/  file formats: safetensors, PyTorch, ONNX initialisers -> named tensors
+//! clip/        CLIP: its tokenizer
 //! dinov2/      the DINOv2 family of vision transformers
 //! encoder.rs   the `ImageEncoder` trait, `FeatureRequest`, `Features`
 //! load.rs      a weight file -> the encoder that it holds
 //! ops.rs       element-wise operations on the CPU that candle leaves slow
 //! ```
 //!
-//! A checkpoint's tensors keep the Hugging Face names, whatever file they came from; a family's
-//! folder reads its configuration from their shapes.
+//! A family's folder reads its configuration from the shapes of its tensors. DINOv2's have their
+//! Hugging Face names, CLIP's those of OpenAI, whatever file they came from.
 
 pub mod checkpoint;
+pub mod clip;
 pub mod dinov2;
 mod encoder;
 mod error;
