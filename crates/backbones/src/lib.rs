@@ -3,7 +3,7 @@
 //! ```text
 //! weights/     where weight files come from: registry, cache, hub, Python packages
 //! checkpoint/  file formats: safetensors, PyTorch, ONNX initialisers -> named tensors
-//! clip/        CLIP: its tokenizer
+//! clip/        CLIP: names of its tensors, tokenizer
 //! dinov2/      the DINOv2 family of vision transformers
 //! encoder.rs   the `ImageEncoder` trait, `FeatureRequest`, `Features`
 //! load.rs      a weight file -> the encoder that it holds
