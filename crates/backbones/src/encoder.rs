@@ -4,6 +4,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::BackboneError;
+use crate::clip::ClipText;
 
 /// How many patches an image was cut into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -260,6 +261,15 @@ pub trait ImageEncoder: Send + Sync {
 
     /// Side of a patch, in pixels.
     fn patch(&self) -> usize;
+
+    /// The text encoder that shares the space of the embeddings, read anew each time; none where
+    /// the network has none.
+    ///
+    /// # Errors
+    /// [`BackboneError`] that names the tensor which is missing or has a wrong shape.
+    fn text_encoder(&self) -> Result<Option<ClipText>, BackboneError> {
+        Ok(None)
+    }
 
     /// Encodes `images`, `[batch, 3, height, width]` in float32, normalised as the network wants
     /// them, with sides that are multiples of [`patch`](Self::patch).

@@ -15,6 +15,14 @@ pub enum BackboneError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// A weight file could not be written.
+    #[error("cannot write the weight file {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
     /// The weight file's content is not what its format promises.
     #[error("{path} is not a usable {format} file: {reason}")]
     Format {
@@ -36,7 +44,7 @@ pub enum BackboneError {
     /// A tensor that the network needs is not in the file.
     #[error("the weights lack the tensor `{name}` of shape {expected:?}")]
     MissingTensor {
-        /// The tensor's Hugging Face name.
+        /// The tensor's name in the file.
         name: String,
         /// The shape that the network expects.
         expected: Vec<usize>,
@@ -44,7 +52,7 @@ pub enum BackboneError {
     /// A tensor has another shape than the network needs.
     #[error("the tensor `{name}` has the shape {found:?}, expected {expected:?}")]
     TensorShape {
-        /// The tensor's Hugging Face name.
+        /// The tensor's name in the file.
         name: String,
         /// The shape that the network expects.
         expected: Vec<usize>,
@@ -74,6 +82,16 @@ pub enum BackboneError {
         found: Vec<usize>,
         /// The side of a patch, in pixels.
         patch: usize,
+    },
+    /// A text has more tokens than the text encoder takes.
+    #[error("{text:?} has {tokens} tokens with start and end, more than {context_length}")]
+    TextTooLong {
+        /// The text.
+        text: String,
+        /// Its tokens, start and end included.
+        tokens: usize,
+        /// What the text encoder takes.
+        context_length: usize,
     },
     /// A tensor operation failed.
     #[error(transparent)]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! weights/     where weight files come from: registry, cache, hub, Python packages
-//! checkpoint/  file formats: safetensors, ONNX initialisers -> named tensors
+//! checkpoint/  file formats: safetensors, PyTorch, ONNX initialisers -> named tensors
 //! dinov2/      the DINOv2 family of vision transformers
 //! clip/        CLIP of OpenAI and OpenCLIP: vision and text transformers
 //! encoder.rs   the `ImageEncoder` trait, `FeatureRequest`, `Features`
@@ -11,8 +11,8 @@
 //! ops.rs       element-wise operations on the CPU that candle leaves slow
 //! ```
 //!
-//! A checkpoint's tensors keep the Hugging Face names, whatever file they came from; a family's
-//! folder reads its configuration from their shapes.
+//! A family's folder reads its configuration from the shapes of its tensors. DINOv2's have their
+//! Hugging Face names, CLIP's those of OpenAI, whatever file they came from.
 
 pub mod checkpoint;
 pub mod clip;

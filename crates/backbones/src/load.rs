@@ -7,6 +7,7 @@ use candle_core::Device;
 use thiserror::Error;
 
 use crate::checkpoint::Checkpoint;
+use crate::clip::{Architecture, ClipTensors, ClipVision};
 use crate::dinov2::DinoV2;
 use crate::weights::{ContentHash, Kind, PullEvent, Registry, Store, WeightsError};
 use crate::{BackboneError, ImageEncoder};
@@ -34,11 +35,24 @@ pub enum OpenError {
     /// The name is not one of a backbone.
     #[error("`{0}` is a data set, not a backbone (`anomalens models list` shows the backbones)")]
     NotABackbone(String),
+    /// Seeded weights are asked for in a way that is not understood.
+    #[error(
+        "`{text}` does not name seeded weights: write seeded:SEED:ARCHITECTURE with one of {known}"
+    )]
+    Seeded {
+        /// What was asked for.
+        text: String,
+        /// The architectures.
+        known: String,
+    },
 }
 
+/// What names of made-up weights start with.
+const SEEDED: &str = "seeded:";
+
 impl Backbone {
-    /// Opens `weights`, which is the path of a weight file or a name in the registry; what is not
-    /// on this machine is pulled.
+    /// Opens `weights`, which is the path of a weight file, a name in the registry (what is not on
+    /// this machine is pulled), or `seeded:SEED:ARCHITECTURE` for made-up weights.
     ///
     /// # Errors
     /// [`OpenError`], with what to do where the weights cannot be had.
@@ -62,6 +76,9 @@ impl Backbone {
                 encoder: load_encoder(path)?,
             });
         }
+        if let Some(what) = weights.strip_prefix(SEEDED) {
+            return Self::seeded(weights, what);
+        }
         let entry = Registry::builtin().find(weights)?;
         if entry.kind != Kind::Backbone {
             return Err(OpenError::NotABackbone(weights.to_owned()));
@@ -74,6 +91,28 @@ impl Backbone {
             encoder,
         })
     }
+
+    /// Made-up weights; their hash is that of what asks for them.
+    fn seeded(weights: &str, what: &str) -> Result<Self, OpenError> {
+        let (seed, name) = what.split_once(':').unwrap_or((what, ""));
+        let (Ok(seed), Some(architecture)) = (seed.parse(), Architecture::named(name)) else {
+            return Err(OpenError::Seeded {
+                text: weights.to_owned(),
+                known: Architecture::names().collect::<Vec<_>>().join(", "),
+            });
+        };
+        let checkpoint = Checkpoint::seeded(seed, architecture.shapes());
+        let activation = Some(architecture.activation);
+        Ok(Self {
+            name: weights.to_owned(),
+            sha256: ContentHash::of_bytes(weights.as_bytes()),
+            encoder: Arc::new(ClipVision::new(
+                Arc::new(checkpoint),
+                activation,
+                &Device::Cpu,
+            )?),
+        })
+    }
 }
 
 /// Opens a weight file of any known family and format, on the CPU.
@@ -82,11 +121,15 @@ impl Backbone {
 /// [`BackboneError`] for a file that cannot be read, is damaged, or holds no known network.
 pub fn load_encoder(path: &Path) -> Result<Arc<dyn ImageEncoder>, BackboneError> {
     let checkpoint = Checkpoint::open(path)?;
+    if ClipTensors::new(&checkpoint).is_some() {
+        let checkpoint = Arc::new(checkpoint);
+        return Ok(Arc::new(ClipVision::new(checkpoint, None, &Device::Cpu)?));
+    }
     if DinoV2::recognises(&checkpoint) {
         return Ok(Arc::new(DinoV2::new(&checkpoint, &Device::Cpu)?));
     }
     Err(BackboneError::UnknownFamily {
         path: path.to_owned(),
-        known: "DINOv2",
+        known: "CLIP, DINOv2",
     })
 }

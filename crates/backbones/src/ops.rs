@@ -18,12 +18,12 @@ pub(crate) fn linear(layer: &Linear, x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// What follows the first layer of a feed-forward pair.
+/// The function between the two layers of a block's feed-forward half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// Exact GELU, `x * Phi(x)`.
+    /// Exact GELU, `x * Phi(x)`: DINOv2, most models of OpenCLIP.
     Gelu,
-    /// `x * sigmoid(1.702 x)`, with which OpenAI trained CLIP.
+    /// `x * sigmoid(1.702 x)`: all models of OpenAI.
     QuickGelu,
 }
 

@@ -1020,6 +1020,12 @@ fn the_registry_is_complete() {
         "dinov2-base",
         "dinov2-large",
         "dinov2-giant",
+        "clip-vit-b32",
+        "clip-vit-b16",
+        "clip-vit-b16-plus-240",
+        "clip-vit-l14",
+        "clip-vit-l14-336",
+        "clip-vit-h14",
     ] {
         let entry = registry.find(name).unwrap();
         assert_eq!(

@@ -17,13 +17,13 @@ use crate::BackboneError;
 const BACKBONE: &str = "backbone";
 
 /// The backbone's tensors under Hugging Face names; linear weights turned to `[out, in]`.
-pub(super) fn read(path: &Path, bytes: Vec<u8>) -> Result<HashMap<String, Tensor>, BackboneError> {
+pub(super) fn read(path: &Path, bytes: Bytes) -> Result<HashMap<String, Tensor>, BackboneError> {
     let broken = |reason: String| BackboneError::Format {
         path: path.to_owned(),
         format: "safetensors or ONNX",
         reason,
     };
-    let model = Model::decode(Bytes::from(bytes)).map_err(|error| broken(error.to_string()))?;
+    let model = Model::decode(bytes).map_err(|error| broken(error.to_string()))?;
     let graph = model
         .graph
         .ok_or_else(|| broken("there is no graph in it".to_owned()))?;

@@ -1,6 +1,7 @@
 //! The published sizes of CLIP, and the names and shapes of their weights.
 
 use super::{TextConfig, VisionConfig};
+use crate::Activation;
 
 /// A CLIP network: both towers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +10,8 @@ pub struct Architecture {
     pub vision: VisionConfig,
     /// The text encoder.
     pub text: TextConfig,
+    /// What the published weights of this size were trained with.
+    pub activation: Activation,
 }
 
 /// Name; vision: width, blocks, heads, patch, side of the grid; text: width, blocks; embedding.
@@ -22,6 +25,9 @@ const PUBLISHED: [Row; 6] = [
     ("clip-vit-l14-336", [1024, 24, 16, 14, 24], [768, 12], 768),
     ("clip-vit-h14", [1280, 32, 16, 14, 16], [1024, 24], 1024),
 ];
+
+/// The sizes whose weights are LAION's; all others are OpenAI's.
+const LAION: [&str; 2] = ["clip-vit-b16-plus-240", "clip-vit-h14"];
 
 /// Tokens in a text and in the vocabulary, the same in every size.
 const CONTEXT: usize = 77;
@@ -37,7 +43,13 @@ impl Architecture {
     pub fn named(name: &str) -> Option<Self> {
         let &(_, [width, blocks, heads, patch, position_side], [text_width, text_blocks], embedding) =
             PUBLISHED.iter().find(|(known, ..)| *known == name)?;
+        let activation = if LAION.contains(&name) {
+            Activation::Gelu
+        } else {
+            Activation::QuickGelu
+        };
         Some(Self {
+            activation,
             vision: VisionConfig {
                 width,
                 blocks,
@@ -59,7 +71,7 @@ impl Architecture {
 
     /// Every tensor's name (OpenAI's) and shape.
     pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
-        let Self { vision, text } = self;
+        let Self { vision, text, .. } = self;
         let mut shapes: Vec<(String, Vec<usize>)> = vec![];
         let mut add = |name: &str, shape: &[usize]| shapes.push((name.to_owned(), shape.to_vec()));
         let (width, patch) = (vision.width, vision.patch);

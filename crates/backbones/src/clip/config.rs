@@ -50,19 +50,19 @@ impl VisionConfig {
     /// [`BackboneError::MissingTensor`] if a tensor that tells a size is not there,
     /// [`BackboneError::Config`] if the sizes contradict each other.
     pub fn of(tensors: &ClipTensors) -> Result<Self, BackboneError> {
-        let [width, patch] = match tensors.known_shape("visual.conv1.weight")?[..] {
+        let [width, patch] = match shape(tensors, "visual.conv1.weight")?[..] {
             [width, 3, patch, other] if patch == other && patch > 0 => [width, patch],
             ref shape => return Err(impossible("patch projection", shape)),
         };
-        let position_side = match tensors.known_shape("visual.positional_embedding")?[..] {
+        let position_side = match shape(tensors, "visual.positional_embedding")?[..] {
             [positions, _] if is_square_and_one(positions) => (positions - 1).isqrt(),
             ref shape => return Err(impossible("position embedding", shape)),
         };
-        let embedding = match tensors.known_shape("visual.proj")?[..] {
+        let embedding = match shape(tensors, "visual.proj")?[..] {
             [_, embedding] => embedding,
             ref shape => return Err(impossible("projection", shape)),
         };
-        let blocks = tensors.blocks("visual.transformer");
+        let blocks = tensors.count("visual.transformer.resblocks", "ln_1.weight");
         Ok(Self {
             width,
             blocks,
@@ -100,19 +100,19 @@ impl TextConfig {
     /// # Errors
     /// As [`VisionConfig::of`].
     pub fn of(tensors: &ClipTensors) -> Result<Self, BackboneError> {
-        let [vocabulary, width] = match tensors.known_shape("token_embedding.weight")?[..] {
+        let [vocabulary, width] = match shape(tensors, "token_embedding.weight")?[..] {
             [vocabulary, width] => [vocabulary, width],
             ref shape => return Err(impossible("token embedding", shape)),
         };
-        let context = match tensors.known_shape("positional_embedding")?[..] {
+        let context = match shape(tensors, "positional_embedding")?[..] {
             [context, _] => context,
             ref shape => return Err(impossible("position embedding of texts", shape)),
         };
-        let embedding = match tensors.known_shape("text_projection")?[..] {
+        let embedding = match shape(tensors, "text_projection")?[..] {
             [_, embedding] => embedding,
             ref shape => return Err(impossible("text projection", shape)),
         };
-        let blocks = tensors.blocks("transformer");
+        let blocks = tensors.count("transformer.resblocks", "ln_1.weight");
         Ok(Self {
             width,
             blocks,
@@ -122,6 +122,16 @@ impl TextConfig {
             embedding,
         })
     }
+}
+
+/// The shape of a tensor that must be there.
+fn shape(tensors: &ClipTensors, name: &str) -> Result<Vec<usize>, BackboneError> {
+    tensors
+        .shape(name)
+        .ok_or_else(|| BackboneError::MissingTensor {
+            name: name.to_owned(),
+            expected: vec![],
+        })
 }
 
 fn heads(width: usize, blocks: usize) -> Result<usize, BackboneError> {

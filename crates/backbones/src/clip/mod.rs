@@ -3,23 +3,26 @@
 //!
 //! ```text
 //! architecture.rs  the published sizes
-//! names.rs      tensors of every kind of checkpoint under OpenAI's names
-//! config.rs     sizes, read from the shapes
-//! vision.rs     the image encoder; position.rs: its position embedding at other sizes
-//! text.rs       the text encoder, with a gradient
-//! tokenizer.rs  texts to token ids
+//! names.rs         the tensors of all three families of weight files under one name
+//! config.rs        sizes, read from the shapes
+//! vision.rs        the image encoder; position.rs: its position embedding at other sizes
+//! text.rs          the text encoder, with a gradient
+//! layers.rs        layers read by name
+//! tokenizer.rs     text -> token ids; cleaning.rs: what is done to a text before
 //! ```
 
 mod architecture;
-mod block;
+mod cleaning;
 mod config;
+mod layers;
 mod names;
 mod position;
 mod text;
+pub mod tokenizer;
 mod vision;
 
 pub use architecture::Architecture;
 pub use config::{TextConfig, VisionConfig};
-pub use names::ClipTensors;
+pub use names::{ClipTensors, Origin};
 pub use text::{ClipText, end_positions};
 pub use vision::{ClipVision, PositionResize};

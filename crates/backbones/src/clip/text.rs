@@ -6,7 +6,7 @@
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{Linear, Module, ops::softmax};
 
-use super::block::Reader;
+use super::layers::Reader;
 use super::{ClipTensors, TextConfig};
 use crate::BackboneError;
 use crate::ops::{Activation, QUICK_GELU};
@@ -33,7 +33,11 @@ impl ClipText {
     /// # Errors
     /// [`BackboneError`] that names the tensor which is missing or has another shape than the
     /// rest of the network needs.
-    pub fn new(tensors: &ClipTensors, device: &Device) -> Result<Self, BackboneError> {
+    pub fn new(
+        tensors: &ClipTensors,
+        activation: Activation,
+        device: &Device,
+    ) -> Result<Self, BackboneError> {
         let config = TextConfig::of(tensors)?;
         let TextConfig {
             width,
@@ -56,7 +60,7 @@ impl ClipText {
             token_embedding: reader.tensor("token_embedding.weight", &[vocabulary, width])?,
             positions: reader.tensor("positional_embedding", &[context, width])?,
             blocks: (0..config.blocks)
-                .map(|i| TextBlock::new(tensors, i, &config, device))
+                .map(|i| TextBlock::new(tensors, i, &config, activation, device))
                 .collect::<Result<_, _>>()?,
             final_norm: Norm::new(&reader, "ln_final", width)?,
             projection: reader.tensor("text_projection", &[width, embedding])?,
@@ -175,6 +179,7 @@ impl TextBlock {
         tensors: &ClipTensors,
         i: usize,
         config: &TextConfig,
+        activation: Activation,
         device: &Device,
     ) -> Result<Self, BackboneError> {
         let width = config.width;
@@ -193,7 +198,7 @@ impl TextBlock {
             heads: config.heads,
             norm2: Norm::new(&reader, "ln_2", width)?,
             up: reader.linear("mlp.c_fc", width, 4 * width)?,
-            activation: tensors.activation(),
+            activation,
             down: reader.linear("mlp.c_proj", 4 * width, width)?,
         })
     }

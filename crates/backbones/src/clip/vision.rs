@@ -1,14 +1,17 @@
 //! CLIP's vision transformer as an [`ImageEncoder`].
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 use candle_nn::{LayerNorm, Linear, Module};
 use serde::{Deserialize, Serialize};
 
-use super::block::Reader;
-use super::{ClipTensors, VisionConfig, position};
+use super::layers::Reader;
+use super::{ClipTensors, ClipText, VisionConfig, position};
+use crate::checkpoint::Checkpoint;
 use crate::tower::Tower;
 use crate::transformer::{Attention, Block, FeedForward, patches};
-use crate::{BackboneError, FeatureRequest, Features, Grid, ImageEncoder};
+use crate::{Activation, BackboneError, FeatureRequest, Features, Grid, ImageEncoder};
 
 /// How the position embedding is brought to another grid than it was trained on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,15 +36,25 @@ pub struct ClipVision {
     norm: LayerNorm,
     tower: Tower,
     device: Device,
+    /// The file, from which the text tower is read when it is asked for.
+    checkpoint: Arc<Checkpoint>,
+    activation: Activation,
 }
 
 impl ClipVision {
     /// Builds the encoder from its weights, on `device`; the text tower's are not touched.
+    /// `activation` is needed where the file does not tell it or is wrong.
     ///
     /// # Errors
     /// [`BackboneError`] that names the tensor which is missing or has another shape than the
     /// rest of the network needs.
-    pub fn new(tensors: &ClipTensors, device: &Device) -> Result<Self, BackboneError> {
+    pub fn new(
+        checkpoint: Arc<Checkpoint>,
+        activation: Option<Activation>,
+        device: &Device,
+    ) -> Result<Self, BackboneError> {
+        let tensors = &tensors(&checkpoint)?;
+        let activation = activation.map_or_else(|| tensors.activation(), Ok)?;
         let config = VisionConfig::of(tensors)?;
         let VisionConfig {
             width,
@@ -67,12 +80,14 @@ impl ClipVision {
             norm: reader.layer_norm("ln_pre", width)?,
             tower: Tower {
                 blocks: (0..config.blocks)
-                    .map(|i| block(tensors, i, &config, device))
+                    .map(|i| block(tensors, i, &config, activation, device))
                     .collect::<Result<_, _>>()?,
                 final_norm: reader.layer_norm("ln_post", width)?,
                 projection: Some(reader.tensor("proj", &[width, embedding])?),
             },
             device: device.clone(),
+            activation,
+            checkpoint,
             config,
         })
     }
@@ -107,11 +122,20 @@ impl ClipVision {
     }
 }
 
+/// The view of a checkpoint that must be one of CLIP.
+fn tensors(checkpoint: &Checkpoint) -> Result<ClipTensors<'_>, BackboneError> {
+    ClipTensors::new(checkpoint).ok_or_else(|| BackboneError::UnknownFamily {
+        path: checkpoint.path().to_owned(),
+        known: "CLIP",
+    })
+}
+
 /// Block `i`, counted from 0, of the vision tower.
 fn block(
     tensors: &ClipTensors,
     i: usize,
     config: &VisionConfig,
+    activation: Activation,
     device: &Device,
 ) -> Result<Block, BackboneError> {
     let width = config.width;
@@ -131,7 +155,7 @@ fn block(
         norm2: reader.layer_norm("ln_2", width)?,
         feed_forward: FeedForward::Plain {
             up: reader.linear("mlp.c_fc", width, 4 * width)?,
-            activation: tensors.activation(),
+            activation,
             down: reader.linear("mlp.c_proj", 4 * width, width)?,
         },
     })
@@ -156,6 +180,11 @@ impl ImageEncoder for ClipVision {
 
     fn patch(&self) -> usize {
         self.config.patch
+    }
+
+    fn text_encoder(&self) -> Result<Option<ClipText>, BackboneError> {
+        let tensors = tensors(&self.checkpoint)?;
+        ClipText::new(&tensors, self.activation, &self.device).map(Some)
     }
 
     fn encode(&self, images: &Tensor, request: &FeatureRequest) -> Result<Features, BackboneError> {

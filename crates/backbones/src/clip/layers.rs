@@ -1,4 +1,4 @@
-//! Reads a block of CLIP, the same in both towers.
+//! Layers of CLIP, read by name; both towers are made of the same.
 
 use candle_core::Device;
 use candle_nn::{LayerNorm, Linear};

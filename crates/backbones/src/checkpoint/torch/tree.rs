@@ -1,0 +1,243 @@
+//! The tensors in what a PyTorch pickle describes: a state dict, or a tree of modules.
+
+use std::ops::Range;
+
+use super::archive::Archive;
+use super::pickle::{Id, Pickle, Value};
+use crate::checkpoint::stored::{Element, Stored};
+
+/// Keys under which state dicts are nested, the first one there counts: OpenCLIP, InCTRL,
+/// AnomalyCLIP, APRIL-GAN.
+const USUAL_KEYS: [&str; 4] = [
+    "state_dict",
+    "model_state",
+    "prompt_learner",
+    "trainable_linearlayer",
+];
+
+/// What `DistributedDataParallel` puts before each name.
+const PARALLEL_PREFIX: &str = "module.";
+
+/// Modules nest less deep than this in a TorchScript archive.
+const DEEPEST: usize = 64;
+
+/// More modules and tensors than an archive has, by all paths that lead to them.
+const MOST_VISITS: usize = 1 << 20;
+
+/// What a pickle describes, with the archive that its storages lie in.
+pub(super) struct Tree<'a> {
+    pub(super) archive: &'a Archive,
+    pub(super) pickle: &'a Pickle<'a>,
+}
+
+impl Tree<'_> {
+    /// The tensors of the dictionary `items`, or of the one that is nested in it.
+    pub(super) fn state_dict(&self, items: &[(Id, Id)]) -> Result<Vec<(String, Stored)>, String> {
+        let holds_tensors =
+            |items: &[(Id, Id)]| items.iter().any(|&(_, value)| self.is_tensor(value));
+        if holds_tensors(items) {
+            return self.tensors(items);
+        }
+        let nested: Vec<(&str, &[(Id, Id)])> = items
+            .iter()
+            .filter_map(
+                |&(key, value)| match (self.pickle.get(key), self.pickle.get(value)) {
+                    (Value::Text(key), Value::Dict(items)) if holds_tensors(items) => {
+                        Some((*key, &items[..]))
+                    }
+                    _ => None,
+                },
+            )
+            .collect();
+        let usual = USUAL_KEYS
+            .iter()
+            .find_map(|usual| nested.iter().find(|(key, _)| key == usual));
+        match (usual, &nested[..]) {
+            (Some((_, items)), _) | (None, [(_, items)]) => self.tensors(items),
+            (None, []) => Err("it holds no tensors by name".to_owned()),
+            (None, several) => {
+                let keys: Vec<_> = several.iter().map(|(key, _)| *key).collect();
+                Err(format!(
+                    "it holds several state dicts, and none of them has a usual name: {}",
+                    keys.join(", ")
+                ))
+            }
+        }
+    }
+
+    fn tensors(&self, items: &[(Id, Id)]) -> Result<Vec<(String, Stored)>, String> {
+        let mut tensors = vec![];
+        for &(key, value) in items {
+            if let (&Value::Text(name), true) = (self.pickle.get(key), self.is_tensor(value)) {
+                tensors.push((name, self.tensor(name, value)?));
+            }
+        }
+        let parallel = tensors
+            .iter()
+            .all(|(name, _)| name.starts_with(PARALLEL_PREFIX));
+        let skipped = if parallel { PARALLEL_PREFIX.len() } else { 0 };
+        Ok(tensors
+            .into_iter()
+            .map(|(name, stored)| (name[skipped..].to_owned(), stored))
+            .collect())
+    }
+
+    /// The tensors of the module at the root and of all modules in it, by dotted path.
+    pub(super) fn module(&self) -> Result<Vec<(String, Stored)>, String> {
+        let mut tensors = vec![];
+        let mut visits = 0;
+        // Modules that are still to be looked at: path, attributes, depth. The last comes next.
+        let mut waiting = vec![(String::new(), self.attributes(self.pickle.root()), 0)];
+        while let Some((path, attributes, depth)) = waiting.pop() {
+            if depth > DEEPEST {
+                return Err(format!("modules more than {DEEPEST} deep, at `{path}`"));
+            }
+            let mut inner = vec![];
+            for &(key, value) in attributes {
+                visits += 1;
+                if visits > MOST_VISITS {
+                    return Err(format!("more than {MOST_VISITS} attributes of modules"));
+                }
+                let &Value::Text(key) = self.pickle.get(key) else {
+                    continue;
+                };
+                let name = if path.is_empty() {
+                    key.to_owned()
+                } else {
+                    format!("{path}.{key}")
+                };
+                if self.is_tensor(value) {
+                    let stored = self.tensor(&name, value)?;
+                    tensors.push((name, stored));
+                } else if let object @ Value::Object { .. } = self.pickle.get(value) {
+                    inner.push((name, self.attributes(object), depth + 1));
+                }
+            }
+            waiting.extend(inner.into_iter().rev());
+        }
+        if tensors.is_empty() {
+            return Err("its modules hold no tensors".to_owned());
+        }
+        Ok(tensors)
+    }
+
+    fn attributes(&self, value: &Value<'_>) -> &[(Id, Id)] {
+        match value {
+            Value::Object { state: Some(state) } => match self.pickle.get(*state) {
+                Value::Dict(items) => items,
+                _ => &[],
+            },
+            _ => &[],
+        }
+    }
+
+    /// The function of `torch._utils` that `value` calls, and its arguments.
+    fn rebuild(&self, value: Id) -> Option<(&str, &[Id])> {
+        let &Value::Call {
+            callable,
+            arguments,
+        } = self.pickle.get(value)
+        else {
+            return None;
+        };
+        match (self.pickle.get(callable), self.pickle.get(arguments)) {
+            (Value::Global("torch._utils", function), Value::Tuple(arguments)) => {
+                Some((function, arguments))
+            }
+            _ => None,
+        }
+    }
+
+    fn is_tensor(&self, value: Id) -> bool {
+        self.rebuild(value).is_some()
+    }
+
+    fn tensor(&self, name: &str, value: Id) -> Result<Stored, String> {
+        self.view(value)
+            .map_err(|reason| format!("tensor `{name}`: {reason}"))
+    }
+
+    fn view(&self, value: Id) -> Result<Stored, String> {
+        let odd = || "it is described in an unknown way".to_owned();
+        let (storage, offset, shape, strides) = match self.rebuild(value) {
+            Some(("_rebuild_tensor_v2", &[storage, offset, shape, strides, ..])) => {
+                (storage, offset, shape, strides)
+            }
+            Some(("_rebuild_parameter", &[data, ..])) => match self.rebuild(data) {
+                Some(("_rebuild_tensor_v2", &[storage, offset, shape, strides, ..])) => {
+                    (storage, offset, shape, strides)
+                }
+                _ => return Err(odd()),
+            },
+            _ => return Err(odd()),
+        };
+        let (element, bytes) = self.storage(storage)?;
+        let numbers = |id: Id| match self.pickle.get(id) {
+            Value::Tuple(items) => items
+                .iter()
+                .map(|&id| self.number(id))
+                .collect::<Option<Vec<usize>>>(),
+            _ => None,
+        };
+        Stored::view(
+            &self.archive.file,
+            bytes,
+            element,
+            self.number(offset).ok_or_else(odd)?,
+            numbers(shape).ok_or_else(odd)?,
+            numbers(strides).ok_or_else(odd)?,
+        )
+    }
+
+    /// The type of a storage's elements, and where they are: `("storage", type, key, device, count)`.
+    fn storage(&self, value: Id) -> Result<(Element, Range<usize>), String> {
+        let odd = || "its storage is described in an unknown way".to_owned();
+        let &Value::Persistent(reference) = self.pickle.get(value) else {
+            return Err(odd());
+        };
+        let Value::Tuple(parts) = self.pickle.get(reference) else {
+            return Err(odd());
+        };
+        let &[_, class, key, _, count] = &parts[..] else {
+            return Err(odd());
+        };
+        let (&Value::Global("torch", class), &Value::Text(key), Some(count)) = (
+            self.pickle.get(class),
+            self.pickle.get(key),
+            self.number(count),
+        ) else {
+            return Err(odd());
+        };
+        let element = element(class).ok_or_else(|| format!("a {class} is not supported"))?;
+        let member = format!("data/{key}");
+        let range = self.archive.range(&member)?;
+        match count.checked_mul(element.size()) {
+            Some(bytes) if bytes <= range.len() => Ok((element, range.start..range.start + bytes)),
+            _ => Err(format!(
+                "{member} has {} bytes, too few for {count} elements of {} bytes",
+                range.len(),
+                element.size()
+            )),
+        }
+    }
+
+    fn number(&self, id: Id) -> Option<usize> {
+        match self.pickle.get(id) {
+            &Value::Int(value) => usize::try_from(value).ok(),
+            _ => None,
+        }
+    }
+}
+
+fn element(class: &str) -> Option<Element> {
+    match class {
+        "HalfStorage" => Some(Element::F16),
+        "BFloat16Storage" => Some(Element::Bf16),
+        "FloatStorage" => Some(Element::F32),
+        "DoubleStorage" => Some(Element::F64),
+        "IntStorage" => Some(Element::I32),
+        "LongStorage" => Some(Element::I64),
+        "ByteStorage" | "BoolStorage" => Some(Element::U8),
+        _ => None,
+    }
+}

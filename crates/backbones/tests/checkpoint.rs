@@ -1,0 +1,474 @@
+//! Checkpoint files: PyTorch archives of every kind that CLIP and its methods come in, damaged and
+//! hostile ones, and files that are written for PyTorch. `tests/goldens/torch_files.py` made the
+//! archives: element i of a file's k-th tensor is k + i / 16.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code
+
+use std::collections::HashMap;
+use std::io::{Cursor, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anomalens_backbones::BackboneError;
+use anomalens_backbones::checkpoint::{Checkpoint, Format, read_torch, seeded_tensor, write_torch};
+use candle_core::{DType, Device, Tensor};
+use proptest::prelude::*;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/goldens")
+        .join(name)
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    let flat = tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
+    flat.to_vec1().unwrap()
+}
+
+/// `k`, `k + 1 / 16`, ...
+fn sixteenths(k: usize, count: usize) -> Vec<f32> {
+    (0..count).map(|i| k as f32 + i as f32 / 16.0).collect()
+}
+
+fn get(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Vec<f32> {
+    values(&checkpoint.tensor(name, shape, &Device::Cpu).unwrap())
+}
+
+#[test]
+fn torchscript_is_read_by_the_paths_of_its_modules() {
+    let checkpoint = Checkpoint::open(&golden("torchscript.pt")).unwrap();
+    assert_eq!(checkpoint.format(), Format::TorchScript);
+    assert_eq!(checkpoint.names().count(), 39);
+    // The tensor's place in the file, name, shape.
+    let cases: [(usize, &str, &[usize]); 6] = [
+        (0, "positional_embedding", &[5, 2]),
+        (2, "logit_scale", &[]),
+        (7, "visual.conv1.weight", &[4, 3, 2, 2]),
+        (
+            18,
+            "visual.transformer.resblocks.0.mlp.c_proj.weight",
+            &[4, 16],
+        ),
+        (24, "transformer.resblocks.0.attn.in_proj_weight", &[6, 2]),
+        (38, "ln_final.bias", &[2]),
+    ];
+    for (k, name, shape) in cases {
+        let count = shape.iter().product();
+        assert_eq!(
+            get(&checkpoint, name, shape),
+            sixteenths(k, count),
+            "{name}"
+        );
+    }
+    assert!(!checkpoint.contains("context_length"));
+}
+
+#[test]
+fn state_dicts_are_found_and_their_views_followed() {
+    let checkpoint = Checkpoint::open(&golden("openclip.pt")).unwrap();
+    assert_eq!(checkpoint.format(), Format::Torch);
+    let transposed: Vec<f32> = (0..12)
+        .map(|i| 1.0 + (i % 3 * 4 + i / 3) as f32 / 16.0)
+        .collect();
+    let cases: [(&str, &[usize], Vec<f32>); 9] = [
+        ("visual.class_embedding", &[4], sixteenths(0, 4)),
+        ("visual.proj", &[4, 3], transposed),
+        (
+            "positional_embedding",
+            &[2, 2],
+            vec![2.5, 2.625, 2.875, 3.0],
+        ),
+        ("logit_scale", &[], vec![3.0]),
+        ("ln_final.weight", &[3], sixteenths(4, 3)),
+        ("ln_final.bias", &[3], sixteenths(5, 3)),
+        ("position_ids", &[1, 3], vec![6.0, 7.0, 8.0]),
+        ("mask", &[3], vec![7.0, 8.0, 9.0]),
+        ("nothing", &[0, 3], vec![]),
+    ];
+    assert_eq!(checkpoint.names().count(), cases.len());
+    for (name, shape, expected) in cases {
+        assert_eq!(checkpoint.shape(name), Some(shape), "{name}");
+        assert_eq!(get(&checkpoint, name, shape), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_prompt_file_keeps_its_order_and_types_and_is_written_back() {
+    let tensors = read_torch(&golden("prompt_learner.pth")).unwrap();
+    let names: Vec<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
+    let expected = [
+        "ctx_pos",
+        "ctx_neg",
+        "token_prefix_pos",
+        "token_suffix_pos",
+        "token_prefix_neg",
+        "token_suffix_neg",
+        "tokenized_prompts_pos",
+        "tokenized_prompts_neg",
+        "compound_prompts_text.0",
+        "compound_prompts_text.1",
+        "compound_prompt_projections.0.weight",
+        "compound_prompt_projections.0.bias",
+        "compound_prompt_projections.1.weight",
+        "compound_prompt_projections.1.bias",
+    ];
+    assert_eq!(names, expected);
+    let (_, suffix) = &tensors[3];
+    assert_eq!(suffix.dims(), [1, 1, 64, 4]);
+    assert_eq!(values(suffix), sixteenths(2, 77 * 4)[13 * 4..]);
+    let (_, tokens) = &tensors[6];
+    assert_eq!(
+        (tokens.dtype(), tokens.dims()),
+        (DType::I32, &[1, 1, 77][..])
+    );
+    assert_eq!(values(tokens)[76], 82.0);
+
+    let folder = tempfile::tempdir().unwrap();
+    for key in [Some("prompt_learner"), Some("anything"), None] {
+        let path = folder.path().join("epoch_1.pth");
+        write_torch(&path, key, &tensors).unwrap();
+        let again = read_torch(&path).unwrap();
+        assert_eq!(again.len(), tensors.len());
+        for ((name, tensor), (expected_name, expected)) in again.iter().zip(&tensors) {
+            assert_eq!(name, expected_name);
+            assert_eq!(
+                (tensor.dtype(), tensor.dims(), values(tensor)),
+                (expected.dtype(), expected.dims(), values(expected)),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn types_and_shapes_survive_writing() {
+    let of = |dtype| {
+        Tensor::arange(0_i64, 6, &Device::Cpu)
+            .unwrap()
+            .to_dtype(dtype)
+            .unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.pth");
+    // Type in memory, type in the file.
+    for (given, written) in [
+        (DType::F32, DType::F32),
+        (DType::F16, DType::F32),
+        (DType::F64, DType::F32),
+        (DType::I32, DType::I32),
+        (DType::U8, DType::I64),
+        (DType::U32, DType::I64),
+    ] {
+        let flat = of(given);
+        let matrix = flat.reshape((2, 3)).unwrap();
+        let turned = matrix.t().unwrap();
+        write_torch(&path, None, &[("flat", flat), ("turned", turned)]).unwrap();
+        let read = read_torch(&path).unwrap();
+        assert_eq!(
+            (read[0].1.dtype(), read[1].1.dims()),
+            (written, &[3, 2][..])
+        );
+        assert_eq!(
+            values(&read[1].1),
+            [0.0, 3.0, 1.0, 4.0, 2.0, 5.0],
+            "{given:?}"
+        );
+    }
+    let error = write_torch(
+        &folder.path().join("no/such/folder"),
+        None,
+        &[("a", of(DType::F32))],
+    );
+    assert!(matches!(error, Err(BackboneError::Write { .. })));
+}
+
+#[test]
+fn half_precision_of_every_format_is_widened_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let source = seeded_tensor(1, "x", &[3, 5000]).unwrap();
+    for dtype in [DType::F16, DType::BF16, DType::F64] {
+        let stored = source.to_dtype(dtype).unwrap();
+        let tensors = HashMap::from([("x".to_owned(), stored.clone())]);
+        candle_core::safetensors::save(&tensors, &path).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        assert_eq!(checkpoint.format(), Format::Safetensors);
+        assert_eq!(
+            get(&checkpoint, "x", &[3, 5000]),
+            values(&stored),
+            "{dtype:?}"
+        );
+    }
+}
+
+#[test]
+fn a_seeded_checkpoint_makes_each_tensor_alone() {
+    let shapes = [("visual.proj", vec![8, 4]), ("logit_scale", vec![])];
+    let checkpoint = Checkpoint::seeded(7, shapes.map(|(name, shape)| (name.to_owned(), shape)));
+    let proj = get(&checkpoint, "visual.proj", &[8, 4]);
+    assert_eq!(
+        proj,
+        values(&seeded_tensor(7, "visual.proj", &[8, 4]).unwrap())
+    );
+    let scale = get(&checkpoint, "logit_scale", &[]);
+    assert!((scale[0] - 100_f32.ln()).abs() < 1e-6);
+    let missing = checkpoint.tensor("none", &[1], &Device::Cpu).unwrap_err();
+    assert!(missing.to_string().contains("`none`"));
+}
+
+// ---- damaged and hostile archives ------------------------------------------------------------
+
+type Members = Vec<(String, Vec<u8>)>;
+
+fn members(name: &str) -> Members {
+    let mut archive = ZipArchive::new(Cursor::new(std::fs::read(golden(name)).unwrap())).unwrap();
+    (0..archive.len())
+        .map(|i| {
+            let mut member = archive.by_index(i).unwrap();
+            let mut bytes = vec![];
+            member.read_to_end(&mut bytes).unwrap();
+            (member.name().unwrap().into_owned(), bytes)
+        })
+        .collect()
+}
+
+fn zipped(members: &Members, method: CompressionMethod) -> Vec<u8> {
+    let mut zip = ZipWriter::new(Cursor::new(vec![]));
+    let options = SimpleFileOptions::default().compression_method(method);
+    for (name, bytes) in members {
+        zip.start_file(name.as_str(), options).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+/// `openclip.pt` after `change` was made to its members.
+fn changed(change: impl FnOnce(&mut Members)) -> Vec<u8> {
+    let mut members = members("openclip.pt");
+    change(&mut members);
+    zipped(&members, CompressionMethod::Stored)
+}
+
+fn member<'a>(members: &'a mut Members, name: &str) -> &'a mut Vec<u8> {
+    let name = format!("openclip/{name}");
+    &mut members.iter_mut().find(|(n, _)| *n == name).unwrap().1
+}
+
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let at = bytes.windows(from.len()).position(|w| w == from).unwrap();
+    [&bytes[..at], to, &bytes[at + from.len()..]].concat()
+}
+
+fn with_pickle(pickle: &[u8]) -> Vec<u8> {
+    changed(|members| *member(members, "data.pkl") = pickle.to_vec())
+}
+
+fn with_replacement(from: &[u8], to: &[u8]) -> Vec<u8> {
+    changed(|members| {
+        let pickle = member(members, "data.pkl");
+        *pickle = replaced(pickle, from, to);
+    })
+}
+
+fn open(folder: &Path, bytes: &[u8]) -> Result<Checkpoint, BackboneError> {
+    let path = folder.join("file.pt");
+    std::fs::write(&path, bytes).unwrap();
+    Checkpoint::open(&path)
+}
+
+#[test]
+fn damaged_and_hostile_archives_are_refused_with_a_reason() {
+    let whole = std::fs::read(golden("openclip.pt")).unwrap();
+    // A module in a module, 100 000 deep; a module that holds itself.
+    let nested = {
+        let open = b"c__torch__\nM\n)\x81}X\x01\0\0\0a".repeat(100_000);
+        [b"\x80\x02", &open[..], b"N", &b"sb".repeat(100_000), b"."].concat()
+    };
+    let endless = b"\x80\x02c__torch__\nM\n)\x81q\0}X\x01\0\0\0ah\0sb.";
+    // Module i holds module i - 1 twice, so that 2^60 paths lead to the innermost.
+    let doubled = {
+        let mut pickle = b"\x80\x02c__torch__\nM\n)\x81}bq\x00".to_vec();
+        for i in 0..60_u8 {
+            pickle.extend(b"c__torch__\nM\n)\x81}(X\x01\0\0\0a");
+            pickle.extend([b'h', i]);
+            pickle.extend(b"X\x01\0\0\0b");
+            pickle.extend([b'h', i]);
+            pickle.extend(b"ub");
+            pickle.extend([b'q', i + 1]);
+        }
+        pickle.push(b'.');
+        pickle
+    };
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("cut off", whole[..whole.len() / 2].to_vec(), "PyTorch"),
+        ("start only", b"PK\x03\x04".to_vec(), "PyTorch"),
+        (
+            "not of PyTorch",
+            zipped(
+                &vec![("a.txt".into(), b"a".into())],
+                CompressionMethod::Stored,
+            ),
+            "no data.pkl",
+        ),
+        (
+            "compressed",
+            zipped(&members("openclip.pt"), CompressionMethod::Deflated),
+            "compressed",
+        ),
+        (
+            "missing storage",
+            changed(|members| members.retain(|(name, _)| name != "openclip/data/0")),
+            "tensor `module.visual.class_embedding`: data/0 is not in the archive",
+        ),
+        (
+            "short storage",
+            changed(|members| member(members, "data/0").truncate(7)),
+            "data/0 has 7 bytes, too few for 4 elements of 2 bytes",
+        ),
+        (
+            "larger than its storage",
+            // K\x04 is the side of the class embedding, the first one-sided shape.
+            with_replacement(b"K\x04\x85", b"K\x05\x85"),
+            "[5]",
+        ),
+        (
+            "negative offset",
+            with_replacement(b"QK\x00K\x04\x85", b"QJ\xff\xff\xff\xffK\x04\x85"),
+            "unknown way",
+        ),
+        (
+            "unknown type",
+            with_replacement(b"HalfStorage", b"ComplexDoubleStorage"),
+            "ComplexDoubleStorage",
+        ),
+        (
+            "big-endian",
+            changed(|members| *member(members, "byteorder") = b"big".into()),
+            "big-endian",
+        ),
+        (
+            "a command",
+            with_pickle(b"\x80\x02cos\nsystem\nX\x04\0\0\0true\x85R."),
+            "os.system",
+        ),
+        (
+            "code in a tensor's place",
+            with_replacement(b"torch._utils\n_rebuild_tensor_v2", b"builtins\neval"),
+            "builtins.eval",
+        ),
+        (
+            "cut pickle",
+            with_pickle(b"\x80\x02}q\x00(X\xff\0\0\0"),
+            "too early",
+        ),
+        ("a number", with_pickle(b"\x80\x02K\x01."), "neither"),
+        ("no tensors", with_pickle(b"\x80\x02}."), "no tensors"),
+        ("deep modules", with_pickle(&nested), "deep"),
+        ("endless modules", with_pickle(endless), "deep"),
+        ("doubled modules", with_pickle(&doubled), "more than"),
+        (
+            "PyTorch before 1.6",
+            b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.".to_vec(),
+            "before 1.6",
+        ),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for (case, bytes, expected) in cases {
+        let message = open(folder.path(), &bytes).expect_err(case).to_string();
+        assert!(message.contains(expected), "{case}: {message}");
+    }
+}
+
+#[test]
+fn several_state_dicts_without_a_usual_name_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let pickle = |first: &str, second: &str| {
+        let dict = |name: &str| {
+            let length = name.len() as u8;
+            let tensor =
+                b"}X\x01\0\0\0xctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\n\
+                HalfStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQK\0K\x04\x85K\x01\x85\x89}tRs";
+            [b"X", &[length, 0, 0, 0][..], name.as_bytes(), &tensor[..]].concat()
+        };
+        [b"\x80\x02}(", &dict(first)[..], &dict(second), b"u."].concat()
+    };
+    let cases: [(&str, &str, Option<&str>); 3] = [
+        ("generator", "critic", Some("generator, critic")),
+        ("ema", "state_dict", None),
+        ("model_state", "state_dict", None),
+    ];
+    for (first, second, expected) in cases {
+        match (
+            open(folder.path(), &with_pickle(&pickle(first, second))),
+            expected,
+        ) {
+            (Ok(checkpoint), None) => assert!(checkpoint.contains("x")),
+            (Err(error), Some(expected)) => assert!(error.to_string().contains(expected)),
+            (found, _) => panic!("{first}, {second}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn many_views_of_one_storage_do_not_fill_the_memory() {
+    let mut pickle = b"\x80\x02}(".to_vec();
+    for i in 0..1000 {
+        pickle.extend(format!("X\x04\0\0\0{i:04}").bytes());
+        pickle.extend(
+            b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nByteStorage\n\
+              X\x01\0\0\x000X\x03\0\0\0cpuJ\0\0\x10\0tQK\0J\0\0\x10\0\x85K\x01\x85\x89}tR",
+        );
+    }
+    pickle.extend(b"u.");
+    let bytes = changed(|members| {
+        *member(members, "data/0") = vec![0; 1 << 20];
+        *member(members, "data.pkl") = pickle;
+    });
+    let folder = tempfile::tempdir().unwrap();
+    assert!(open(folder.path(), &bytes).is_ok());
+    let error = read_torch(&folder.path().join("file.pt")).unwrap_err();
+    assert!(
+        error.to_string().contains("would have 1048576000 bytes"),
+        "{error}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever bytes change, there are tensors or an error.
+    #[test]
+    fn no_change_of_bytes_is_fatal(
+        name in prop::sample::select(vec!["openclip.pt", "torchscript.pt", "prompt_learner.pth"]),
+        in_pickle: bool,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in prop::option::weighted(0.1, any::<prop::sample::Index>()),
+    ) {
+        let change = |bytes: &mut Vec<u8>| {
+            for (index, value) in &changes {
+                let at = index.index(bytes.len());
+                bytes[at] = *value;
+            }
+            if let Some(cut) = &cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+        };
+        let bytes = if in_pickle {
+            let mut members = members(name);
+            let pickle = members.iter_mut().find(|(name, _)| name.ends_with("data.pkl"));
+            change(&mut pickle.unwrap().1);
+            zipped(&members, CompressionMethod::Stored)
+        } else {
+            let mut bytes = std::fs::read(golden(name)).unwrap();
+            change(&mut bytes);
+            bytes
+        };
+        let folder = tempfile::tempdir().unwrap();
+        if let Ok(checkpoint) = open(folder.path(), &bytes) {
+            for name in checkpoint.names() {
+                let shape = checkpoint.shape(name).unwrap();
+                checkpoint.tensor(name, shape, &Device::Cpu).unwrap();
+            }
+        }
+    }
+}
