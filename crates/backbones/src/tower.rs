@@ -5,9 +5,7 @@ use candle_nn::{LayerNorm, Module};
 use rayon::prelude::*;
 
 use crate::transformer::Block;
-use crate::{
-    BackboneError, BlockFeatures, Embedding, FeatureRequest, Features, Grid, TokenStage,
-};
+use crate::{BackboneError, BlockFeatures, Embedding, FeatureRequest, Features, Grid, TokenStage};
 
 /// All blocks and what follows the last one.
 pub(crate) struct Tower {

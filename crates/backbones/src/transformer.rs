@@ -45,8 +45,7 @@ impl Block {
     }
 
     fn feed_forward(&self, tokens: &Tensor) -> Result<Tensor, BackboneError> {
-        self.feed_forward
-            .onto(tokens, &self.norm2.forward(tokens)?)
+        self.feed_forward.onto(tokens, &self.norm2.forward(tokens)?)
     }
 }
 

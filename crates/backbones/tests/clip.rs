@@ -36,12 +36,15 @@ fn tiny() -> Checkpoint {
         vocabulary: 49_408,
         embedding: 32,
     };
-    Checkpoint::seeded(7, Architecture {
+    Checkpoint::seeded(
+        7,
+        Architecture {
             vision,
             text,
             activation: Activation::QuickGelu,
         }
-        .shapes(),)
+        .shapes(),
+    )
 }
 
 fn vision(checkpoint: Checkpoint) -> ClipVision {

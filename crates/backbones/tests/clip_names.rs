@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use anomalens_backbones::Activation;
 use anomalens_backbones::checkpoint::Checkpoint;
-use anomalens_backbones::clip::{Activation, ClipTensors, Origin};
+use anomalens_backbones::clip::{ClipTensors, Origin};
 use candle_core::{Device, Tensor};
 
 const BLOCK: &str = "transformer.resblocks.0";

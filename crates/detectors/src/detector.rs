@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DetectorError, Setup};
 
+/// The usual smoothing of anomaly maps: a Gaussian of standard deviation 4 in a map of side 256, as
+/// most papers of the field do it, and in proportion at other sizes.
+const SMOOTHING: f64 = 4.0 / 256.0;
+
 /// Which images a detector must see together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -27,6 +31,11 @@ pub trait Detector: Send + Sync {
 
     /// Which images must be scored together.
     fn scope(&self) -> Scope;
+
+    /// Standard deviation of the Gaussian that smooths maps, as a part of their side.
+    fn smoothing(&self) -> f64 {
+        SMOOTHING
+    }
 
     /// The score and the map of each image, in the order given.
     ///

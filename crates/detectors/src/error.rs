@@ -90,6 +90,31 @@ pub enum DetectorError {
         /// The hash of the weights at hand.
         found_sha256: String,
     },
+    /// A method that is not trained was asked to be.
+    #[error("{0} is not trained; make a detector of it with `anomalens fit`")]
+    NotTrained(&'static str),
+    /// There is nothing to learn from.
+    #[error("there are no {0} images to learn from")]
+    NothingToLearn(&'static str),
+    /// A training image cannot be used.
+    #[error("a training image cannot be used: {0}")]
+    TrainingImage(SourceError),
+    /// A training mask cannot be used.
+    #[error("the training mask {path} cannot be used: {reason}")]
+    TrainingMask {
+        /// The mask.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A checkpoint, log or cache of a training run cannot be read or written.
+    #[error("training cannot use {path}: {source}")]
+    TrainingFile {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
     /// An image or map cannot be brought to the size that is wanted.
     #[error(transparent)]
     Geometry(#[from] GeometryError),

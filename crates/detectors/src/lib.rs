@@ -7,15 +7,18 @@
 //! file.rs          the detector file: save, load, refuse what is wrong
 //! stream.rs        image files -> features, batch after batch, decoding beside encoding
 //! predict.rs       a backbone and detectors together: image files -> predictions
+//! training/        learning from auxiliary data
 //! tokens.rs        tokens made comparable
 //! nearest.rs       nearest neighbours in sets of tokens
 //! anomaly_dino/    AnomalyDINO: few-shot, nearest normal patch
+//! anomalyclip/     AnomalyCLIP: zero-shot, learned prompts
 //! musc/            MuSc: batch zero-shot, images score each other
 //! ```
 //!
 //! A new method is one new folder and one line in `registry.rs`.
 
 pub mod anomaly_dino;
+pub mod anomalyclip;
 mod detector;
 mod error;
 mod file;
@@ -26,6 +29,7 @@ mod registry;
 mod setup;
 mod stream;
 mod tokens;
+pub mod training;
 
 pub use detector::{Array, Detector, NormalRange, Scope, Scored, State};
 pub use error::{DetectorError, SourceError};

@@ -14,10 +14,6 @@ use crate::{
     StreamOptions, stream_features,
 };
 
-/// Smoothing of anomaly maps: a Gaussian of standard deviation 4 in a map of side 256, as the
-/// papers of the field do it, and in proportion at other sizes.
-const SMOOTHING: f64 = 4.0 / 256.0;
-
 /// What a detector says of one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
@@ -27,13 +23,15 @@ pub struct Prediction {
     pub map: Map,
     /// What patches of normal images score.
     pub range: NormalRange,
+    /// Standard deviation of the Gaussian that smooths the map, as a part of its side.
+    pub smoothing: f64,
     /// The image's size and the part of it that the map covers.
     pub size: ImageSize,
 }
 
 impl Prediction {
     /// The anomaly map at `rows x columns` pixels over the part of the image that the network
-    /// saw: bilinear, then smoothed by a Gaussian of 4 pixels at a side of 256.
+    /// saw: bilinear, then smoothed by a Gaussian.
     ///
     /// # Errors
     /// [`GeometryError`] for a size of zero or an absurd one.
@@ -41,7 +39,7 @@ impl Prediction {
         let side = (rows as f64 * columns as f64).sqrt();
         self.map
             .resize(rows, columns, Alignment::Edges)?
-            .smooth(SMOOTHING * side)
+            .smooth(self.smoothing * side)
     }
 }
 
@@ -246,6 +244,7 @@ impl Run<'_> {
                     score,
                     map,
                     range,
+                    smoothing: scorer.smoothing(),
                     size: member.size,
                 });
                 if (self.sink)(Outcome {

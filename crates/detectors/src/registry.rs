@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::stream::encode_images;
-use crate::{Detector, DetectorError, Setup, State, anomaly_dino, musc};
+use crate::training::{TrainOptions, Trained, TrainingSample, Watch};
+use crate::{Detector, DetectorError, Setup, State, anomaly_dino, anomalyclip, musc};
 
 /// What must be there before a method can score images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,8 @@ pub enum Needs {
     Nothing,
     /// A few normal images of the target ("shots").
     NormalImages,
+    /// To have been trained on auxiliary data.
+    Training,
 }
 
 /// A method as the program lists it.
@@ -32,10 +35,20 @@ pub struct Method {
     pub needs: Needs,
     fit: Fit,
     load: Load,
+    train: Option<Train>,
 }
 
 /// Makes a detector from settings and normal images.
 type Fit = fn(&Value, &Shots) -> Result<Box<dyn Detector>, DetectorError>;
+
+/// Learns a detector from settings and labelled auxiliary images.
+type Train = fn(
+    &Value,
+    &dyn ImageEncoder,
+    &[TrainingSample],
+    &TrainOptions,
+    &mut Watch,
+) -> Result<Trained, DetectorError>;
 
 /// Makes a detector again from its saved state.
 type Load = fn(State) -> Result<Box<dyn Detector>, DetectorError>;
@@ -43,7 +56,7 @@ type Load = fn(State) -> Result<Box<dyn Detector>, DetectorError>;
 /// Settings that replace a method's defaults, as a JSON object by name; empty for none.
 pub type FitOptions = serde_json::Map<String, Value>;
 
-const METHODS: [Method; 2] = [
+const METHODS: [Method; 3] = [
     Method {
         name: anomaly_dino::NAME,
         summary: "few-shot: distance of each patch to the nearest patch of some normal images",
@@ -52,6 +65,17 @@ const METHODS: [Method; 2] = [
         needs: Needs::NormalImages,
         fit: anomaly_dino::fit,
         load: anomaly_dino::load,
+        train: None,
+    },
+    Method {
+        name: anomalyclip::NAME,
+        summary: "zero-shot: two prompts or embeddings learned once from auxiliary data",
+        paper: "Zhou et al., AnomalyCLIP: Object-agnostic Prompt Learning for Zero-shot Anomaly \
+                Detection, ICLR 2024",
+        needs: Needs::Training,
+        fit: anomalyclip::fit,
+        load: anomalyclip::load,
+        train: Some(anomalyclip::train),
     },
     Method {
         name: musc::NAME,
@@ -61,6 +85,7 @@ const METHODS: [Method; 2] = [
         needs: Needs::Nothing,
         fit: musc::fit,
         load: musc::load,
+        train: None,
     },
 ];
 
@@ -112,6 +137,37 @@ impl Method {
             return Err(DetectorError::NoShots(self.name));
         }
         (self.fit)(&Value::Object(options.clone()), &Shots { encoder, images })
+    }
+
+    /// Whether the method can be trained.
+    pub fn is_trained(&self) -> bool {
+        self.train.is_some()
+    }
+
+    /// Learns a detector from labelled auxiliary images; `watch` is told what happens. A run that
+    /// was interrupted goes on from its last epoch.
+    ///
+    /// # Errors
+    /// [`DetectorError::NotTrained`] for methods without training,
+    /// [`DetectorError::NothingToLearn`] without normal or without anomalous images,
+    /// [`DetectorError::TrainingImage`] for an image that cannot be used, and what goes wrong
+    /// with the files of the run.
+    pub fn train(
+        &self,
+        settings: &FitOptions,
+        encoder: &dyn ImageEncoder,
+        samples: &[TrainingSample],
+        options: &TrainOptions,
+        watch: &mut Watch,
+    ) -> Result<Trained, DetectorError> {
+        let train = self.train.ok_or(DetectorError::NotTrained(self.name))?;
+        for (anomalous, kind) in [(false, "normal"), (true, "anomalous")] {
+            if !samples.iter().any(|sample| sample.anomalous == anomalous) {
+                return Err(DetectorError::NothingToLearn(kind));
+            }
+        }
+        let settings = Value::Object(settings.clone());
+        train(&settings, encoder, samples, options, watch)
     }
 
     /// Makes the detector again whose state was saved.

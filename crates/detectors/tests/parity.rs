@@ -7,6 +7,7 @@ mod common;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
+use anomalens_detectors::training::{TrainOptions, TrainingMask, TrainingSample};
 use anomalens_detectors::{
     BackboneRef, Detector, DetectorError, DetectorFile, FitOptions, ImageSource, Method, Needs,
     Prediction, Provenance, StreamOptions, find, methods, predict,
@@ -31,8 +32,51 @@ fn fit(method: &Method) -> Box<dyn Detector> {
     let shots = match method.needs {
         Needs::NormalImages => vec![normal(0), normal(4)],
         Needs::Nothing => vec![],
+        Needs::Training => return train(method),
     };
     method.fit(&FitOptions::new(), &MeanColour, &shots).unwrap()
+}
+
+/// A detector of `method` trained on normal and anomalous images with masks.
+fn train(method: &Method) -> Box<dyn Detector> {
+    let folder = tempfile::tempdir().unwrap();
+    let images: Vec<Image> = (0..4).flat_map(|i| [normal(i), anomalous(i)]).collect();
+    let sources = save(folder.path(), &images);
+    let mask = folder.path().join("mask.png");
+    image([0; 3], Some(([255; 3], SPOT.0, SPOT.1)))
+        .save_png(&mask)
+        .unwrap();
+    let samples: Vec<TrainingSample> = sources
+        .into_iter()
+        .enumerate()
+        .map(|(i, source)| TrainingSample {
+            source,
+            anomalous: i % 2 == 1,
+            mask: match i % 2 {
+                1 => TrainingMask::File(mask.clone()),
+                _ => TrainingMask::Empty,
+            },
+        })
+        .collect();
+    let settings = FitOptions::from_iter([
+        ("blocks".to_owned(), vec![1].into()),
+        ("image_score".to_owned(), "map".into()),
+    ]);
+    let options = TrainOptions {
+        epochs: Some(40),
+        batch: Some(4),
+        learning_rate: Some(0.05),
+        folder: folder.path().join("training"),
+        ..TrainOptions::default()
+    };
+    let trained = method
+        .train(&settings, &MeanColour, &samples, &options, &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(trained.stopped, None);
+    assert!(trained.epochs.last().unwrap().loss < trained.epochs[0].loss);
+    trained.detector
 }
 
 fn scores(

@@ -6,6 +6,7 @@
 //! published.rs     the papers' figures, each with its source
 //! picture.rs       heat maps, overlays and boxes of predictions
 //! results.rs       the folder of results that `detect` fills
+//! training.rs      data sets to learn from; the picture of losses
 //! report/          the HTML page
 //! ```
 
@@ -16,8 +17,10 @@ pub mod published;
 pub mod report;
 mod results;
 mod run;
+mod training;
 
 pub use error::EvaluationError;
 pub use evaluation::{ClassResult, Evaluation, ImageRecord, Metrics};
 pub use results::{ResultFolder, ResultRecord, ResultsError};
 pub use run::{Contestant, RunOptions, evaluate};
+pub use training::{Fold, training_samples, write_loss_curve};

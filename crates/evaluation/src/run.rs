@@ -13,6 +13,7 @@ use anomalens_detectors::{
 use anomalens_metrics::{PixelMetrics, PixelOptions, ScoredMask, auroc, average_precision, f1_max};
 use anomalens_vision::{Limits, Mask};
 
+use crate::training::Fold;
 use crate::{ClassResult, Evaluation, EvaluationError, ImageRecord, Metrics};
 
 /// Who takes part.
@@ -40,6 +41,8 @@ pub struct RunOptions {
     /// Whether the images set apart for training are scored too: only for contestants that have
     /// learned nothing from them.
     pub whole: bool,
+    /// The part of the test images that is scored, if not all are.
+    pub only: Option<Fold>,
     /// Batches and limits.
     pub stream: StreamOptions,
 }
@@ -48,7 +51,9 @@ impl RunOptions {
     /// The images of `class` that are scored.
     fn samples<'a>(&self, data: &'a DataSet, class: &str) -> Vec<&'a Sample> {
         let train = data.train_normals(class).filter(|_| self.whole);
-        train.chain(data.test(class)).collect()
+        let test = data.test(class).enumerate();
+        let test = test.filter(|(index, _)| self.only.is_none_or(|fold| fold.holds(*index)));
+        train.chain(test.map(|(_, sample)| sample)).collect()
     }
 }
 
@@ -57,6 +62,7 @@ impl Default for RunOptions {
         Self {
             resolution: 256,
             whole: false,
+            only: None,
             stream: StreamOptions::default(),
         }
     }
@@ -180,7 +186,7 @@ impl<'a> Contestant<'a> {
                 let normals: Vec<&Sample> = data.train_normals(class).collect();
                 let shots = match method.needs {
                     Needs::NormalImages => few_shot(&normals, *shots, *seed)?,
-                    Needs::Nothing => vec![],
+                    Needs::Nothing | Needs::Training => vec![],
                 };
                 let images = shots
                     .iter()
@@ -201,7 +207,7 @@ impl<'a> Contestant<'a> {
                 ..
             } => match method.needs {
                 Needs::NormalImages => (method.name, Some(*shots), *seed),
-                Needs::Nothing => (method.name, None, *seed),
+                Needs::Nothing | Needs::Training => (method.name, None, *seed),
             },
         };
         let scored: usize = classes

@@ -71,6 +71,7 @@ impl Folder {
                 mask: MaskSource::Absent,
             },
             prediction: Ok(Prediction {
+                smoothing: 4.0 / 256.0,
                 score,
                 map: Map::new(2, 4, vec![score; 8]).unwrap(),
                 range: RANGE,

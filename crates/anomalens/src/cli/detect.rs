@@ -158,7 +158,7 @@ fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
     let detector = method.fit(&options, backbone.encoder.as_ref(), &normal)?;
     let data = match method.needs {
         Needs::NormalImages => format!("{} normal images", normal.len()),
-        Needs::Nothing => "none".to_owned(),
+        Needs::Nothing | Needs::Training => "none".to_owned(),
     };
     let (backbone_ref, provenance) = (fit::reference(&backbone), fit::provenance(data));
     Ok((

@@ -8,7 +8,7 @@ use anomalens::datasets::{DataRef, DataSet};
 use anomalens::detectors::{DetectorFile, Needs, find as find_method};
 use anomalens::evaluation::published::figures;
 use anomalens::evaluation::report::{ReportContext, write_report};
-use anomalens::evaluation::{Contestant, Evaluation, RunOptions, evaluate};
+use anomalens::evaluation::{Contestant, Evaluation, Fold, RunOptions, evaluate};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
@@ -38,6 +38,9 @@ pub(super) struct Args {
     /// Score the training images too, for methods that need no normal images
     #[arg(long)]
     whole: bool,
+    /// Score part K of N equal parts of the test images, such as the part that training left out
+    #[arg(long, value_name = "K/N", conflicts_with = "whole")]
+    only: Option<Fold>,
     /// Side of the square at which pixel metrics are computed, in pixels
     #[arg(long, value_name = "PIXELS", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -79,6 +82,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     let options = RunOptions {
         resolution: args.resolution as usize,
         whole: args.whole,
+        only: args.only,
         ..RunOptions::default()
     };
     let evaluations = evaluate_shown(&backbone, &data, &contestants, &options)?;
@@ -120,7 +124,7 @@ fn contestants(args: &Args) -> Result<Vec<Contestant<'static>>> {
         shots,
         seed,
     };
-    if method.needs == Needs::Nothing {
+    if method.needs != Needs::NormalImages {
         return Ok(vec![one(0, 0)]);
     }
     if args.whole {

@@ -94,8 +94,10 @@ pub(super) fn normal_images(
     draw: Option<(usize, u32)>,
 ) -> Result<Vec<Image>> {
     match (method.needs, paths) {
-        (Needs::Nothing, []) => return Ok(vec![]),
-        (Needs::Nothing, _) => bail!("{} needs no normal images: leave --normal out", method.name),
+        (Needs::Nothing | Needs::Training, []) => return Ok(vec![]),
+        (Needs::Nothing | Needs::Training, _) => {
+            bail!("{} needs no normal images: leave --normal out", method.name)
+        }
         (Needs::NormalImages, []) => {
             bail!(
                 "{} needs normal images: name them with --normal FOLDER",
@@ -119,7 +121,7 @@ pub(super) fn normal_images(
 }
 
 /// Refuses an output that cannot be written before any work is done.
-fn check_output(path: &Path) -> Result<()> {
+pub(super) fn check_output(path: &Path) -> Result<()> {
     if path.is_dir() {
         bail!("{} is a folder; --output must name a file", path.display());
     }

@@ -1,7 +1,7 @@
 //! The command line: what can be asked, and how errors are told.
 //!
 //! ```text
-//! detect.rs  fit.rs  eval.rs  demo.rs  models.rs  data.rs  bench.rs   the commands
+//! detect.rs  fit.rs  train.rs  eval.rs  demo.rs  models.rs  data.rs  bench.rs   the commands
 //! backbone.rs   which weights, and how a pull is shown
 //! images.rs     the image files that paths name
 //! settings.rs   a method and its settings from the command line
@@ -21,6 +21,7 @@ mod models;
 mod progress;
 mod settings;
 mod table;
+mod train;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -48,6 +49,8 @@ enum Command {
     Detect(detect::Args),
     /// Make a detector file from normal images
     Fit(fit::Args),
+    /// Learn a detector from labelled auxiliary data
+    Train(train::Args),
     /// Measure a method or detector on a labelled data set
     Eval(eval::Args),
     /// List, check labelled data sets
@@ -80,6 +83,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Detect(args) => detect::run(&args),
         Command::Fit(args) => fit::run(&args),
+        Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Models(args) => models::run(&args),

@@ -20,7 +20,12 @@ type Row = (&'static str, [usize; 5], [usize; 2], usize);
 const PUBLISHED: [Row; 6] = [
     ("clip-vit-b32", [768, 12, 12, 32, 7], [512, 12], 512),
     ("clip-vit-b16", [768, 12, 12, 16, 14], [512, 12], 512),
-    ("clip-vit-b16-plus-240", [896, 12, 14, 16, 15], [640, 12], 640),
+    (
+        "clip-vit-b16-plus-240",
+        [896, 12, 14, 16, 15],
+        [640, 12],
+        640,
+    ),
     ("clip-vit-l14", [1024, 24, 16, 14, 16], [768, 12], 768),
     ("clip-vit-l14-336", [1024, 24, 16, 14, 24], [768, 12], 768),
     ("clip-vit-h14", [1280, 32, 16, 14, 16], [1024, 24], 1024),
@@ -41,8 +46,12 @@ impl Architecture {
 
     /// The published size called `name`.
     pub fn named(name: &str) -> Option<Self> {
-        let &(_, [width, blocks, heads, patch, position_side], [text_width, text_blocks], embedding) =
-            PUBLISHED.iter().find(|(known, ..)| *known == name)?;
+        let &(
+            _,
+            [width, blocks, heads, patch, position_side],
+            [text_width, text_blocks],
+            embedding,
+        ) = PUBLISHED.iter().find(|(known, ..)| *known == name)?;
         let activation = if LAION.contains(&name) {
             Activation::Gelu
         } else {

@@ -9,8 +9,8 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
-use crate::{Activation, BackboneError};
 use crate::checkpoint::{Checkpoint, Format};
+use crate::{Activation, BackboneError};
 
 /// Who wrote a CLIP weight file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -116,7 +116,9 @@ impl DinoV2 {
     /// Class and patch tokens before the first block, `[batch, 1 + rows * columns, width]`.
     fn embed(&self, images: &Tensor, grid: Grid) -> Result<Tensor, BackboneError> {
         let batch = images.dim(0)?;
-        let patches = self.projection.forward(&patches(images, self.config.patch)?)?;
+        let patches = self
+            .projection
+            .forward(&patches(images, self.config.patch)?)?;
         let class = self.class_token.expand((batch, 1, self.config.width))?;
         let tokens = Tensor::cat(&[class, patches], 1)?;
         Ok(tokens.broadcast_add(&self.position_embedding(grid)?)?)

@@ -54,7 +54,7 @@ impl ImageEncoder for MeanColour {
         Ok(Features {
             grid,
             blocks: blocks.collect::<Result<_, BackboneError>>()?,
-            embedding: None,
+            embedding: request.embedding.map(|_| patches.mean(1)).transpose()?,
         })
     }
 }

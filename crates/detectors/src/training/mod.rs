@@ -1,0 +1,25 @@
+//! Learning from labelled auxiliary data: what every trained method needs.
+//!
+//! ```text
+//! sample.rs    labelled images and their masks
+//! store.rs     features of the frozen backbone, computed once
+//! adam.rs      the optimiser, whose state can be saved
+//! random.rs    shuffling and initial values from a seed
+//! progress.rs  checkpoints after every epoch, the log of losses
+//! run.rs       the loop over epochs
+//! ```
+
+mod adam;
+mod progress;
+pub(crate) mod random;
+mod run;
+mod sample;
+mod store;
+
+pub(crate) use adam::Adam;
+pub use progress::EpochLog;
+pub(crate) use run::{Learner, Losses, Run, run};
+pub use run::{TrainEvent, TrainOptions, Trained, Watch};
+pub use sample::{TrainingMask, TrainingSample};
+pub use store::Cache;
+pub(crate) use store::{Batch, FeatureStore, Record};
