@@ -208,6 +208,21 @@ fn mistakes_are_told_in_one_sentence() {
             1,
         ),
         ("eval --data folder:data", 2),
+        ("train --data folder:data -o missing/x.detector", 1),
+        ("train --method musc --data folder:data -o x.detector", 1),
+        ("train --data folder:data --leave-out 3/2 -o x.detector", 2),
+        (
+            "train --data folder:data --set prompt=text -o x.detector --weights tiny.safetensors",
+            1,
+        ),
+        (
+            "detect test --method anomalyclip --weights tiny.safetensors",
+            1,
+        ),
+        (
+            "detect test --normal good --weights seeded:7:clip-vit-l15",
+            1,
+        ),
         ("models path dinov2-small", 1),
         ("models path dinov2-smol", 1),
     ];
@@ -289,6 +304,42 @@ fn evaluation_prints_metrics_and_writes_a_report() {
     ));
     assert_eq!(ready.lines()[0]["shots"], serde_json::Value::Null);
     assert_eq!(ready.lines()[0]["image_auroc"], 1.0);
+}
+
+#[test]
+fn training_goes_on_where_it_stopped_and_gives_the_same_detector() {
+    let sandbox = Sandbox::new();
+    sandbox.data();
+    let train = "train --data folder:data --weights tiny.safetensors --set blocks=[2] \
+                 --set image_size=56 --batch 2 --learning-rate 0.01";
+    let whole = sandbox.run(&format!("{train} -o whole.detector --epochs 3 --json"));
+    assert_eq!(whole.code, Some(0), "{whole:?}");
+    let told: serde_json::Value = serde_json::from_str(&whole.stdout).unwrap();
+    assert_eq!(told["epochs"].as_array().unwrap().len(), 3);
+    for file in ["log.jsonl", "loss.svg", "checkpoint.safetensors"] {
+        let path = format!("whole.detector.training/{file}");
+        assert!(sandbox.path(&path).is_file(), "{path}");
+    }
+    // Two epochs, then the third: as if the run had been interrupted. Where features are kept
+    // changes nothing.
+    let parts = format!("{train} -o parts.detector --cache disk");
+    assert_eq!(sandbox.run(&format!("{parts} --epochs 2")).code, Some(0));
+    let rest = sandbox.run(&format!("{parts} --epochs 3"));
+    assert!(rest.stderr.contains("after epoch 2"), "{rest:?}");
+    let scores = |detector: &str| {
+        let evaluated = sandbox.run(&format!(
+            "eval --detector {detector} --data folder:data --weights tiny.safetensors --json"
+        ));
+        assert_eq!(evaluated.code, Some(0), "{evaluated:?}");
+        let mut result: serde_json::Value = serde_json::from_str(&evaluated.stdout).unwrap();
+        result["seconds"] = 0.into();
+        result
+    };
+    assert_eq!(scores("whole.detector"), scores("parts.detector"));
+
+    let other = sandbox.run(&format!("{parts} --epochs 4 --seed 5"));
+    assert_eq!(other.code, Some(1));
+    assert!(other.stderr.contains("other data or settings"), "{other:?}");
 }
 
 #[test]
