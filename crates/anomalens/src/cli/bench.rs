@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anomalens::backbones::{FeatureRequest, ImageEncoder, TokenStage};
+use anomalens::backbones::{
+    Dpam, Embedding, FeatureRequest, ImageEncoder, SelfAttention, TokenStage,
+};
 use anomalens::detectors::{FitOptions, ImageSource, StreamOptions, find as find_method, predict};
 use anomalens::vision::{Image, Limits};
 use anyhow::{Context, Result, bail};
@@ -27,6 +29,12 @@ enum Command {
     Encoder {
         #[command(flatten)]
         common: Common,
+        /// The architecture of made-up weights, with `--weights seeded:SEED`
+        #[arg(long, value_name = "NAME")]
+        arch: Option<String>,
+        /// With AnomalyCLIP's local stream from a quarter of the blocks on
+        #[arg(long)]
+        dpam: bool,
         /// Side of the images, in pixels
         #[arg(long, default_value_t = 224)]
         size: usize,
@@ -60,9 +68,17 @@ pub(super) fn run(args: &Args) -> Result<End> {
     let (common, result) = match &args.command {
         Command::Encoder {
             common,
+            arch,
+            dpam,
             size,
             batch,
-        } => (common, encoder(common, *size, *batch)?),
+        } => {
+            let weights = match arch {
+                Some(arch) => format!("{}:{arch}", common.backbone.weights),
+                None => common.backbone.weights.clone(),
+            };
+            (common, encoder(common, &weights, *dpam, *size, *batch)?)
+        }
         Command::Pipeline { common, images } => (common, pipeline(common, images)?),
     };
     if common.json {
@@ -75,16 +91,23 @@ pub(super) fn run(args: &Args) -> Result<End> {
     Ok(End::Done)
 }
 
-fn encoder(common: &Common, size: usize, batch: usize) -> Result<Value> {
-    let backbone = backbone::open(&common.backbone.weights)?;
+fn encoder(common: &Common, weights: &str, dpam: bool, size: usize, batch: usize) -> Result<Value> {
+    let backbone = backbone::open(weights)?;
     let encoder = backbone.encoder.as_ref();
     let images = Tensor::zeros((batch, 3, size, size), DType::F32, &Device::Cpu)?;
-    let request = FeatureRequest::blocks([encoder.blocks()]).at(TokenStage::Normed);
+    let request = FeatureRequest {
+        dpam: dpam.then(|| Dpam {
+            first_block: (encoder.blocks() / 4).max(1),
+            attention: SelfAttention::Values,
+        }),
+        embedding: dpam.then_some(Embedding::Direct),
+        ..FeatureRequest::blocks([encoder.blocks()]).at(TokenStage::Projected)
+    };
     let seconds = median(common.runs, || {
         encoder.encode(&images, &request)?;
         Ok(())
     })? / batch as f64;
-    let gflops = flops(encoder, size) / seconds / 1e9;
+    let gflops = flops(encoder, &request, size) / seconds / 1e9;
     Ok(json!({
         "arch": encoder.name(),
         "engine": "candle-f32",
@@ -98,14 +121,20 @@ fn encoder(common: &Common, size: usize, batch: usize) -> Result<Value> {
 }
 
 /// Floating-point operations of a vision transformer's matrix products for one square image.
-fn flops(encoder: &dyn ImageEncoder, size: usize) -> f64 {
+fn flops(encoder: &dyn ImageEncoder, request: &FeatureRequest, size: usize) -> f64 {
     let (width, tokens) = (
         encoder.width() as f64,
         ((size / encoder.patch()).pow(2) + 1) as f64,
     );
     let linear = 12.0 * width * width * tokens; // query, key, value, output; up and down four-fold
     let attention = 2.0 * tokens * tokens * width;
-    2.0 * encoder.blocks() as f64 * (linear + attention)
+    let blocks = encoder.blocks() as f64;
+    // The local stream has attention and its output layer in its own blocks.
+    let local = match request.dpam {
+        Some(dpam) => (encoder.blocks() + 1 - dpam.first_block) as f64,
+        None => 0.0,
+    };
+    2.0 * (blocks * (linear + attention) + local * (attention + width * width * tokens))
 }
 
 fn pipeline(common: &Common, paths: &[PathBuf]) -> Result<Value> {
