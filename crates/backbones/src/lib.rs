@@ -6,7 +6,7 @@
 //! dinov2/      the DINOv2 family of vision transformers
 //! clip/        CLIP of OpenAI and OpenCLIP: vision and text transformers
 //! encoder.rs   the `ImageEncoder` trait, `FeatureRequest`, `Features`
-//! transformer.rs, tower.rs   the blocks that both families share
+//! transformer.rs, tower.rs, position.rs   what both families share
 //! load.rs      a weight file -> the encoder that it holds
 //! ops.rs       element-wise operations on the CPU that candle leaves slow
 //! ```
@@ -21,6 +21,7 @@ mod encoder;
 mod error;
 mod load;
 mod ops;
+mod position;
 mod tower;
 mod transformer;
 pub mod weights;

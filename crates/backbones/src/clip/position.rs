@@ -1,43 +1,16 @@
 //! CLIP's position embedding on other grids than it was trained on.
 
-use candle_core::Tensor;
-
 use super::PositionResize;
-use crate::{BackboneError, Grid};
 
 /// The kernel's parameter where resizing is antialiased, as in Pillow.
 const CUBIC_A: f64 = -0.5;
 
-/// `positions` `[1 + side * side, width]` for `grid`: `[1 + rows * columns, width]`, always from
-/// the trained table.
-pub(super) fn resize(
-    positions: &Tensor,
-    side: usize,
-    grid: Grid,
-    rule: PositionResize,
-) -> Result<Tensor, BackboneError> {
-    if grid.rows == side && grid.columns == side {
-        return Ok(positions.clone());
+/// Row-major `[to, from]`: the weights of the trained positions on one axis for each new one.
+pub(super) fn weights(from: usize, to: usize, rule: PositionResize) -> Vec<f32> {
+    match rule {
+        PositionResize::Bilinear => bilinear(from, to),
+        PositionResize::BicubicAntialias => bicubic_antialias(from, to),
     }
-    let width = positions.dim(1)?;
-    let matrix = |to: usize| {
-        let weights = match rule {
-            PositionResize::Bilinear => bilinear(side, to),
-            PositionResize::BicubicAntialias => bicubic_antialias(side, to),
-        };
-        Tensor::from_vec(weights, (to, side), positions.device())
-    };
-    let patches = positions
-        .narrow(0, 1, side * side)?
-        .reshape((side, side * width))?;
-    let rows = matrix(grid.rows)?
-        .matmul(&patches)?
-        .reshape((grid.rows, side, width))?;
-    let patches = matrix(grid.columns)?
-        .broadcast_left(grid.rows)?
-        .matmul(&rows)?
-        .reshape((grid.len(), width))?;
-    Ok(Tensor::cat(&[positions.narrow(0, 0, 1)?, patches], 0)?)
 }
 
 /// Row-major `[to, from]`: half-pixel centres, borders repeated.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::layers::Reader;
 use super::{ClipTensors, ClipText, VisionConfig, position};
 use crate::checkpoint::Checkpoint;
+use crate::position::resize;
 use crate::tower::Tower;
 use crate::transformer::{Attention, Block, FeedForward, patches};
 use crate::{Activation, BackboneError, FeatureRequest, Features, Grid, ImageEncoder};
@@ -111,12 +112,10 @@ impl ClipVision {
         let batch = images.dim(0)?;
         let patches = self.projection.forward(&patches(images, patch)?)?;
         let class = self.class_token.expand((batch, 1, width))?;
-        let positions = position::resize(
-            &self.positions,
-            self.config.position_side,
-            grid,
-            self.position_resize,
-        )?;
+        let side = self.config.position_side;
+        let positions = resize(&self.positions, side, grid, |to| {
+            position::weights(side, to, self.position_resize)
+        })?;
         let tokens = Tensor::cat(&[class, patches], 1)?.broadcast_add(&positions)?;
         Ok(self.norm.forward(&tokens)?)
     }

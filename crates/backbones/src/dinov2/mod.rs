@@ -15,6 +15,7 @@ pub use config::Config;
 pub use position::PositionResize;
 
 use crate::checkpoint::Checkpoint;
+use crate::position::resize;
 use crate::tower::Tower;
 use crate::transformer::patches;
 use crate::{BackboneError, FeatureRequest, Features, Grid, ImageEncoder};
@@ -105,12 +106,11 @@ impl DinoV2 {
     /// # Errors
     /// Only those of the tensor library.
     pub fn position_embedding(&self, grid: Grid) -> Result<Tensor, BackboneError> {
-        position::resize(
-            &self.positions,
-            self.config.position_side,
-            grid,
-            self.position_resize,
-        )
+        let side = self.config.position_side;
+        let positions = resize(&self.positions.squeeze(0)?, side, grid, |to| {
+            position::weights(side, to, self.position_resize)
+        })?;
+        Ok(positions.unsqueeze(0)?)
     }
 
     /// Class and patch tokens before the first block, `[batch, 1 + rows * columns, width]`.

@@ -1,10 +1,7 @@
 //! Position embeddings for grids other than the one that they were trained on: bicubic (a = -0.75,
 //! half-pixel centres, no antialiasing, borders repeated), as PyTorch's `interpolate` does it.
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-
-use crate::{BackboneError, Grid};
 
 /// The cubic kernel's parameter in PyTorch.
 const CUBIC_A: f64 = -0.75;
@@ -20,41 +17,8 @@ pub enum PositionResize {
     PaddedScale,
 }
 
-/// `positions` `[1, 1 + side * side, width]` for `grid`: `[1, 1 + rows * columns, width]`.
-pub(super) fn resize(
-    positions: &Tensor,
-    side: usize,
-    grid: Grid,
-    rule: PositionResize,
-) -> Result<Tensor, BackboneError> {
-    if grid.rows == side && grid.columns == side {
-        return Ok(positions.clone());
-    }
-    let width = positions.dim(2)?;
-    let device = positions.device();
-    let matrix = |length: usize| {
-        Tensor::from_vec(
-            interpolation_matrix(side, length, rule),
-            (length, side),
-            device,
-        )
-    };
-    // [side, side, width] -> rows first, then columns: interpolation is a product on each axis.
-    let patches = positions
-        .narrow(1, 1, side * side)?
-        .reshape((side, side * width))?;
-    let rows = matrix(grid.rows)?
-        .matmul(&patches)?
-        .reshape((grid.rows, side, width))?;
-    let columns = matrix(grid.columns)?
-        .broadcast_left(grid.rows)?
-        .matmul(&rows.contiguous()?)?
-        .reshape((1, grid.len(), width))?;
-    Ok(Tensor::cat(&[positions.narrow(1, 0, 1)?, columns], 1)?)
-}
-
 /// Row-major `[to, from]`: the weight of each trained position for each new one.
-fn interpolation_matrix(from: usize, to: usize, rule: PositionResize) -> Vec<f32> {
+pub(super) fn weights(from: usize, to: usize, rule: PositionResize) -> Vec<f32> {
     let step = match rule {
         PositionResize::ExactSize => from as f64 / to as f64,
         PositionResize::PaddedScale => from as f64 / (to as f64 + 0.1),
