@@ -1,0 +1,399 @@
+//! Multi-head self-attention that never holds the tokens-by-tokens matrix: the scores of a few
+//! queries against all keys stay in the second-level cache until they are used.
+//!
+//! Beside the usual attention there are those of DPAM (AnomalyCLIP, section 3.3), in which values,
+//! keys or queries attend to themselves; all of them share the packed values.
+
+use crate::buffer::Buffer;
+use crate::engine::{Engine, Precision};
+use crate::format::Format;
+use crate::kernel::Kernel;
+use crate::linear::Packed;
+use crate::parallel::{Parallel, Shared};
+use crate::product::{Epilogue, Layer, PANEL, Product, Sink, TILE_ROWS};
+use crate::rows::{Conversion, Rows};
+use crate::simd::{Simd, exp2};
+
+/// What is compared with what; the values are always V.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AttentionKind {
+    /// Queries with keys.
+    Qk,
+    /// Values with values.
+    Vv,
+    /// Keys with keys.
+    Kk,
+    /// Queries with queries.
+    Qq,
+}
+
+impl AttentionKind {
+    /// The parts of a row (query, key, value) that are compared.
+    fn parts(self) -> (usize, usize) {
+        match self {
+            Self::Qk => (0, 1),
+            Self::Vv => (2, 2),
+            Self::Kk => (1, 1),
+            Self::Qq => (0, 0),
+        }
+    }
+}
+
+/// The shape of an attention, and the kernel that computes it.
+#[derive(Clone, Copy)]
+pub struct Attention {
+    kernel: &'static Kernel,
+    heads: usize,
+    head_width: usize,
+}
+
+/// One kind of attention and where its result goes, `[tokens, heads * head_width]`.
+pub struct AttentionOutput<'a> {
+    /// What is compared.
+    pub kind: AttentionKind,
+    /// The result.
+    pub to: &'a mut [f32],
+}
+
+impl Attention {
+    /// An attention of `heads` heads of `head_width` numbers each. [`Precision::Int8`] counts as
+    /// [`Precision::Half`].
+    pub fn new(engine: Engine, precision: Precision, heads: usize, head_width: usize) -> Self {
+        let precision = match precision {
+            Precision::Int8 => Precision::Half,
+            other => other,
+        };
+        Self::with_kernel(engine.kernel(precision), heads, head_width)
+    }
+
+    pub(crate) fn with_kernel(kernel: &'static Kernel, heads: usize, head_width: usize) -> Self {
+        Self {
+            kernel,
+            heads,
+            head_width,
+        }
+    }
+
+    /// `softmax(a b' / sqrt(head_width)) v` for each of `outputs`, from rows of queries, keys and
+    /// values side by side, `[tokens, 3 * heads * head_width]`.
+    ///
+    /// # Panics
+    /// If the lengths do not fit each other.
+    pub fn forward(
+        &self,
+        qkv: &[f32],
+        outputs: &mut [AttentionOutput],
+        scratch: &mut AttentionScratch,
+        parallel: Parallel,
+    ) {
+        let width = self.heads * self.head_width;
+        let tokens = qkv.len() / (3 * width);
+        assert_eq!(
+            tokens * 3 * width,
+            qkv.len(),
+            "broken rows of queries, keys and values"
+        );
+        scratch.heads.resize_with(self.heads, Head::default);
+        scratch.threads.resize_with(
+            parallel.threads().max(scratch.threads.len()),
+            Thread::default,
+        );
+
+        let mut keys = [false; 3];
+        for output in outputs.iter() {
+            assert_eq!(output.to.len(), tokens * width, "an output of another size");
+            keys[output.kind.parts().1] = true;
+        }
+        let heads = Shared::new(&mut scratch.heads);
+        parallel.for_each(self.heads, |head| {
+            // SAFETY: each head is one task's.
+            let packed = unsafe { &mut heads.part(head, 1)[0] };
+            self.pack(qkv, tokens, head, keys, packed);
+        });
+
+        // The first multiple of the tile's rows that fits, so that no tile is narrow.
+        let queries = TILE_ROWS / self.kernel.rows * self.kernel.rows;
+        let blocks = tokens.div_ceil(queries);
+        let threads = Shared::new(&mut scratch.threads);
+        let heads = &scratch.heads;
+        for output in outputs {
+            let kind = output.kind;
+            let to = Shared::new(output.to);
+            parallel.for_each(self.heads * blocks, |task| {
+                let (head, first) = (task / blocks, task % blocks * queries);
+                let count = queries.min(tokens - first);
+                let thread = match parallel {
+                    Parallel::Serial => 0,
+                    Parallel::Pool => rayon::current_thread_index().unwrap_or(0),
+                };
+                // SAFETY: a thread does one task at a time.
+                let thread = unsafe { &mut threads.part(thread, 1)[0] };
+                let to = to.at(first * width + head * self.head_width);
+                // SAFETY: the blocks of queries and the heads tile the output.
+                unsafe {
+                    self.block(
+                        qkv,
+                        head,
+                        first..first + count,
+                        kind,
+                        &heads[head],
+                        thread,
+                        to,
+                    )
+                }
+            });
+        }
+    }
+
+    /// Packs one head's values, and as keys those parts that `keys` names.
+    fn pack(&self, qkv: &[f32], tokens: usize, head: usize, keys: [bool; 3], to: &mut Head) {
+        let format = self.kernel.format;
+        let part_of = |token: usize, part: usize| self.slice(qkv, token, part, head);
+        for (part, factor) in to.factors.iter_mut().enumerate() {
+            *factor = match format {
+                Format::F16 => {
+                    let rows = (0..tokens).map(|token| largest(part_of(token, part)));
+                    format.factor(rows.fold(0.0, f32::max))
+                }
+                _ => 1.0,
+            };
+        }
+        let stride = Rows::stride(self.head_width, format);
+        let depth = format.words(self.head_width);
+        let rows = &mut to.rows;
+        rows.reserve(PANEL * stride);
+        let convert = |rows: &mut Buffer, i: usize, token: usize, part: usize, factor: f32| {
+            let job = Conversion {
+                input: part_of(token, part),
+                norm: None,
+                factor: Some(factor),
+                format,
+            };
+            let row = &mut rows.words_mut()[i * stride..(i + 1) * stride];
+            // SAFETY: a kernel is only made where its instruction set is there.
+            unsafe { (self.kernel.convert)(&job, row) };
+        };
+
+        for (part, packed) in to.keys.iter_mut().enumerate() {
+            if !keys[part] {
+                continue;
+            }
+            packed.resize(tokens, depth);
+            for panel in 0..packed.count() {
+                let count = PANEL.min(tokens - panel * PANEL);
+                for i in 0..count {
+                    convert(rows, i, panel * PANEL + i, part, to.factors[part]);
+                }
+                let rows = rows.words();
+                let lines = packed.panel_mut(panel).chunks_exact_mut(PANEL);
+                for (word, line) in lines.take(depth).enumerate() {
+                    for (i, to) in line[..count].iter_mut().enumerate() {
+                        *to = rows[i * stride + word];
+                    }
+                }
+            }
+        }
+
+        to.values.resize(self.head_width, format.words(tokens));
+        let per_word = format.per_word();
+        for word in 0..format.words(tokens) {
+            let count = per_word.min(tokens - word * per_word);
+            rows.words_mut()[stride..2 * stride].fill(0);
+            for i in 0..count {
+                convert(rows, i, word * per_word + i, 2, to.factors[2]);
+            }
+            let rows = rows.words();
+            for panel in 0..to.values.count() {
+                let first = panel * PANEL;
+                let count = PANEL.min(self.head_width - first);
+                let line = &mut to.values.panel_mut(panel)[word * PANEL..][..count];
+                if per_word == 1 {
+                    line.copy_from_slice(&rows[first..first + count]);
+                    continue;
+                }
+                let half = |row: usize, i: usize| {
+                    let i = first + i;
+                    rows[row * stride + i / 2] >> (i % 2 * 16) & 0xffff
+                };
+                for (i, to) in line.iter_mut().enumerate() {
+                    *to = half(0, i) | half(1, i) << 16;
+                }
+            }
+        }
+    }
+
+    /// The attention of some queries of one head.
+    ///
+    /// # Safety
+    /// `to` must be valid for the queries' rows of the whole output.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn block(
+        &self,
+        qkv: &[f32],
+        head: usize,
+        queries: std::ops::Range<usize>,
+        kind: AttentionKind,
+        packed: &Head,
+        thread: &mut Thread,
+        to: *mut f32,
+    ) {
+        let kernel = self.kernel;
+        let width = self.heads * self.head_width;
+        let tokens = qkv.len() / (3 * width);
+        let (query, key) = kind.parts();
+        let (keys, values) = (&packed.keys[key], &packed.values);
+        let count = queries.len();
+
+        let stride = Rows::stride(self.head_width, kernel.format);
+        thread.queries.reserve(TILE_ROWS * stride);
+        let rows = thread.queries.words_mut().chunks_exact_mut(stride);
+        for (token, row) in queries.zip(rows) {
+            let job = Conversion {
+                input: self.slice(qkv, token, query, head),
+                norm: None,
+                factor: Some(packed.factors[query]),
+                format: kernel.format,
+            };
+            // SAFETY: a kernel is only made where its instruction set is there.
+            unsafe { (kernel.convert)(&job, row) };
+        }
+
+        let score_stride = keys.count() * PANEL;
+        thread.scores.reserve(TILE_ROWS * score_stride);
+        let job = Product {
+            rows: thread.queries.words().as_ptr(),
+            stride,
+            row_count: count,
+            panels: keys.panel(0),
+            panel_count: keys.count(),
+            depth: keys.depth,
+            start: None,
+            sink: Sink::Plain {
+                to: thread.scores.floats_mut().as_mut_ptr(),
+                stride: score_stride,
+            },
+        };
+        // SAFETY: the kernel is there; operands and scores have the sizes given.
+        unsafe { (kernel.product)(&job) };
+
+        let factors = packed.factors[query] * packed.factors[key];
+        let softmax = Softmax {
+            count: tokens,
+            factor: std::f32::consts::LOG2_E / (factors * (self.head_width as f32).sqrt()),
+            format: kernel.format,
+        };
+        let weight_stride = Rows::stride(tokens, kernel.format);
+        thread.weights.reserve(TILE_ROWS * weight_stride);
+        let mut row_factors = [1.0; TILE_ROWS];
+        let scores = thread.scores.floats_mut().chunks_exact_mut(score_stride);
+        let weights = thread.weights.words_mut().chunks_exact_mut(weight_stride);
+        for ((scores, weights), factor) in scores.zip(weights).zip(&mut row_factors[..count]) {
+            // SAFETY: the kernel is there.
+            let total = unsafe { (kernel.softmax)(&softmax, scores, weights) };
+            *factor = 1.0 / (total * packed.factors[2]);
+        }
+
+        let job = Product {
+            rows: thread.weights.words().as_ptr(),
+            stride: weight_stride,
+            row_count: count,
+            panels: values.panel(0),
+            panel_count: values.count(),
+            depth: values.depth,
+            start: None,
+            sink: Sink::Layer(Layer {
+                row_factors: &row_factors,
+                column_factors: None,
+                bias: None,
+                last: Epilogue::Store,
+                to,
+                stride: width,
+                columns: self.head_width,
+            }),
+        };
+        // SAFETY: the kernel is there; the caller vouches for the output.
+        unsafe { (kernel.product)(&job) }
+    }
+
+    /// A head's query, key or value of one token.
+    fn slice<'a>(&self, qkv: &'a [f32], token: usize, part: usize, head: usize) -> &'a [f32] {
+        let start = ((token * 3 + part) * self.heads + head) * self.head_width;
+        &qkv[start..start + self.head_width]
+    }
+}
+
+/// Memory that attention works in; it keeps its size from call to call.
+#[derive(Default)]
+pub struct AttentionScratch {
+    heads: Vec<Head>,
+    threads: Vec<Thread>,
+}
+
+/// One head, packed.
+#[derive(Default)]
+struct Head {
+    /// Queries, keys and values in the role of keys.
+    keys: [Packed; 3],
+    values: Packed,
+    /// What queries, keys and values were multiplied by.
+    factors: [f32; 3],
+    rows: Buffer,
+}
+
+/// The block that a thread works on.
+#[derive(Default)]
+struct Thread {
+    queries: Buffer,
+    scores: Buffer,
+    weights: Buffer,
+}
+
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |largest, x| largest.max(x.abs()))
+}
+
+/// The softmax of one row of scores.
+pub(crate) struct Softmax {
+    /// Scores in the row.
+    pub(crate) count: usize,
+    /// What scores are multiplied by, log2(e) included.
+    pub(crate) factor: f32,
+    pub(crate) format: Format,
+}
+
+/// Writes the exponentials of a row of scores, less the largest, and returns their sum. Words
+/// after the last become zeros.
+///
+/// # Safety
+/// The processor must have the instruction set, and the caller must be compiled for it.
+#[inline(always)]
+pub(crate) unsafe fn softmax<S: Simd>(job: &Softmax, row: &mut [f32], words: &mut [u32]) -> f32 {
+    let Softmax {
+        count,
+        factor,
+        format,
+    } = *job;
+    // Whole vectors: the scores of the padding are as small as can be.
+    let padded = count.next_multiple_of(S::LANES);
+    row[count..padded].fill(f32::MIN);
+    // SAFETY: rows have whole vectors of scores, and as many words as they need.
+    unsafe {
+        let mut most = S::splat(f32::MIN);
+        for at in (0..padded).step_by(S::LANES) {
+            most = S::max(most, S::load(row.as_ptr().add(at)));
+        }
+        let offset = S::splat(-S::largest(most) * factor);
+        let factor = S::splat(factor);
+        let bytes = words.as_mut_ptr().cast::<u8>();
+        let size = 4 / format.per_word();
+        let mut total = S::splat(0.0);
+        for at in (0..padded).step_by(S::LANES) {
+            let power = exp2::<S>(S::fma(S::load(row.as_ptr().add(at)), factor, offset));
+            total = S::add(total, power);
+            S::narrow(power, format, bytes.add(at * size));
+        }
+        let done = padded * size;
+        std::ptr::write_bytes(bytes.add(done), 0, words.len() * 4 - done);
+        S::total(total)
+    }
+}
