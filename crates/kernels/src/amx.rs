@@ -10,7 +10,7 @@ use crate::format::Format;
 use crate::kernel::Kernel;
 use crate::product::{PANEL, Product, Sink, TILE_ROWS, Tile};
 use crate::rows::{Conversion, convert};
-use crate::simd::avx512::Avx512;
+use crate::simd::avx512::{self, Avx512};
 
 /// Bfloat16 on AMX.
 pub(crate) static BF16: Kernel = Kernel {
@@ -18,8 +18,8 @@ pub(crate) static BF16: Kernel = Kernel {
     format: Format::Bf16,
     rows: TILE_ROWS,
     product: product_bf16,
-    convert: convert_row,
-    softmax: softmax_row,
+    convert: convert_bf16,
+    softmax: softmax_bf16,
 };
 
 /// 8-bit integers on AMX.
@@ -28,8 +28,8 @@ pub(crate) static INT8: Kernel = Kernel {
     format: Format::Int8,
     rows: TILE_ROWS,
     product: product_int8,
-    convert: convert_row,
-    softmax: softmax_row,
+    convert: convert_int8,
+    softmax: softmax_int8,
 };
 
 /// Whether the processor has AMX with both kinds of products and the system lets us use it.
@@ -81,17 +81,25 @@ fn permitted() -> bool {
     result == 0
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn convert_row(job: &Conversion, words: &mut [u32]) -> f32 {
-    // SAFETY: the caller's.
-    unsafe { convert::<Avx512>(job, words) }
+/// Preparation of operands is that of AVX-512.
+macro_rules! preparation {
+    ($convert:ident, $softmax:ident, $dot:ty) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        unsafe fn $convert(job: &Conversion, words: &mut [u32]) -> f32 {
+            // SAFETY: the caller's.
+            unsafe { convert::<$dot>(job, words) }
+        }
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        unsafe fn $softmax(job: &Softmax, row: &mut [f32], words: &mut [u32]) -> f32 {
+            // SAFETY: the caller's.
+            unsafe { softmax::<$dot>(job, row, words) }
+        }
+    };
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn softmax_row(job: &Softmax, row: &mut [f32], words: &mut [u32]) -> f32 {
-    // SAFETY: the caller's.
-    unsafe { softmax::<Avx512>(job, row, words) }
-}
+preparation!(convert_bf16, softmax_bf16, avx512::Bf16);
+preparation!(convert_int8, softmax_int8, avx512::Int8);
 
 /// Palette 1 with eight tiles of 16 rows of 64 bytes.
 #[repr(C, align(64))]

@@ -12,7 +12,7 @@ use crate::linear::Packed;
 use crate::parallel::{Parallel, Shared};
 use crate::product::{Epilogue, Layer, PANEL, Product, Sink, TILE_ROWS};
 use crate::rows::{Conversion, Rows};
-use crate::simd::{Simd, exp2};
+use crate::simd::{Dot, Simd, exp2};
 
 /// What is compared with what; the values are always V.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -167,7 +167,6 @@ impl Attention {
                 input: part_of(token, part),
                 norm: None,
                 factor: Some(factor),
-                format,
             };
             let row = &mut rows.words_mut()[i * stride..(i + 1) * stride];
             // SAFETY: a kernel is only made where its instruction set is there.
@@ -252,7 +251,6 @@ impl Attention {
                 input: self.slice(qkv, token, query, head),
                 norm: None,
                 factor: Some(packed.factors[query]),
-                format: kernel.format,
             };
             // SAFETY: a kernel is only made where its instruction set is there.
             unsafe { (kernel.convert)(&job, row) };
@@ -280,7 +278,6 @@ impl Attention {
         let softmax = Softmax {
             count: tokens,
             factor: std::f32::consts::LOG2_E / (factors * (self.head_width as f32).sqrt()),
-            format: kernel.format,
         };
         let weight_stride = Rows::stride(tokens, kernel.format);
         thread.weights.reserve(TILE_ROWS * weight_stride);
@@ -358,7 +355,6 @@ pub(crate) struct Softmax {
     pub(crate) count: usize,
     /// What scores are multiplied by, log2(e) included.
     pub(crate) factor: f32,
-    pub(crate) format: Format,
 }
 
 /// Writes the exponentials of a row of scores, less the largest, and returns their sum. Words
@@ -367,33 +363,34 @@ pub(crate) struct Softmax {
 /// # Safety
 /// The processor must have the instruction set, and the caller must be compiled for it.
 #[inline(always)]
-pub(crate) unsafe fn softmax<S: Simd>(job: &Softmax, row: &mut [f32], words: &mut [u32]) -> f32 {
-    let Softmax {
-        count,
-        factor,
-        format,
-    } = *job;
+pub(crate) unsafe fn softmax<D: Dot>(job: &Softmax, row: &mut [f32], words: &mut [u32]) -> f32 {
+    let Softmax { count, factor } = *job;
+    let lanes = D::Simd::LANES;
     // Whole vectors: the scores of the padding are as small as can be.
-    let padded = count.next_multiple_of(S::LANES);
+    let padded = count.next_multiple_of(lanes);
     row[count..padded].fill(f32::MIN);
     // SAFETY: rows have whole vectors of scores, and as many words as they need.
     unsafe {
-        let mut most = S::splat(f32::MIN);
-        for at in (0..padded).step_by(S::LANES) {
-            most = S::max(most, S::load(row.as_ptr().add(at)));
+        let mut most = D::Simd::splat(f32::MIN);
+        for at in (0..padded).step_by(lanes) {
+            most = D::Simd::max(most, D::Simd::load(row.as_ptr().add(at)));
         }
-        let offset = S::splat(-S::largest(most) * factor);
-        let factor = S::splat(factor);
+        let offset = D::Simd::splat(-D::Simd::largest(most) * factor);
+        let factor = D::Simd::splat(factor);
         let bytes = words.as_mut_ptr().cast::<u8>();
-        let size = 4 / format.per_word();
-        let mut total = S::splat(0.0);
-        for at in (0..padded).step_by(S::LANES) {
-            let power = exp2::<S>(S::fma(S::load(row.as_ptr().add(at)), factor, offset));
-            total = S::add(total, power);
-            S::narrow(power, format, bytes.add(at * size));
+        let size = 4 / D::FORMAT.per_word();
+        let mut total = D::Simd::splat(0.0);
+        for at in (0..padded).step_by(lanes) {
+            let power = exp2::<D::Simd>(D::Simd::fma(
+                D::Simd::load(row.as_ptr().add(at)),
+                factor,
+                offset,
+            ));
+            total = D::Simd::add(total, power);
+            D::Simd::narrow(power, D::FORMAT, bytes.add(at * size));
         }
         let done = padded * size;
         std::ptr::write_bytes(bytes.add(done), 0, words.len() * 4 - done);
-        S::total(total)
+        D::Simd::total(total)
     }
 }

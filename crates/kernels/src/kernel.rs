@@ -24,11 +24,11 @@ pub(crate) struct Kernel {
 /// Float32 on any processor.
 pub(crate) static PORTABLE: Kernel = Kernel {
     name: "portable float32",
-    format: Format::F32,
+    format: <portable::F32 as crate::simd::Dot>::FORMAT,
     rows: <portable::Portable as crate::simd::Simd>::ROWS,
     product: product::<portable::F32>,
-    convert: convert::<portable::Portable>,
-    softmax: softmax::<portable::Portable>,
+    convert: convert::<portable::F32>,
+    softmax: softmax::<portable::F32>,
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -36,12 +36,12 @@ pub(crate) use x86::*;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Conversion, Format, Kernel, Product, Softmax, convert, product, softmax};
+    use super::{Conversion, Kernel, Product, Softmax, convert, product, softmax};
     use crate::simd::{Dot, Simd, avx2, avx512};
 
     /// A kernel from an instruction set, the features that it needs, and a product.
     macro_rules! kernel {
-        ($(#[$doc:meta])* $kernel:ident, $name:literal, $format:ident, $dot:ty, $features:literal) => {
+        ($(#[$doc:meta])* $kernel:ident, $name:literal, $dot:ty, $features:literal) => {
             $(#[$doc])*
             pub(crate) static $kernel: Kernel = {
                 type Vectors = <$dot as Dot>::Simd;
@@ -52,15 +52,15 @@ mod x86 {
                 }
                 #[target_feature(enable = $features)]
                 unsafe fn convert_row(job: &Conversion, words: &mut [u32]) -> f32 {
-                    unsafe { convert::<Vectors>(job, words) }
+                    unsafe { convert::<$dot>(job, words) }
                 }
                 #[target_feature(enable = $features)]
                 unsafe fn softmax_row(job: &Softmax, row: &mut [f32], words: &mut [u32]) -> f32 {
-                    unsafe { softmax::<Vectors>(job, row, words) }
+                    unsafe { softmax::<$dot>(job, row, words) }
                 }
                 Kernel {
                     name: $name,
-                    format: Format::$format,
+                    format: <$dot as Dot>::FORMAT,
                     rows: <Vectors as Simd>::ROWS,
                     product: run,
                     convert: convert_row,
@@ -72,25 +72,25 @@ mod x86 {
 
     kernel!(
         /// Float32 on AVX2.
-        AVX2, "avx2 float32", F32, avx2::F32, "avx2,fma"
+        AVX2, "avx2 float32", avx2::F32, "avx2,fma"
     );
     kernel!(
         /// Float32 on AVX-512.
-        AVX512_F32, "avx512 float32", F32, avx512::F32, "avx512f,avx512bw,avx512dq,avx512vl"
+        AVX512_F32, "avx512 float32", avx512::F32, "avx512f,avx512bw,avx512dq,avx512vl"
     );
     kernel!(
         /// Bfloat16 on AVX-512.
-        AVX512_BF16, "avx512 bfloat16", Bf16, avx512::Bf16,
+        AVX512_BF16, "avx512 bfloat16", avx512::Bf16,
         "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
     );
     kernel!(
         /// Float16 on AVX-512.
-        AVX512_F16, "avx512 float16", F16, avx512::F16,
+        AVX512_F16, "avx512 float16", avx512::F16,
         "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16"
     );
     kernel!(
         /// 8-bit integers on AVX-512.
-        AVX512_INT8, "avx512 int8", Int8, avx512::Int8,
+        AVX512_INT8, "avx512 int8", avx512::Int8,
         "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
     );
 }

@@ -6,7 +6,7 @@ use crate::format::Format;
 use crate::kernel::Kernel;
 use crate::parallel::{Parallel, Shared};
 use crate::product::TILE_ROWS;
-use crate::simd::Simd;
+use crate::simd::{Dot, Simd};
 
 /// A layer norm: `(x - mean) / sqrt(variance + epsilon) * weight + bias` over each row.
 #[derive(Debug, Clone)]
@@ -88,7 +88,6 @@ impl Rows {
                     input,
                     norm,
                     factor: None,
-                    format: kernel.format,
                 };
                 // SAFETY: a kernel is only made where its instruction set is there.
                 *factor = unsafe { (kernel.convert)(&job, words) };
@@ -118,7 +117,6 @@ pub(crate) struct Conversion<'a> {
     pub(crate) norm: Option<&'a LayerNorm>,
     /// What to multiply by; without it, what suits the format.
     pub(crate) factor: Option<f32>,
-    pub(crate) format: Format,
 }
 
 /// Converts one row into `words`; what is left of them becomes zeros. Returns the factor that
@@ -127,64 +125,90 @@ pub(crate) struct Conversion<'a> {
 /// # Safety
 /// The processor must have the instruction set, and the caller must be compiled for it.
 #[inline(always)]
-pub(crate) unsafe fn convert<S: Simd>(job: &Conversion, words: &mut [u32]) -> f32 {
-    let Conversion {
-        input,
-        norm,
-        factor,
-        format,
-    } = *job;
-    // SAFETY: the caller vouches for the instruction set.
-    let (mean, inverse) = match norm {
-        Some(norm) => unsafe { moments::<S>(input, norm.epsilon) },
-        None => (0.0, 1.0),
-    };
-    let scaled = matches!(format, Format::F16 | Format::Int8);
-    // SAFETY: `at` and the lanes after it lie within the row, or the part of them that does is
-    // named; the words have room for whole vectors since their number is a multiple of 16.
+pub(crate) unsafe fn convert<D: Dot>(job: &Conversion, words: &mut [u32]) -> f32 {
+    let format = D::FORMAT;
+    let lanes = D::Simd::LANES;
+    let count = job.input.len();
+    // SAFETY: vectors lie within the row, or the part of them that does is named; the words have
+    // room for whole vectors, since their number is a multiple of 16.
     unsafe {
-        let load = |from: &[f32], at: usize| {
-            let left = from.len() - at;
-            match left >= S::LANES {
-                true => S::load(from.as_ptr().add(at)),
-                false => S::load_part(from.as_ptr().add(at), left),
-            }
-        };
-        let value = |at: usize| {
-            let x = load(input, at);
-            match norm {
-                Some(norm) => {
-                    let x = S::mul(S::sub(x, S::splat(mean)), S::splat(inverse));
-                    S::fma(x, load(&norm.weight, at), load(&norm.bias, at))
+        let values = match job.norm {
+            Some(norm) => {
+                let (mean, inverse) = moments::<D::Simd>(job.input, norm.epsilon);
+                Values::<D::Simd> {
+                    input: job.input,
+                    norm: Some(norm),
+                    mean: D::Simd::splat(mean),
+                    inverse: D::Simd::splat(inverse),
                 }
-                None => x,
             }
+            None => Values {
+                input: job.input,
+                norm: None,
+                mean: D::Simd::splat(0.0),
+                inverse: D::Simd::splat(1.0),
+            },
         };
-        let factor = match factor {
+        let factor = match job.factor {
             Some(factor) => factor,
-            None if scaled => {
-                let mut largest = S::splat(0.0);
-                for at in (0..input.len()).step_by(S::LANES) {
-                    largest = S::max(largest, S::abs(value(at)));
+            None if matches!(format, Format::F16 | Format::Int8) => {
+                let mut most = D::Simd::splat(0.0);
+                for at in (0..count).step_by(lanes) {
+                    most = D::Simd::max(most, D::Simd::abs(values.at(at)));
                 }
-                format.factor(S::largest(largest))
+                format.factor(D::Simd::largest(most))
             }
             None => 1.0,
         };
         let bytes = words.as_mut_ptr().cast::<u8>();
         let size = 4 / format.per_word();
-        let mut done = 0;
-        for at in (0..input.len()).step_by(S::LANES) {
-            S::narrow(
-                S::mul(value(at), S::splat(factor)),
-                format,
-                bytes.add(at * size),
-            );
-            done = at + S::LANES;
+        for at in (0..count).step_by(lanes) {
+            let x = D::Simd::mul(values.at(at), D::Simd::splat(factor));
+            D::Simd::narrow(x, format, bytes.add(at * size));
         }
-        let rest = (words.len() * 4).saturating_sub(done * size);
-        std::ptr::write_bytes(bytes.add(done * size), 0, rest);
+        let done = count.next_multiple_of(lanes) * size;
+        std::ptr::write_bytes(bytes.add(done), 0, (words.len() * 4).saturating_sub(done));
         1.0 / factor
+    }
+}
+
+/// A row's numbers after its layer norm. (Functions rather than closures: a closure would not be
+/// compiled for the instruction set.)
+struct Values<'a, S: Simd> {
+    input: &'a [f32],
+    norm: Option<&'a LayerNorm>,
+    mean: S::Vector,
+    inverse: S::Vector,
+}
+
+impl<S: Simd> Values<'_, S> {
+    /// The vector at `at`; what lies beyond the row's end is of no use, but finite.
+    #[inline(always)]
+    unsafe fn at(&self, at: usize) -> S::Vector {
+        // SAFETY: the caller's.
+        unsafe {
+            let x = load::<S>(self.input, at);
+            match self.norm {
+                Some(norm) => {
+                    let x = S::mul(S::sub(x, self.mean), self.inverse);
+                    S::fma(x, load::<S>(&norm.weight, at), load::<S>(&norm.bias, at))
+                }
+                None => x,
+            }
+        }
+    }
+}
+
+/// The vector at `at`, zero beyond the end.
+#[inline(always)]
+unsafe fn load<S: Simd>(from: &[f32], at: usize) -> S::Vector {
+    let left = from.len() - at;
+    // SAFETY: the caller vouches for the instruction set; `left` lanes are there.
+    unsafe {
+        match left >= S::LANES {
+            true => S::load(from.as_ptr().add(at)),
+            false => S::load_part(from.as_ptr().add(at), left),
+        }
     }
 }
 
@@ -195,19 +219,25 @@ unsafe fn moments<S: Simd>(input: &[f32], epsilon: f32) -> (f32, f32) {
     let whole = input.len() / S::LANES * S::LANES;
     // SAFETY: vectors up to `whole` lie within the row.
     unsafe {
-        let sum = |f: &dyn Fn(f32) -> f32| input[whole..].iter().map(|&x| f(x)).sum::<f32>();
         let mut total = S::splat(0.0);
         for at in (0..whole).step_by(S::LANES) {
             total = S::add(total, S::load(input.as_ptr().add(at)));
         }
-        let mean = (S::total(total) + sum(&|x| x)) / count;
+        let mut sum = S::total(total);
+        for x in &input[whole..] {
+            sum += x;
+        }
+        let mean = sum / count;
         let mut squares = S::splat(0.0);
         for at in (0..whole).step_by(S::LANES) {
             let x = S::sub(S::load(input.as_ptr().add(at)), S::splat(mean));
             squares = S::fma(x, x, squares);
         }
-        let variance = (S::total(squares) + sum(&|x| (x - mean) * (x - mean))) / count;
-        (mean, 1.0 / (variance + epsilon).sqrt())
+        let mut sum = S::total(squares);
+        for x in &input[whole..] {
+            sum += (x - mean) * (x - mean);
+        }
+        (mean, 1.0 / (sum / count + epsilon).sqrt())
     }
 }
 
@@ -239,7 +269,6 @@ pub fn layer_norm(
                 input: &input[i * width..(i + 1) * width],
                 norm: Some(norm),
                 factor: None,
-                format: Format::F32,
             };
             // SAFETY: a kernel is only made where its instruction set is there; every row
             // belongs to one task.

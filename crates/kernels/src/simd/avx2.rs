@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Dot, Simd};
+use crate::format::Format;
 
 /// AVX2 and FMA.
 pub(crate) struct Avx2;
@@ -125,6 +126,7 @@ pub(crate) struct F32;
 
 impl Dot for F32 {
     type Simd = Avx2;
+    const FORMAT: Format = Format::F32;
     const CARRY: Option<usize> = None;
 
     #[inline(always)]

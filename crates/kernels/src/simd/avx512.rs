@@ -143,6 +143,7 @@ pub(crate) struct F32;
 
 impl Dot for F32 {
     type Simd = Avx512;
+    const FORMAT: Format = Format::F32;
     const CARRY: Option<usize> = None;
 
     #[inline(always)]
@@ -156,6 +157,7 @@ pub(crate) struct Bf16;
 
 impl Dot for Bf16 {
     type Simd = Avx512;
+    const FORMAT: Format = Format::Bf16;
     const CARRY: Option<usize> = None;
 
     #[inline(always)]
@@ -174,6 +176,7 @@ pub(crate) struct F16;
 
 impl Dot for F16 {
     type Simd = Avx512;
+    const FORMAT: Format = Format::F16;
     const CARRY: Option<usize> = Some(F16_TERMS);
 
     #[inline(always)]
@@ -209,6 +212,7 @@ pub(crate) struct Int8;
 
 impl Dot for Int8 {
     type Simd = Avx512;
+    const FORMAT: Format = Format::Int8;
     const CARRY: Option<usize> = None;
 
     #[inline(always)]

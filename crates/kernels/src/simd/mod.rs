@@ -69,6 +69,8 @@ pub(crate) trait Simd {
 pub(crate) trait Dot {
     /// The vectors it works on.
     type Simd: Simd;
+    /// How its words hold numbers.
+    const FORMAT: Format;
     /// Words after which sums are carried over to float32; none for sums that are wide enough.
     const CARRY: Option<usize>;
 

@@ -1,6 +1,7 @@
 //! Vectors as plain arrays, for any processor: the compiler makes the best of them.
 
 use super::{Dot, Simd};
+use crate::format::Format;
 
 /// Arrays of eight numbers.
 pub(crate) struct Portable;
@@ -134,6 +135,7 @@ pub(crate) struct F32;
 
 impl Dot for F32 {
     type Simd = Portable;
+    const FORMAT: Format = Format::F32;
     const CARRY: Option<usize> = None;
 
     #[inline(always)]
