@@ -1,7 +1,9 @@
 //! The speed of every kernel of this machine on the shapes of the networks, beside the most that
 //! the machine's arithmetic can do in a loop on registers.
 //!
-//!     cargo run --release -p anomalens-kernels --example speed [THREADS]
+//!     cargo run --release -p anomalens-kernels --example speed [THREADS [FILTER]]
+//!
+//! A filter chooses lines, such as `float16/ViT-L 518 up`.
 //!
 //! A measurement is the shortest of many runs; peaks are measured before each table, since other
 //! work on the machine moves both.
@@ -30,16 +32,17 @@ const LAYERS: [(&str, usize, usize, usize); 8] = [
 const ATTENTIONS: [(&str, usize, usize); 2] = [("ViT-S 224", 257, 6), ("ViT-L 518", 1370, 16)];
 
 fn main() {
+    let filter = std::env::args().nth(2).unwrap_or_default();
     let threads = std::env::args().nth(1).and_then(|count| count.parse().ok());
     let threads = threads.unwrap_or(1);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     match pool {
-        Ok(pool) => pool.install(|| run(threads)),
+        Ok(pool) => pool.install(|| run(threads, &filter)),
         Err(error) => println!("no threads: {error}"),
     }
 }
 
-fn run(threads: usize) {
+fn run(threads: usize, filter: &str) {
     let peaks = peaks();
     println!("peak of one thread, Gop/s:");
     for (name, speed) in &peaks {
@@ -59,20 +62,23 @@ fn run(threads: usize) {
             let width = if name.starts_with("avx2") { 0.5 } else { 1.0 };
             let peak = peaks.iter().find(|(name, _)| *name == numbers);
             let peak = peak.map(|(_, speed)| speed * width * threads as f64);
-            let line = |label: &str, speed: f64| {
+            let line = |label: &str, speed: &dyn Fn() -> f64| {
+                if !format!("{name}/{label}").contains(filter) {
+                    return;
+                }
+                let speed = speed();
                 let part = peak.map_or(String::new(), |peak| format!("({:.2})", speed / peak));
                 println!("  {label:<26} {speed:7.1} {part}");
             };
             for (label, rows, inputs, outputs) in LAYERS {
-                line(label, linear(engine, precision, rows, inputs, outputs));
+                line(label, &|| linear(engine, precision, rows, inputs, outputs));
             }
             if precision != Precision::Int8 {
                 for (label, tokens, heads) in ATTENTIONS {
-                    let speed = attention(engine, precision, tokens, heads, &[AttentionKind::Qk]);
-                    line(&format!("{label} attention"), speed);
+                    let speed = |kinds| attention(engine, precision, tokens, heads, kinds);
                     let both = [AttentionKind::Qk, AttentionKind::Vv];
-                    let speed = attention(engine, precision, tokens, heads, &both);
-                    line(&format!("{label} attention + V-V"), speed);
+                    line(&format!("{label} attention"), &|| speed(&both[..1]));
+                    line(&format!("{label} attention + V-V"), &|| speed(&both));
                 }
             }
         }
@@ -98,7 +104,9 @@ fn numbers(count: usize) -> Vec<f32> {
 
 fn linear(engine: Engine, precision: Precision, rows: usize, inputs: usize, outputs: usize) -> f64 {
     let weight = numbers(inputs * outputs);
-    let layer = PackedLinear::new(engine, precision, &weight, &numbers(outputs));
+    let Ok(layer) = PackedLinear::new(engine, precision, &weight, &numbers(outputs)) else {
+        return f64::NAN;
+    };
     let norm = LayerNorm::new(&numbers(inputs), &numbers(inputs), 1e-5);
     let input = numbers(rows * inputs);
     let mut output = vec![0.0; rows * outputs];

@@ -47,7 +47,8 @@ pub struct Attention {
     head_width: usize,
 }
 
-/// One kind of attention and where its result goes, `[tokens, heads * head_width]`.
+/// One kind of attention and where its result goes, `[queries, heads * head_width]`: the first
+/// tokens are the queries, as many as there is room for.
 pub struct AttentionOutput<'a> {
     /// What is compared.
     pub kind: AttentionKind,
@@ -101,7 +102,11 @@ impl Attention {
 
         let mut keys = [false; 3];
         for output in outputs.iter() {
-            assert_eq!(output.to.len(), tokens * width, "an output of another size");
+            assert!(
+                output.to.len() <= tokens * width && output.to.len().is_multiple_of(width),
+                "an output of {} numbers for {tokens} tokens of {width}",
+                output.to.len()
+            );
             keys[output.kind.parts().1] = true;
         }
         let heads = Shared::new(&mut scratch.heads);
@@ -113,15 +118,16 @@ impl Attention {
 
         // The first multiple of the tile's rows that fits, so that no tile is narrow.
         let queries = TILE_ROWS / self.kernel.rows * self.kernel.rows;
-        let blocks = tokens.div_ceil(queries);
         let threads = Shared::new(&mut scratch.threads);
         let heads = &scratch.heads;
         for output in outputs {
             let kind = output.kind;
+            let wanted = output.to.len() / width;
+            let blocks = wanted.div_ceil(queries);
             let to = Shared::new(output.to);
             parallel.for_each(self.heads * blocks, |task| {
                 let (head, first) = (task / blocks, task % blocks * queries);
-                let count = queries.min(tokens - first);
+                let count = queries.min(wanted - first);
                 let thread = match parallel {
                     Parallel::Serial => 0,
                     Parallel::Pool => rayon::current_thread_index().unwrap_or(0),

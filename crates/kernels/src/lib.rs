@@ -2,6 +2,7 @@
 //! layer norm, each for the instructions that the processor has.
 //!
 //! ```text
+//! vit         whole networks from plain slices of weights
 //! engine      which instructions there are, which kernel a precision gets
 //! linear      PackedLinear: layer norm -> product -> bias, activation or residual
 //! attention   softmax(a b') v without the tokens-by-tokens matrix, DPAM's kinds included
@@ -19,6 +20,7 @@ mod amx;
 mod attention;
 mod buffer;
 mod engine;
+mod error;
 mod format;
 mod kernel;
 mod linear;
@@ -28,10 +30,16 @@ mod rows;
 mod simd;
 #[cfg(test)]
 mod tests;
+mod vit;
 
 pub use attention::{Attention, AttentionKind, AttentionOutput, AttentionScratch};
 pub use engine::{CPU_VARIABLE, Engine, EngineError, Isa, Precision};
+pub use error::ShapeError;
 pub use linear::{LinearScratch, PackedLinear};
 pub use parallel::Parallel;
 pub use product::Epilogue;
 pub use rows::{LayerNorm, layer_norm};
+pub use vit::{
+    BlockWeights, Images, LinearWeights, LocalStream, NormWeights, Vit, VitConfig, VitTokens,
+    VitWeights,
+};

@@ -3,6 +3,7 @@
 
 use crate::buffer::Buffer;
 use crate::engine::{Engine, Precision};
+use crate::error::ShapeError;
 use crate::format::{Format, INT8_OFFSET};
 use crate::kernel::Kernel;
 use crate::parallel::{Parallel, Shared};
@@ -32,20 +33,31 @@ pub struct PackedLinear {
 impl PackedLinear {
     /// Packs `weight`, `[outputs, inputs]` row by row; the number of outputs is that of the bias.
     ///
-    /// # Panics
-    /// If the weight's length is no multiple of the bias's.
-    pub fn new(engine: Engine, precision: Precision, weight: &[f32], bias: &[f32]) -> Self {
+    /// # Errors
+    /// [`ShapeError`] if the weight's length is no multiple of the bias's.
+    pub fn new(
+        engine: Engine,
+        precision: Precision,
+        weight: &[f32],
+        bias: &[f32],
+    ) -> Result<Self, ShapeError> {
         Self::with_kernel(engine.kernel(precision), weight, bias)
     }
 
-    pub(crate) fn with_kernel(kernel: &'static Kernel, weight: &[f32], bias: &[f32]) -> Self {
+    pub(crate) fn with_kernel(
+        kernel: &'static Kernel,
+        weight: &[f32],
+        bias: &[f32],
+    ) -> Result<Self, ShapeError> {
         let outputs = bias.len();
-        assert!(
-            outputs > 0 && weight.len().is_multiple_of(outputs),
-            "{} weights for {outputs} outputs",
-            weight.len()
-        );
-        let inputs = weight.len() / outputs;
+        let inputs = weight.len().checked_div(outputs).unwrap_or(0);
+        if inputs == 0 || inputs * outputs != weight.len() {
+            return Err(ShapeError {
+                what: "weight of a layer",
+                expected: inputs.max(1) * outputs.max(1),
+                found: weight.len(),
+            });
+        }
         let format = kernel.format;
         let columns = outputs.next_multiple_of(PANEL);
         let mut panels = Packed::new(outputs, format.words(inputs));
@@ -53,7 +65,7 @@ impl PackedLinear {
         let mut factors = scaled.then(|| vec![1.0; columns]);
         let mut start = (format == Format::Int8).then(|| Buffer::zeros(columns));
         let mut words = vec![0; format.words(inputs)];
-        for (output, row) in weight.chunks_exact(inputs.max(1)).enumerate() {
+        for (output, row) in weight.chunks_exact(inputs).enumerate() {
             let largest = row.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
             let factor = format.factor(largest);
             format.convert(row, factor, 0, &mut words);
@@ -69,7 +81,7 @@ impl PackedLinear {
         }
         let mut padded = bias.to_vec();
         padded.resize(columns, 0.0);
-        Self {
+        Ok(Self {
             kernel,
             inputs,
             outputs,
@@ -77,7 +89,7 @@ impl PackedLinear {
             factors,
             start,
             bias: padded,
-        }
+        })
     }
 
     /// Length of a row of the input.
@@ -153,7 +165,7 @@ impl PackedLinear {
     /// Rows of a task, and in how many parts the panels are cut.
     fn split(&self, rows: usize, parallel: Parallel) -> (usize, usize) {
         let tile = self.kernel.rows;
-        let cached = (CACHED_WORDS / self.panels.depth.max(1)).max(tile);
+        let cached = (CACHED_WORDS / self.panels.depth).max(tile);
         let blocks = rows.div_ceil(cached).max(1);
         let block = rows.div_ceil(blocks).next_multiple_of(tile);
         let blocks = rows.div_ceil(block).max(1);

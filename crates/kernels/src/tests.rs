@@ -105,7 +105,7 @@ fn linear_layers_agree_with_plain_loops() {
             let residual = numbers(rows * outputs, 4);
             let (gamma, beta) = (numbers(inputs, 5), numbers(inputs, 6));
             let norm = LayerNorm::new(&gamma, &beta, 1e-5);
-            let layer = PackedLinear::with_kernel(kernel, &weight, &bias);
+            let layer = PackedLinear::with_kernel(kernel, &weight, &bias).unwrap();
             for (epilogue, norm, parallel) in [
                 (Epilogue::Store, None, Parallel::Pool),
                 (Epilogue::Gelu, Some(&norm), Parallel::Serial),
@@ -228,7 +228,7 @@ fn results_do_not_depend_on_threads_or_on_other_rows() {
     let input = numbers(61 * inputs, 3);
     let mut scratch = LinearScratch::default();
     for kernel in every_kernel() {
-        let layer = PackedLinear::with_kernel(kernel, &weight, &bias);
+        let layer = PackedLinear::with_kernel(kernel, &weight, &bias).unwrap();
         let mut run = |input: &[f32], parallel| {
             let mut output = vec![0.0; input.len() / inputs * outputs];
             layer.forward(
@@ -258,7 +258,7 @@ fn large_and_small_numbers_keep_their_precision() {
                 .map(|x| x * size)
                 .collect();
             let input: Vec<f32> = numbers(rows * inputs, 2).iter().map(|x| x * size).collect();
-            let layer = PackedLinear::with_kernel(kernel, &weight, &vec![0.0; outputs]);
+            let layer = PackedLinear::with_kernel(kernel, &weight, &vec![0.0; outputs]).unwrap();
             let mut found = vec![0.0; rows * outputs];
             let scratch = &mut LinearScratch::default();
             layer.forward(
