@@ -151,19 +151,19 @@ impl Engine {
     /// The kernel for a precision. Where the processor has no instructions for a narrow one, a
     /// wider one takes its place.
     pub(crate) fn kernel(self, precision: Precision) -> &'static Kernel {
-        match self.isa {
-            Isa::Portable => &kernel::PORTABLE,
-            #[cfg(target_arch = "x86_64")]
-            isa => x86_kernel(isa, precision),
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => &kernel::PORTABLE,
-        }
+        kernel_of(self.isa, precision)
     }
 }
 
+#[cfg(not(target_arch = "x86_64"))]
+fn kernel_of(_: Isa, _: Precision) -> &'static Kernel {
+    &kernel::PORTABLE
+}
+
 #[cfg(target_arch = "x86_64")]
-fn x86_kernel(isa: Isa, precision: Precision) -> &'static Kernel {
+fn kernel_of(isa: Isa, precision: Precision) -> &'static Kernel {
     match (isa, precision) {
+        (Isa::Portable, _) => &kernel::PORTABLE,
         #[cfg(target_os = "linux")]
         (Isa::Amx, Precision::Half) => &crate::amx::BF16,
         #[cfg(target_os = "linux")]

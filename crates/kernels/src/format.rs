@@ -3,6 +3,8 @@
 
 /// The numbers in one word of a product's operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+// Only x86 has kernels for the narrow ones.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) enum Format {
     /// One float32.
     F32,
@@ -20,6 +22,7 @@ const F16_LARGEST: f32 = 16.0;
 
 /// Products that are summed in float16 before the sum moves to float32. The rounding of such a
 /// sum is then below that of a bfloat16 operand.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) const F16_TERMS: usize = 64;
 
 /// What activations have added in [`Format::Int8`].
