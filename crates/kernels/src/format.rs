@@ -23,7 +23,7 @@ const F16_LARGEST: f32 = 16.0;
 /// Products that are summed in float16 before the sum moves to float32. The rounding of such a
 /// sum is then below that of a bfloat16 operand.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-pub(crate) const F16_TERMS: usize = 64;
+pub(crate) const F16_TERMS: usize = 128;
 
 /// What activations have added in [`Format::Int8`].
 pub(crate) const INT8_OFFSET: i32 = 128;

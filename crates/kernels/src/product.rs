@@ -9,6 +9,9 @@ use crate::simd::{Dot, Lanes, Simd};
 /// Columns in a panel.
 pub(crate) const PANEL: usize = 32;
 
+/// Words of a panel that are fetched before they are needed.
+const AHEAD: usize = 16;
+
 /// The most rows of any tile; room for that many must follow the last row of what is written.
 pub(crate) const TILE_ROWS: usize = 32;
 
@@ -189,6 +192,8 @@ impl Operands {
                     D::Simd::load(panel),
                     D::Simd::load(panel.add(D::Simd::LANES)),
                 ];
+                D::Simd::prefetch(panel.wrapping_add(AHEAD * PANEL));
+                D::Simd::prefetch(panel.wrapping_add(AHEAD * PANEL + 16));
                 for (row, sums) in local.iter_mut().enumerate() {
                     let a = *self.rows.add(row * self.stride + word);
                     *sums = [D::dot(sums[0], a, b[0]), D::dot(sums[1], a, b[1])];

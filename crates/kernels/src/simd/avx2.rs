@@ -30,6 +30,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(from: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> __m256 {
         unsafe { _mm256_loadu_ps(from) }
     }

@@ -24,6 +24,9 @@ pub(crate) trait Simd {
     const ROWS: usize;
 
     unsafe fn splat(x: f32) -> Self::Vector;
+    /// Fetches a cache line, which may lie anywhere.
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const f32) {}
     unsafe fn load(from: *const f32) -> Self::Vector;
     /// The first `count` lanes, the others zero.
     unsafe fn load_part(from: *const f32, count: usize) -> Self::Vector;
