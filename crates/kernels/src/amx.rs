@@ -5,7 +5,7 @@ use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use std::sync::OnceLock;
 
-use crate::attention::{Softmax, softmax};
+use crate::attention::{Softmax, largest, softmax, transpose};
 use crate::format::Format;
 use crate::kernel::Kernel;
 use crate::product::{PANEL, Product, Sink, TILE_ROWS, Tile};
@@ -20,6 +20,8 @@ pub(crate) static BF16: Kernel = Kernel {
     product: product_bf16,
     convert: convert_bf16,
     softmax: softmax_bf16,
+    transpose: transpose_panel,
+    largest: largest_of,
 };
 
 /// 8-bit integers on AMX.
@@ -30,6 +32,8 @@ pub(crate) static INT8: Kernel = Kernel {
     product: product_int8,
     convert: convert_int8,
     softmax: softmax_int8,
+    transpose: transpose_panel,
+    largest: largest_of,
 };
 
 /// Whether the processor has AMX with both kinds of products and the system lets us use it.
@@ -96,6 +100,18 @@ macro_rules! preparation {
             unsafe { softmax::<$dot>(job, row, words) }
         }
     };
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn transpose_panel(rows: &[u32], stride: usize, panel: &mut [u32]) {
+    // SAFETY: the caller's.
+    unsafe { transpose::<Avx512>(rows, stride, panel) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn largest_of(rows: &[f32], width: usize, stride: usize) -> f32 {
+    // SAFETY: the caller's.
+    unsafe { largest::<Avx512>(rows, width, stride) }
 }
 
 preparation!(convert_bf16, softmax_bf16, avx512::Bf16);

@@ -11,8 +11,8 @@ use crate::kernel::Kernel;
 use crate::linear::Packed;
 use crate::parallel::{Parallel, Shared};
 use crate::product::{Epilogue, Layer, PANEL, Product, Sink, TILE_ROWS};
-use crate::rows::{Conversion, Rows};
-use crate::simd::{Dot, Simd, exp2};
+use crate::rows::{Conversion, Rows, load};
+use crate::simd::{Dot, Simd, exp2, exp2_rough};
 
 /// What is compared with what; the values are always V.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -158,8 +158,10 @@ impl Attention {
         for (part, factor) in to.factors.iter_mut().enumerate() {
             *factor = match format {
                 Format::F16 => {
-                    let rows = (0..tokens).map(|token| largest(part_of(token, part)));
-                    format.factor(rows.fold(0.0, f32::max))
+                    let rows = &qkv[(part * self.heads + head) * self.head_width..];
+                    let stride = 3 * self.heads * self.head_width;
+                    // SAFETY: a kernel is only made where its instruction set is there.
+                    format.factor(unsafe { (self.kernel.largest)(rows, self.head_width, stride) })
                 }
                 _ => 1.0,
             };
@@ -189,13 +191,9 @@ impl Attention {
                 for i in 0..count {
                     convert(rows, i, panel * PANEL + i, part, to.factors[part]);
                 }
-                let rows = rows.words();
-                let lines = packed.panel_mut(panel).chunks_exact_mut(PANEL);
-                for (word, line) in lines.take(depth).enumerate() {
-                    for (i, to) in line[..count].iter_mut().enumerate() {
-                        *to = rows[i * stride + word];
-                    }
-                }
+                // What earlier rows have left behind ends in columns that nobody reads.
+                // SAFETY: a kernel is only made where its instruction set is there.
+                unsafe { (self.kernel.transpose)(rows.words(), stride, packed.panel_mut(panel)) };
             }
         }
 
@@ -216,12 +214,10 @@ impl Attention {
                     line.copy_from_slice(&rows[first..first + count]);
                     continue;
                 }
-                let half = |row: usize, i: usize| {
-                    let i = first + i;
-                    rows[row * stride + i / 2] >> (i % 2 * 16) & 0xffff
-                };
-                for (i, to) in line.iter_mut().enumerate() {
-                    *to = half(0, i) | half(1, i) << 16;
+                let (low, high) = (halves(&rows[..stride]), halves(&rows[stride..]));
+                let pairs = low[first..].iter().zip(&high[first..]);
+                for (to, (&low, &high)) in line.iter_mut().zip(pairs) {
+                    *to = u32::from(low) | u32::from(high) << 16;
                 }
             }
         }
@@ -351,8 +347,57 @@ struct Thread {
     weights: Buffer,
 }
 
-fn largest(values: &[f32]) -> f32 {
-    values.iter().fold(0.0, |largest, x| largest.max(x.abs()))
+/// Words as the pairs of 16-bit numbers that they hold, in the order of memory.
+fn halves(words: &[u32]) -> &[u16] {
+    // SAFETY: a word is two halves, which need less alignment.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), 2 * words.len()) }
+}
+
+/// Turns the words of [`PANEL`] rows into those of a panel.
+///
+/// # Safety
+/// The processor must have the instruction set, and the caller must be compiled for it.
+#[inline(always)]
+pub(crate) unsafe fn transpose<S: Simd>(rows: &[u32], stride: usize, panel: &mut [u32]) {
+    let depth = panel.len() / PANEL;
+    assert!(
+        depth.is_multiple_of(Buffer::LINE) && depth <= stride && rows.len() >= PANEL * stride,
+        "panels and rows of other sizes"
+    );
+    for row in (0..PANEL).step_by(S::LANES) {
+        for word in (0..depth).step_by(S::LANES) {
+            // SAFETY: both squares lie within their slices, see above; a line has a whole number
+            // of vectors.
+            unsafe {
+                let from = rows.as_ptr().add(row * stride + word);
+                S::transpose(
+                    from,
+                    stride,
+                    panel.as_mut_ptr().add(word * PANEL + row),
+                    PANEL,
+                );
+            }
+        }
+    }
+}
+
+/// The largest magnitude of the first `width` numbers of rows that are `stride` numbers apart.
+///
+/// # Safety
+/// The processor must have the instruction set, and the caller must be compiled for it.
+#[inline(always)]
+pub(crate) unsafe fn largest<S: Simd>(rows: &[f32], width: usize, stride: usize) -> f32 {
+    // SAFETY: the caller vouches for the instruction set; `load` keeps to the slice.
+    unsafe {
+        let mut most = S::splat(0.0);
+        for start in (0..rows.len()).step_by(stride) {
+            let row = &rows[start..(start + width).min(rows.len())];
+            for at in (0..row.len()).step_by(S::LANES) {
+                most = S::max(most, S::abs(load::<S>(row, at)));
+            }
+        }
+        S::largest(most)
+    }
 }
 
 /// The softmax of one row of scores.
@@ -377,21 +422,33 @@ pub(crate) unsafe fn softmax<D: Dot>(job: &Softmax, row: &mut [f32], words: &mut
     row[count..padded].fill(f32::MIN);
     // SAFETY: rows have whole vectors of scores, and as many words as they need.
     unsafe {
-        let mut most = D::Simd::splat(f32::MIN);
-        for at in (0..padded).step_by(lanes) {
-            most = D::Simd::max(most, D::Simd::load(row.as_ptr().add(at)));
+        // Four maxima, that do not wait for each other.
+        let mut most = [D::Simd::splat(f32::MIN); 4];
+        let vectors = padded / lanes;
+        for at in (0..vectors / 4 * 4).step_by(4) {
+            for (i, most) in most.iter_mut().enumerate() {
+                let scores = D::Simd::load(row.as_ptr().add((at + i) * lanes));
+                *most = D::Simd::max(*most, scores);
+            }
         }
+        for at in vectors / 4 * 4..vectors {
+            most[0] = D::Simd::max(most[0], D::Simd::load(row.as_ptr().add(at * lanes)));
+        }
+        let most = D::Simd::max(
+            D::Simd::max(most[0], most[1]),
+            D::Simd::max(most[2], most[3]),
+        );
         let offset = D::Simd::splat(-D::Simd::largest(most) * factor);
         let factor = D::Simd::splat(factor);
         let bytes = words.as_mut_ptr().cast::<u8>();
         let size = 4 / D::FORMAT.per_word();
         let mut total = D::Simd::splat(0.0);
         for at in (0..padded).step_by(lanes) {
-            let power = exp2::<D::Simd>(D::Simd::fma(
-                D::Simd::load(row.as_ptr().add(at)),
-                factor,
-                offset,
-            ));
+            let x = D::Simd::fma(D::Simd::load(row.as_ptr().add(at)), factor, offset);
+            let power = match D::FORMAT {
+                Format::F32 => exp2::<D::Simd>(x),
+                _ => exp2_rough::<D::Simd>(x),
+            };
             total = D::Simd::add(total, power);
             D::Simd::narrow(power, D::FORMAT, bytes.add(at * size));
         }

@@ -1,6 +1,6 @@
 //! The kernels of each instruction set: the generic code compiled for it, behind plain pointers.
 
-use crate::attention::{Softmax, softmax};
+use crate::attention::{Softmax, largest, softmax, transpose};
 use crate::format::Format;
 use crate::product::{Product, product};
 use crate::rows::{Conversion, convert};
@@ -19,6 +19,8 @@ pub(crate) struct Kernel {
     pub(crate) product: unsafe fn(&Product),
     pub(crate) convert: unsafe fn(&Conversion, &mut [u32]) -> f32,
     pub(crate) softmax: unsafe fn(&Softmax, &mut [f32], &mut [u32]) -> f32,
+    pub(crate) largest: unsafe fn(&[f32], usize, usize) -> f32,
+    pub(crate) transpose: unsafe fn(&[u32], usize, &mut [u32]),
 }
 
 /// Float32 on any processor.
@@ -29,6 +31,8 @@ pub(crate) static PORTABLE: Kernel = Kernel {
     product: product::<portable::F32>,
     convert: convert::<portable::F32>,
     softmax: softmax::<portable::F32>,
+    transpose: transpose::<portable::Portable>,
+    largest: largest::<portable::Portable>,
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -36,7 +40,9 @@ pub(crate) use x86::*;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Conversion, Kernel, Product, Softmax, convert, product, softmax};
+    use super::{
+        Conversion, Kernel, Product, Softmax, convert, largest, product, softmax, transpose,
+    };
     use crate::simd::{Dot, Simd, avx2, avx512};
 
     /// A kernel from an instruction set, the features that it needs, and a product.
@@ -45,7 +51,7 @@ mod x86 {
             $(#[$doc])*
             pub(crate) static $kernel: Kernel = {
                 type Vectors = <$dot as Dot>::Simd;
-                // SAFETY of all three: those of the generic functions.
+                // SAFETY of all of them: those of the generic functions.
                 #[target_feature(enable = $features)]
                 unsafe fn run(job: &Product) {
                     unsafe { product::<$dot>(job) }
@@ -58,6 +64,14 @@ mod x86 {
                 unsafe fn softmax_row(job: &Softmax, row: &mut [f32], words: &mut [u32]) -> f32 {
                     unsafe { softmax::<$dot>(job, row, words) }
                 }
+                #[target_feature(enable = $features)]
+                unsafe fn transpose_panel(rows: &[u32], stride: usize, panel: &mut [u32]) {
+                    unsafe { transpose::<Vectors>(rows, stride, panel) }
+                }
+                #[target_feature(enable = $features)]
+                unsafe fn largest_of(rows: &[f32], width: usize, stride: usize) -> f32 {
+                    unsafe { largest::<Vectors>(rows, width, stride) }
+                }
                 Kernel {
                     name: $name,
                     format: <$dot as Dot>::FORMAT,
@@ -65,6 +79,8 @@ mod x86 {
                     product: run,
                     convert: convert_row,
                     softmax: softmax_row,
+                    transpose: transpose_panel,
+                    largest: largest_of,
                 }
             };
         };

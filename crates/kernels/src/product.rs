@@ -295,7 +295,7 @@ unsafe fn quick_gelu<S: Simd>(x: S::Vector) -> S::Vector {
     const RATE: f32 = -1.702 * std::f32::consts::LOG2_E;
     // SAFETY: the caller vouches for the instruction set.
     unsafe {
-        let power = crate::simd::exp2::<S>(S::mul(x, S::splat(RATE)));
+        let power = crate::simd::exp2::<S>(S::min(S::mul(x, S::splat(RATE)), S::splat(126.0)));
         S::mul(x, S::reciprocal(S::add(S::splat(1.0), power)))
     }
 }

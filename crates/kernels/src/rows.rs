@@ -201,7 +201,7 @@ impl<S: Simd> Values<'_, S> {
 
 /// The vector at `at`, zero beyond the end.
 #[inline(always)]
-unsafe fn load<S: Simd>(from: &[f32], at: usize) -> S::Vector {
+pub(crate) unsafe fn load<S: Simd>(from: &[f32], at: usize) -> S::Vector {
     let left = from.len() - at;
     // SAFETY: the caller vouches for the instruction set; `left` lanes are there.
     unsafe {

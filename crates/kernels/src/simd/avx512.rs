@@ -113,6 +113,50 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn transpose(from: *const u32, stride: usize, to: *mut u32, to_stride: usize) {
+        unsafe {
+            let mut rows = [_mm512_setzero_ps(); 16];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = _mm512_loadu_ps(from.add(i * stride).cast());
+            }
+            // Squares of 2, then of 4, within lanes of 128 bits; then the lanes themselves.
+            let mut pairs = rows;
+            for i in (0..16).step_by(2) {
+                pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+                pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+            }
+            let mut fours = pairs;
+            for i in (0..16).step_by(4) {
+                for j in 0..2 {
+                    let (x, y) = (pairs[i + j], pairs[i + j + 2]);
+                    fours[i + 2 * j] = _mm512_shuffle_ps::<0x44>(x, y);
+                    fours[i + 2 * j + 1] = _mm512_shuffle_ps::<0xee>(x, y);
+                }
+            }
+            for i in 0..4 {
+                let (x, y) = (fours[i], fours[i + 4]);
+                let (z, w) = (fours[i + 8], fours[i + 12]);
+                let (even_low, odd_low) = (
+                    _mm512_shuffle_f32x4::<0x88>(x, y),
+                    _mm512_shuffle_f32x4::<0xdd>(x, y),
+                );
+                let (even_high, odd_high) = (
+                    _mm512_shuffle_f32x4::<0x88>(z, w),
+                    _mm512_shuffle_f32x4::<0xdd>(z, w),
+                );
+                for (column, row) in [
+                    (i, _mm512_shuffle_f32x4::<0x88>(even_low, even_high)),
+                    (i + 4, _mm512_shuffle_f32x4::<0x88>(odd_low, odd_high)),
+                    (i + 8, _mm512_shuffle_f32x4::<0xdd>(even_low, even_high)),
+                    (i + 12, _mm512_shuffle_f32x4::<0xdd>(odd_low, odd_high)),
+                ] {
+                    _mm512_storeu_ps(to.add(column * to_stride).cast(), row);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
     unsafe fn narrow(x: __m512, format: Format, to: *mut u8) {
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
         unsafe {

@@ -49,6 +49,17 @@ pub(crate) trait Simd {
     unsafe fn total(x: Self::Vector) -> f32;
     unsafe fn largest(x: Self::Vector) -> f32;
 
+    /// Turns a square of words on its side; rows are `stride` and `to_stride` words apart.
+    #[inline(always)]
+    unsafe fn transpose(from: *const u32, stride: usize, to: *mut u32, to_stride: usize) {
+        for row in 0..Self::LANES {
+            for column in 0..Self::LANES {
+                // SAFETY: the caller vouches for both squares.
+                unsafe { *to.add(column * to_stride + row) = *from.add(row * stride + column) }
+            }
+        }
+    }
+
     /// Writes a whole vector in `format` at `to`; 8-bit integers have 128 added.
     #[inline(always)]
     unsafe fn narrow(x: Self::Vector, format: Format, to: *mut u8) {
@@ -107,15 +118,28 @@ const EXP2: [f32; 7] = [
     1.0,
 ];
 
-/// `2^x`, at least 2^-126.
+/// `2^x`, at least 2^-126, for x up to 126.
 #[inline(always)]
 pub(crate) unsafe fn exp2<S: Simd>(x: S::Vector) -> S::Vector {
     // SAFETY: the caller vouches for the instruction set.
+    unsafe { exp2_by::<S>(&EXP2, x) }
+}
+
+/// `2^x` to 5e-5, which a 16-bit format does not notice.
+#[inline(always)]
+pub(crate) unsafe fn exp2_rough<S: Simd>(x: S::Vector) -> S::Vector {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe { exp2_by::<S>(&EXP2[2..], x) }
+}
+
+#[inline(always)]
+unsafe fn exp2_by<S: Simd>(terms: &[f32], x: S::Vector) -> S::Vector {
+    // SAFETY: the caller vouches for the instruction set.
     unsafe {
-        let x = S::min(S::max(x, S::splat(-126.0)), S::splat(126.0));
+        let x = S::max(x, S::splat(-126.0));
         let whole = S::round(x);
         let part = S::sub(x, whole);
-        S::scale(polynomial::<S>(&EXP2, part), whole)
+        S::scale(polynomial::<S>(terms, part), whole)
     }
 }
 
