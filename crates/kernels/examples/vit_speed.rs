@@ -79,7 +79,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         blocks: vec![block; blocks],
     };
     let engine = Engine::from_env()?;
+    let start = Instant::now();
     let vit = Vit::new(engine, precision, config, &weights)?;
+    let packing = start.elapsed().as_secs_f64();
     let positions = numbers((1 + (side / 14) * (side / 14)) * width, 0.1);
     let pixels = numbers(batch * 3 * side * side, 1.0);
     let images = Images {
@@ -101,7 +103,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut seconds = seconds.split_off(1);
     seconds.sort_by(f64::total_cmp);
     println!(
-        "{name} {}, {threads} thread(s), batch {batch}: median {:.4} s, shortest {:.4} s",
+        "{name} {}, {threads} thread(s), batch {batch}: median {:.4} s, shortest {:.4} s; packed in {packing:.2} s",
         engine.kernel_name(precision),
         seconds[seconds.len() / 2],
         seconds[0]

@@ -58,13 +58,10 @@ impl Format {
         }
     }
 
-    /// `values * factor` in this format. For 8-bit integers `offset` is added.
-    pub(crate) fn convert(self, values: &[f32], factor: f32, offset: i32, words: &mut [u32]) {
+    /// `values` in this format, as activations.
+    pub(crate) fn convert(self, values: &[f32], words: &mut [u32]) {
         for (i, word) in words.iter_mut().enumerate() {
-            let number = |j: usize| {
-                let value = values.get(i * self.per_word() + j);
-                value.map_or(0.0, |value| value * factor)
-            };
+            let number = |j: usize| values.get(i * self.per_word() + j).copied().unwrap_or(0.0);
             let halves = |convert: fn(f32) -> u16| {
                 u32::from(convert(number(0))) | u32::from(convert(number(1))) << 16
             };
@@ -73,7 +70,7 @@ impl Format {
                 Self::Bf16 => halves(bf16),
                 Self::F16 => halves(f16),
                 Self::Int8 => {
-                    let byte = |j| (number(j).round_ties_even() as i32 + offset) as u8;
+                    let byte = |j| (number(j).round_ties_even() as i32 + INT8_OFFSET) as u8;
                     u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
                 }
             };

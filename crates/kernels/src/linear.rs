@@ -8,7 +8,7 @@ use crate::format::{Format, INT8_OFFSET};
 use crate::kernel::Kernel;
 use crate::parallel::{Parallel, Shared};
 use crate::product::{Epilogue, Layer, PANEL, Product, Sink};
-use crate::rows::{LayerNorm, Rows};
+use crate::rows::{Conversion, LayerNorm, Rows};
 
 /// Words of activations that one task works on: half a second-level cache of 2 MiB, so that a
 /// panel of weights fits beside them.
@@ -62,23 +62,9 @@ impl PackedLinear {
         let columns = outputs.next_multiple_of(PANEL);
         let mut panels = Packed::new(outputs, format.words(inputs));
         let scaled = matches!(format, Format::F16 | Format::Int8);
-        let mut factors = scaled.then(|| vec![1.0; columns]);
-        let mut start = (format == Format::Int8).then(|| Buffer::zeros(columns));
-        let mut words = vec![0; format.words(inputs)];
-        for (output, row) in weight.chunks_exact(inputs).enumerate() {
-            let largest = row.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
-            let factor = format.factor(largest);
-            format.convert(row, factor, 0, &mut words);
-            panels.set(output, &words);
-            if let Some(factors) = &mut factors {
-                factors[output] = 1.0 / factor;
-            }
-            if let Some(start) = &mut start {
-                let bytes = words.iter().flat_map(|word| word.to_le_bytes());
-                let total: i32 = bytes.map(|byte| i32::from(byte as i8)).sum();
-                start.words_mut()[output] = (-INT8_OFFSET * total) as u32;
-            }
-        }
+        let mut factors = vec![1.0; columns];
+        let mut start = Buffer::zeros(columns);
+        panels.fill(kernel, weight, inputs, &mut factors, start.words_mut());
         let mut padded = bias.to_vec();
         padded.resize(columns, 0.0);
         Ok(Self {
@@ -86,8 +72,8 @@ impl PackedLinear {
             inputs,
             outputs,
             panels,
-            factors,
-            start,
+            factors: scaled.then_some(factors),
+            start: (format == Format::Int8).then_some(start),
             bias: padded,
         })
     }
@@ -214,13 +200,59 @@ impl Packed {
         self.columns.div_ceil(PANEL)
     }
 
-    /// Writes the words of one column.
-    fn set(&mut self, column: usize, words: &[u32]) {
-        let start = column / PANEL * self.depth * PANEL + column % PANEL;
-        let panel = &mut self.words.words_mut()[start..];
-        for (word, to) in words.iter().zip(panel.iter_mut().step_by(PANEL)) {
-            *to = *word;
-        }
+    /// Converts weights, rows of `inputs` numbers, each of which becomes a column. Writes what
+    /// undoes each column's scaling and the sums to start from.
+    fn fill(
+        &mut self,
+        kernel: &Kernel,
+        weight: &[f32],
+        inputs: usize,
+        factors: &mut [f32],
+        starts: &mut [u32],
+    ) {
+        let (count, depth) = (self.count(), self.depth);
+        let panels = Shared::new(self.words.words_mut());
+        let factors = Shared::new(factors);
+        let starts = Shared::new(starts);
+        let stride = Rows::stride(inputs, kernel.format);
+        let used = kernel.format.words(inputs);
+        Parallel::Pool.for_each(count, |panel| {
+            // SAFETY: each panel and its columns belong to one task.
+            let (to, factors, starts) = unsafe {
+                (
+                    panels.part(panel * depth * PANEL, depth * PANEL),
+                    factors.part(panel * PANEL, PANEL),
+                    starts.part(panel * PANEL, PANEL),
+                )
+            };
+            let mut rows = Buffer::zeros(PANEL * stride);
+            let weights = weight.chunks_exact(inputs).skip(panel * PANEL);
+            let words = rows.words_mut().chunks_exact_mut(stride);
+            for (((input, words), factor), start) in
+                weights.zip(words).zip(factors).zip(starts.iter_mut())
+            {
+                let job = Conversion {
+                    input,
+                    norm: None,
+                    factor: None,
+                };
+                // SAFETY: a kernel is only made where its instruction set is there.
+                *factor = unsafe { (kernel.convert)(&job, words) };
+                if kernel.format == Format::Int8 {
+                    // Rows are made for activations, which have an offset.
+                    words[used..].fill(0);
+                    let mut total = 0;
+                    for word in &mut words[..used] {
+                        *word ^= 0x8080_8080;
+                        let bytes = word.to_le_bytes().map(|byte| i32::from(byte as i8));
+                        total += bytes.iter().sum::<i32>();
+                    }
+                    *start = (-INT8_OFFSET * total) as u32;
+                }
+            }
+            // SAFETY: as above.
+            unsafe { (kernel.transpose)(rows.words(), stride, to) };
+        });
     }
 
     pub(crate) fn panel(&self, panel: usize) -> *const u32 {

@@ -70,7 +70,7 @@ pub(crate) trait Simd {
         unsafe {
             Self::store(values.as_mut_ptr(), x);
             let values = &values[..Self::LANES];
-            format.convert(values, 1.0, crate::format::INT8_OFFSET, &mut words[..count]);
+            format.convert(values, &mut words[..count]);
             std::ptr::copy_nonoverlapping(words.as_ptr().cast(), to, count * 4);
         }
     }
