@@ -76,8 +76,8 @@ impl FromStr for Isa {
 pub enum Precision {
     /// Float32.
     F32,
-    /// 16-bit floating point, at least as exact as bfloat16: bfloat16 or float16, whichever the
-    /// processor is faster at.
+    /// 16-bit floating point: bfloat16, or float16 with rows scaled by powers of two and sums
+    /// carried over to float32, whichever the processor is faster at.
     Half,
     /// 8-bit integers, weights scaled per channel and activations per token; attention as
     /// [`Half`](Self::Half).

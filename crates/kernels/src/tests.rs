@@ -336,3 +336,49 @@ fn engines_have_names() {
     assert!(Engine::new(Isa::Portable).is_ok());
     assert_eq!(Engine::all()[0], Engine::detect());
 }
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn float16_sums_are_about_as_exact_as_bfloat16_operands() {
+    use crate::kernel::{AVX512_BF16, AVX512_F16};
+    let kernels = every_kernel();
+    if !["avx512 float16", "avx512 bfloat16"]
+        .iter()
+        .all(|name| kernels.iter().any(|kernel| kernel.name == *name))
+    {
+        return;
+    }
+    let (rows, inputs, outputs) = (14, 4096, 64);
+    // Numbers around zero, and with one product far larger than the others, whose sum is then
+    // carried along in the rounding of all that follow it.
+    for (large, limit) in [(1.0, 1.0), (100.0, 1.2)] {
+        let weight = numbers(outputs * inputs, 1);
+        let mut input = numbers(rows * inputs, 2);
+        input.chunks_mut(inputs).for_each(|row| row[0] *= large);
+        let error = |kernel| {
+            let layer = PackedLinear::with_kernel(kernel, &weight, &[0.0; 64]).unwrap();
+            let mut found = vec![0.0; rows * outputs];
+            let scratch = &mut LinearScratch::default();
+            layer.forward(
+                &input,
+                None,
+                &mut found,
+                Epilogue::Store,
+                scratch,
+                Parallel::Serial,
+            );
+            let squares = found.iter().enumerate().map(|(i, &found)| {
+                let x = &input[i / outputs * inputs..][..inputs];
+                let w = &weight[i % outputs * inputs..][..inputs];
+                let products = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w));
+                (f64::from(found) - products.sum::<f64>()).powi(2)
+            });
+            squares.sum::<f64>().sqrt()
+        };
+        let (half, brain) = (error(&AVX512_F16), error(&AVX512_BF16));
+        assert!(
+            half < limit * brain,
+            "one {large} times as large: {half} and {brain}"
+        );
+    }
+}
