@@ -54,7 +54,7 @@ impl Format {
                 let wanted = F16_LARGEST.log2() as i32 - 1 - exponent;
                 f32::from_bits(((wanted.clamp(-126, 126) + 127) as u32) << 23)
             }
-            Self::Int8 if largest.is_normal() => 127.0 / largest,
+            Self::Int8 if largest.is_normal() => (127.0 / largest).min(f32::MAX),
             Self::F16 | Self::Int8 => 1.0,
         }
     }
