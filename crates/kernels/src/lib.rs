@@ -1,9 +1,48 @@
-//! What needs `unsafe`, and nothing else: every other crate of the workspace forbids it.
+//! The CPU's inner loops for vision transformers: products with packed weights, attention and
+//! layer norm, each for the instructions that the processor has.
 //!
 //! ```text
-//! mapped.rs   files read through the page cache instead of a copy
+//! vit         whole networks from plain slices of weights
+//! engine      which instructions there are, which kernel a precision gets
+//! linear      PackedLinear: layer norm -> product -> bias, activation or residual
+//! attention   softmax(a b') v without the tokens-by-tokens matrix, DPAM's kinds included
+//! rows        layer norm, conversion of activations
+//!   kernel    function pointers to the generic code, compiled for each instruction set
+//!   product   tiles of sums in registers, the ends of layers
+//!   simd      one interface to portable, AVX2 and AVX-512 vectors
+//!   amx       tile registers
+//! mapped      files read through the page cache instead of a copy
 //! ```
+//!
+//! This crate alone may hold `unsafe`; every block says why it is sound.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+mod attention;
+mod buffer;
+mod engine;
+mod error;
+mod format;
+mod kernel;
+mod linear;
 mod mapped;
+mod parallel;
+mod product;
+mod rows;
+mod simd;
+#[cfg(test)]
+mod tests;
+mod vit;
 
+pub use attention::{Attention, AttentionKind, AttentionOutput, AttentionScratch};
+pub use engine::{CPU_VARIABLE, Engine, EngineError, Isa, Precision};
+pub use error::ShapeError;
+pub use linear::{LinearScratch, PackedLinear};
 pub use mapped::MappedFile;
+pub use parallel::Parallel;
+pub use product::Epilogue;
+pub use rows::{LayerNorm, layer_norm};
+pub use vit::{
+    BlockWeights, Images, LinearWeights, LocalStream, NormWeights, Vit, VitConfig, VitTokens,
+    VitWeights,
+};

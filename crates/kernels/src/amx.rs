@@ -1,0 +1,261 @@
+//! AMX: tiles of 16 x 16 sums, of bfloat16 or 8-bit products. The instructions are written out,
+//! since their intrinsics are not stable; Linux must be asked for the tile registers first.
+
+use std::arch::asm;
+use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+use std::sync::OnceLock;
+
+use crate::attention::{Softmax, largest, softmax, transpose};
+use crate::format::Format;
+use crate::kernel::Kernel;
+use crate::product::{PANEL, Product, Sink, TILE_ROWS, Tile};
+use crate::rows::{Conversion, convert};
+use crate::simd::avx512::{self, Avx512};
+
+/// Bfloat16 on AMX.
+pub(crate) static BF16: Kernel = Kernel {
+    name: "amx bfloat16",
+    format: Format::Bf16,
+    rows: TILE_ROWS,
+    product: product_bf16,
+    convert: convert_bf16,
+    softmax: softmax_bf16,
+    transpose: transpose_panel,
+    largest: largest_of,
+};
+
+/// 8-bit integers on AMX.
+pub(crate) static INT8: Kernel = Kernel {
+    name: "amx int8",
+    format: Format::Int8,
+    rows: TILE_ROWS,
+    product: product_int8,
+    convert: convert_int8,
+    softmax: softmax_int8,
+    transpose: transpose_panel,
+    largest: largest_of,
+};
+
+/// Whether the processor has AMX with both kinds of products and the system lets us use it.
+pub(crate) fn available() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        /// CPUID leaf 7, EDX: AMX-BF16, AMX-TILE, AMX-INT8.
+        const FEATURES: u32 = 1 << 22 | 1 << 24 | 1 << 25;
+        /// CPUID leaf 1, ECX: the system has switched XSAVE on.
+        const OSXSAVE: u32 = 1 << 27;
+        /// XCR0: tile configuration and tile data.
+        const TILE_STATE: u64 = 1 << 17 | 1 << 18;
+        if __cpuid(0).eax < 7
+            || __cpuid(1).ecx & OSXSAVE == 0
+            || __cpuid_count(7, 0).edx & FEATURES != FEATURES
+        {
+            return false;
+        }
+        // SAFETY: OSXSAVE says that the instruction may be used.
+        unsafe { read_xcr0() & TILE_STATE == TILE_STATE && permitted() }
+    })
+}
+
+#[target_feature(enable = "xsave")]
+unsafe fn read_xcr0() -> u64 {
+    // SAFETY: the caller has seen OSXSAVE.
+    unsafe { _xgetbv(0) }
+}
+
+/// Asks Linux for the tile registers, for all threads of the process.
+fn permitted() -> bool {
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+    const XFEATURE_XTILEDATA: u64 = 18;
+    let result: i64;
+    // SAFETY: arch_prctl(2) with this request only sets a flag of the process; a kernel that
+    // does not know it returns an error.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+/// Preparation of operands is that of AVX-512.
+macro_rules! preparation {
+    ($convert:ident, $softmax:ident, $dot:ty) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        unsafe fn $convert(job: &Conversion, words: &mut [u32]) -> f32 {
+            // SAFETY: the caller's.
+            unsafe { convert::<$dot>(job, words) }
+        }
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        unsafe fn $softmax(job: &Softmax, row: &mut [f32], words: &mut [u32]) -> f32 {
+            // SAFETY: the caller's.
+            unsafe { softmax::<$dot>(job, row, words) }
+        }
+    };
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn transpose_panel(rows: &[u32], stride: usize, panel: &mut [u32]) {
+    // SAFETY: the caller's.
+    unsafe { transpose::<Avx512>(rows, stride, panel) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn largest_of(rows: &[f32], width: usize, stride: usize) -> f32 {
+    // SAFETY: the caller's.
+    unsafe { largest::<Avx512>(rows, width, stride) }
+}
+
+preparation!(convert_bf16, softmax_bf16, avx512::Bf16);
+preparation!(convert_int8, softmax_int8, avx512::Int8);
+
+/// Palette 1 with eight tiles of 16 rows of 64 bytes.
+#[repr(C, align(64))]
+struct Configuration {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+static CONFIGURATION: Configuration = Configuration {
+    palette: 1,
+    start_row: 0,
+    reserved: [0; 14],
+    row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+/// Rows of a tile register.
+const HALF: usize = 16;
+
+/// The sums of 32 rows and one panel: tiles 0 to 3 hold them, 4 and 5 the rows, 6 and 7 the
+/// panel. The depth is a multiple of 16 words, see `Packed`.
+macro_rules! tile_sums {
+    ($instruction:literal, $rows:expr, $stride:expr, $panel:expr, $depth:expr) => {
+        asm!(
+            "2:",
+            "tileloadd tmm4, [{low} + {stride}]",
+            "tileloadd tmm6, [{panel} + {line}]",
+            "tileloadd tmm7, [{panel} + {line} + 64]",
+            concat!($instruction, " tmm0, tmm4, tmm6"),
+            concat!($instruction, " tmm1, tmm4, tmm7"),
+            "tileloadd tmm5, [{high} + {stride}]",
+            concat!($instruction, " tmm2, tmm5, tmm6"),
+            concat!($instruction, " tmm3, tmm5, tmm7"),
+            "add {low}, 64",
+            "add {high}, 64",
+            "add {panel}, 2048",
+            "sub {steps}, 1",
+            "jnz 2b",
+            low = inout(reg) $rows => _,
+            high = inout(reg) $rows.add(HALF * $stride) => _,
+            panel = inout(reg) $panel => _,
+            steps = inout(reg) $depth / HALF => _,
+            stride = in(reg) $stride * 4,
+            line = in(reg) PANEL * 4,
+            options(nostack, readonly),
+        )
+    };
+}
+
+/// Calls `product` with what computes the sums of 32 rows.
+macro_rules! product {
+    ($name:ident, $instruction:literal, $finish:expr) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        unsafe fn $name(job: &Product) {
+            // SAFETY: the caller vouches for AMX and the job; rows are readable up to whole
+            // tiles.
+            unsafe {
+                asm!(
+                    "ldtilecfg [{}]",
+                    in(reg) &raw const CONFIGURATION,
+                    options(nostack, readonly),
+                );
+                for panel in 0..job.panel_count {
+                    for first in (0..job.row_count).step_by(TILE_ROWS) {
+                        clear_or_start(job, panel);
+                        let rows = job.rows.add(first * job.stride);
+                        let words = job.panels.add(panel * job.depth * PANEL);
+                        tile_sums!($instruction, rows, job.stride, words, job.depth);
+                        store(job, first, panel, $finish);
+                    }
+                }
+                asm!("tilerelease", options(nostack, nomem));
+            }
+        }
+    };
+}
+
+product!(product_bf16, "tdpbf16ps", false);
+product!(product_int8, "tdpbusd", true);
+
+/// Sets the sums to zero, or to the column's start in every row.
+#[inline(always)]
+unsafe fn clear_or_start(job: &Product, panel: usize) {
+    // SAFETY: the caller has set the tiles up; a stride of zero reads one row sixteen times.
+    unsafe {
+        match job.start {
+            None => asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                options(nostack, nomem),
+            ),
+            Some(start) => asm!(
+                "tileloadd tmm0, [{start} + {zero}]",
+                "tileloadd tmm1, [{start} + {zero} + 64]",
+                "tileloadd tmm2, [{start} + {zero}]",
+                "tileloadd tmm3, [{start} + {zero} + 64]",
+                start = in(reg) start.add(panel * PANEL),
+                zero = in(reg) 0_usize,
+                options(nostack, readonly),
+            ),
+        }
+    }
+}
+
+/// Writes the sums where they go, after a conversion from integers if `whole`.
+#[inline(always)]
+unsafe fn store(job: &Product, first: usize, panel: usize, whole: bool) {
+    use std::arch::x86_64::{_mm512_cvtepi32_ps, _mm512_load_si512, _mm512_store_ps};
+    let count = TILE_ROWS.min(job.row_count - first);
+    let mut tile = Tile([0.0; TILE_ROWS * PANEL]);
+    let (to, stride) = match &job.sink {
+        // SAFETY: whoever takes plain sums has room for whole tiles.
+        Sink::Plain { to, stride } => unsafe { (to.add(first * stride + panel * PANEL), *stride) },
+        Sink::Layer(_) => (tile.0.as_mut_ptr(), PANEL),
+    };
+    // SAFETY: the caller has set the tiles up and has AVX-512; `to` has room.
+    unsafe {
+        asm!(
+            "tilestored [{low} + {stride}], tmm0",
+            "tilestored [{low} + {stride} + 64], tmm1",
+            "tilestored [{high} + {stride}], tmm2",
+            "tilestored [{high} + {stride} + 64], tmm3",
+            low = in(reg) to,
+            high = in(reg) to.add(HALF * stride),
+            stride = in(reg) stride * 4,
+            options(nostack),
+        );
+        if let Sink::Layer(layer) = &job.sink {
+            if whole {
+                for vector in tile.0.chunks_exact_mut(HALF) {
+                    let sums = _mm512_load_si512(vector.as_ptr().cast());
+                    _mm512_store_ps(vector.as_mut_ptr(), _mm512_cvtepi32_ps(sums));
+                }
+            }
+            layer.finish::<Avx512>(&tile.0, first, count, panel * PANEL);
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! Multi-head self-attention that never holds the tokens-by-tokens matrix: the scores of a few
+//! queries against all keys stay in the second-level cache until they are used.
+//!
+//! Beside the usual attention there are those of DPAM (AnomalyCLIP, section 3.3), in which values,
+//! keys or queries attend to themselves; all of them share the packed values.
+
+use crate::buffer::Buffer;
+use crate::engine::{Engine, Precision};
+use crate::format::Format;
+use crate::kernel::Kernel;
+use crate::linear::Packed;
+use crate::parallel::{Parallel, Shared};
+use crate::product::{Epilogue, Layer, PANEL, Product, Sink, TILE_ROWS};
+use crate::rows::{Conversion, Rows, load};
+use crate::simd::{Dot, Simd, exp2, exp2_rough};
+
+/// What is compared with what; the values are always V.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AttentionKind {
+    /// Queries with keys.
+    Qk,
+    /// Values with values.
+    Vv,
+    /// Keys with keys.
+    Kk,
+    /// Queries with queries.
+    Qq,
+}
+
+impl AttentionKind {
+    /// The parts of a row (query, key, value) that are compared.
+    fn parts(self) -> (usize, usize) {
+        match self {
+            Self::Qk => (0, 1),
+            Self::Vv => (2, 2),
+            Self::Kk => (1, 1),
+            Self::Qq => (0, 0),
+        }
+    }
+}
+
+/// The shape of an attention, and the kernel that computes it.
+#[derive(Clone, Copy)]
+pub struct Attention {
+    kernel: &'static Kernel,
+    heads: usize,
+    head_width: usize,
+}
+
+/// One kind of attention and where its result goes, `[queries, heads * head_width]`: the first
+/// tokens are the queries, as many as there is room for.
+pub struct AttentionOutput<'a> {
+    /// What is compared.
+    pub kind: AttentionKind,
+    /// The result.
+    pub to: &'a mut [f32],
+}
+
+impl Attention {
+    /// An attention of `heads` heads of `head_width` numbers each. [`Precision::Int8`] counts as
+    /// [`Precision::Half`].
+    pub fn new(engine: Engine, precision: Precision, heads: usize, head_width: usize) -> Self {
+        let precision = match precision {
+            Precision::Int8 => Precision::Half,
+            other => other,
+        };
+        Self::with_kernel(engine.kernel(precision), heads, head_width)
+    }
+
+    pub(crate) fn with_kernel(kernel: &'static Kernel, heads: usize, head_width: usize) -> Self {
+        Self {
+            kernel,
+            heads,
+            head_width,
+        }
+    }
+
+    /// `softmax(a b' / sqrt(head_width)) v` for each of `outputs`, from rows of queries, keys and
+    /// values side by side, `[tokens, 3 * heads * head_width]`.
+    ///
+    /// # Panics
+    /// If the lengths do not fit each other.
+    pub fn forward(
+        &self,
+        qkv: &[f32],
+        outputs: &mut [AttentionOutput],
+        scratch: &mut AttentionScratch,
+        parallel: Parallel,
+    ) {
+        let width = self.heads * self.head_width;
+        let tokens = qkv.len() / (3 * width);
+        assert_eq!(
+            tokens * 3 * width,
+            qkv.len(),
+            "broken rows of queries, keys and values"
+        );
+        scratch.heads.resize_with(self.heads, Head::default);
+        scratch.threads.resize_with(
+            parallel.threads().max(scratch.threads.len()),
+            Thread::default,
+        );
+
+        let mut keys = [false; 3];
+        for output in outputs.iter() {
+            assert!(
+                output.to.len() <= tokens * width && output.to.len().is_multiple_of(width),
+                "an output of {} numbers for {tokens} tokens of {width}",
+                output.to.len()
+            );
+            keys[output.kind.parts().1] = true;
+        }
+        let heads = Shared::new(&mut scratch.heads);
+        parallel.for_each(self.heads, |head| {
+            // SAFETY: each head is one task's.
+            let packed = unsafe { &mut heads.part(head, 1)[0] };
+            self.pack(qkv, tokens, head, keys, packed);
+        });
+
+        // The first multiple of the tile's rows that fits, so that no tile is narrow.
+        let queries = TILE_ROWS / self.kernel.rows * self.kernel.rows;
+        let threads = Shared::new(&mut scratch.threads);
+        let heads = &scratch.heads;
+        for output in outputs {
+            let kind = output.kind;
+            let wanted = output.to.len() / width;
+            let blocks = wanted.div_ceil(queries);
+            let to = Shared::new(output.to);
+            parallel.for_each(self.heads * blocks, |task| {
+                let (head, first) = (task / blocks, task % blocks * queries);
+                let count = queries.min(wanted - first);
+                let thread = match parallel {
+                    Parallel::Serial => 0,
+                    Parallel::Pool => rayon::current_thread_index().unwrap_or(0),
+                };
+                // SAFETY: a thread does one task at a time.
+                let thread = unsafe { &mut threads.part(thread, 1)[0] };
+                let to = to.at(first * width + head * self.head_width);
+                // SAFETY: the blocks of queries and the heads tile the output.
+                unsafe {
+                    self.block(
+                        qkv,
+                        head,
+                        first..first + count,
+                        kind,
+                        &heads[head],
+                        thread,
+                        to,
+                    )
+                }
+            });
+        }
+    }
+
+    /// Packs one head's values, and as keys those parts that `keys` names.
+    fn pack(&self, qkv: &[f32], tokens: usize, head: usize, keys: [bool; 3], to: &mut Head) {
+        let format = self.kernel.format;
+        let part_of = |token: usize, part: usize| self.slice(qkv, token, part, head);
+        for (part, factor) in to.factors.iter_mut().enumerate() {
+            *factor = match format {
+                Format::F16 => {
+                    let rows = &qkv[(part * self.heads + head) * self.head_width..];
+                    let stride = 3 * self.heads * self.head_width;
+                    // SAFETY: a kernel is only made where its instruction set is there.
+                    format.factor(unsafe { (self.kernel.largest)(rows, self.head_width, stride) })
+                }
+                _ => 1.0,
+            };
+        }
+        let stride = Rows::stride(self.head_width, format);
+        let depth = format.words(self.head_width);
+        let rows = &mut to.rows;
+        rows.reserve(PANEL * stride);
+        let convert = |rows: &mut Buffer, i: usize, token: usize, part: usize, factor: f32| {
+            let job = Conversion {
+                input: part_of(token, part),
+                norm: None,
+                factor: Some(factor),
+            };
+            let row = &mut rows.words_mut()[i * stride..(i + 1) * stride];
+            // SAFETY: a kernel is only made where its instruction set is there.
+            unsafe { (self.kernel.convert)(&job, row) };
+        };
+
+        for (part, packed) in to.keys.iter_mut().enumerate() {
+            if !keys[part] {
+                continue;
+            }
+            packed.resize(tokens, depth);
+            for panel in 0..packed.count() {
+                let count = PANEL.min(tokens - panel * PANEL);
+                for i in 0..count {
+                    convert(rows, i, panel * PANEL + i, part, to.factors[part]);
+                }
+                // What earlier rows have left behind ends in columns that nobody reads.
+                // SAFETY: a kernel is only made where its instruction set is there.
+                unsafe { (self.kernel.transpose)(rows.words(), stride, packed.panel_mut(panel)) };
+            }
+        }
+
+        to.values.resize(self.head_width, format.words(tokens));
+        let per_word = format.per_word();
+        for word in 0..format.words(tokens) {
+            let count = per_word.min(tokens - word * per_word);
+            rows.words_mut()[stride..2 * stride].fill(0);
+            for i in 0..count {
+                convert(rows, i, word * per_word + i, 2, to.factors[2]);
+            }
+            let rows = rows.words();
+            for panel in 0..to.values.count() {
+                let first = panel * PANEL;
+                let count = PANEL.min(self.head_width - first);
+                let line = &mut to.values.panel_mut(panel)[word * PANEL..][..count];
+                if per_word == 1 {
+                    line.copy_from_slice(&rows[first..first + count]);
+                    continue;
+                }
+                let (low, high) = (halves(&rows[..stride]), halves(&rows[stride..]));
+                let pairs = low[first..].iter().zip(&high[first..]);
+                for (to, (&low, &high)) in line.iter_mut().zip(pairs) {
+                    *to = u32::from(low) | u32::from(high) << 16;
+                }
+            }
+        }
+    }
+
+    /// The attention of some queries of one head.
+    ///
+    /// # Safety
+    /// `to` must be valid for the queries' rows of the whole output.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn block(
+        &self,
+        qkv: &[f32],
+        head: usize,
+        queries: std::ops::Range<usize>,
+        kind: AttentionKind,
+        packed: &Head,
+        thread: &mut Thread,
+        to: *mut f32,
+    ) {
+        let kernel = self.kernel;
+        let width = self.heads * self.head_width;
+        let tokens = qkv.len() / (3 * width);
+        let (query, key) = kind.parts();
+        let (keys, values) = (&packed.keys[key], &packed.values);
+        let count = queries.len();
+
+        let stride = Rows::stride(self.head_width, kernel.format);
+        thread.queries.reserve(TILE_ROWS * stride);
+        let rows = thread.queries.words_mut().chunks_exact_mut(stride);
+        for (token, row) in queries.zip(rows) {
+            let job = Conversion {
+                input: self.slice(qkv, token, query, head),
+                norm: None,
+                factor: Some(packed.factors[query]),
+            };
+            // SAFETY: a kernel is only made where its instruction set is there.
+            unsafe { (kernel.convert)(&job, row) };
+        }
+
+        let score_stride = keys.count() * PANEL;
+        thread.scores.reserve(TILE_ROWS * score_stride);
+        let job = Product {
+            rows: thread.queries.words().as_ptr(),
+            stride,
+            row_count: count,
+            panels: keys.panel(0),
+            panel_count: keys.count(),
+            depth: keys.depth,
+            start: None,
+            sink: Sink::Plain {
+                to: thread.scores.floats_mut().as_mut_ptr(),
+                stride: score_stride,
+            },
+        };
+        // SAFETY: the kernel is there; operands and scores have the sizes given.
+        unsafe { (kernel.product)(&job) };
+
+        let factors = packed.factors[query] * packed.factors[key];
+        let softmax = Softmax {
+            count: tokens,
+            factor: std::f32::consts::LOG2_E / (factors * (self.head_width as f32).sqrt()),
+        };
+        let weight_stride = Rows::stride(tokens, kernel.format);
+        thread.weights.reserve(TILE_ROWS * weight_stride);
+        let mut row_factors = [1.0; TILE_ROWS];
+        let scores = thread.scores.floats_mut().chunks_exact_mut(score_stride);
+        let weights = thread.weights.words_mut().chunks_exact_mut(weight_stride);
+        for ((scores, weights), factor) in scores.zip(weights).zip(&mut row_factors[..count]) {
+            // SAFETY: the kernel is there.
+            let total = unsafe { (kernel.softmax)(&softmax, scores, weights) };
+            *factor = 1.0 / (total * packed.factors[2]);
+        }
+
+        let job = Product {
+            rows: thread.weights.words().as_ptr(),
+            stride: weight_stride,
+            row_count: count,
+            panels: values.panel(0),
+            panel_count: values.count(),
+            depth: values.depth,
+            start: None,
+            sink: Sink::Layer(Layer {
+                row_factors: &row_factors,
+                column_factors: None,
+                bias: None,
+                last: Epilogue::Store,
+                to,
+                stride: width,
+                columns: self.head_width,
+            }),
+        };
+        // SAFETY: the kernel is there; the caller vouches for the output.
+        unsafe { (kernel.product)(&job) }
+    }
+
+    /// A head's query, key or value of one token.
+    fn slice<'a>(&self, qkv: &'a [f32], token: usize, part: usize, head: usize) -> &'a [f32] {
+        let start = ((token * 3 + part) * self.heads + head) * self.head_width;
+        &qkv[start..start + self.head_width]
+    }
+}
+
+/// Memory that attention works in; it keeps its size from call to call.
+#[derive(Default)]
+pub struct AttentionScratch {
+    heads: Vec<Head>,
+    threads: Vec<Thread>,
+}
+
+/// One head, packed.
+#[derive(Default)]
+struct Head {
+    /// Queries, keys and values in the role of keys.
+    keys: [Packed; 3],
+    values: Packed,
+    /// What queries, keys and values were multiplied by.
+    factors: [f32; 3],
+    rows: Buffer,
+}
+
+/// The block that a thread works on.
+#[derive(Default)]
+struct Thread {
+    queries: Buffer,
+    scores: Buffer,
+    weights: Buffer,
+}
+
+/// Words as the pairs of 16-bit numbers that they hold, in the order of memory.
+fn halves(words: &[u32]) -> &[u16] {
+    // SAFETY: a word is two halves, which need less alignment.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), 2 * words.len()) }
+}
+
+/// Turns the words of [`PANEL`] rows into those of a panel.
+///
+/// # Safety
+/// The processor must have the instruction set, and the caller must be compiled for it.
+#[inline(always)]
+pub(crate) unsafe fn transpose<S: Simd>(rows: &[u32], stride: usize, panel: &mut [u32]) {
+    let depth = panel.len() / PANEL;
+    assert!(
+        depth.is_multiple_of(Buffer::LINE) && depth <= stride && rows.len() >= PANEL * stride,
+        "panels and rows of other sizes"
+    );
+    for row in (0..PANEL).step_by(S::LANES) {
+        for word in (0..depth).step_by(S::LANES) {
+            // SAFETY: both squares lie within their slices, see above; a line has a whole number
+            // of vectors.
+            unsafe {
+                let from = rows.as_ptr().add(row * stride + word);
+                S::transpose(
+                    from,
+                    stride,
+                    panel.as_mut_ptr().add(word * PANEL + row),
+                    PANEL,
+                );
+            }
+        }
+    }
+}
+
+/// The largest magnitude of the first `width` numbers of rows that are `stride` numbers apart.
+///
+/// # Safety
+/// The processor must have the instruction set, and the caller must be compiled for it.
+#[inline(always)]
+pub(crate) unsafe fn largest<S: Simd>(rows: &[f32], width: usize, stride: usize) -> f32 {
+    // SAFETY: the caller vouches for the instruction set; `load` keeps to the slice.
+    unsafe {
+        let mut most = S::splat(0.0);
+        for start in (0..rows.len()).step_by(stride) {
+            let row = &rows[start..(start + width).min(rows.len())];
+            for at in (0..row.len()).step_by(S::LANES) {
+                most = S::max(most, S::abs(load::<S>(row, at)));
+            }
+        }
+        S::largest(most)
+    }
+}
+
+/// The softmax of one row of scores.
+pub(crate) struct Softmax {
+    /// Scores in the row.
+    pub(crate) count: usize,
+    /// What scores are multiplied by, log2(e) included.
+    pub(crate) factor: f32,
+}
+
+/// Writes the exponentials of a row of scores, less the largest, and returns their sum. Words
+/// after the last become zeros.
+///
+/// # Safety
+/// The processor must have the instruction set, and the caller must be compiled for it.
+#[inline(always)]
+pub(crate) unsafe fn softmax<D: Dot>(job: &Softmax, row: &mut [f32], words: &mut [u32]) -> f32 {
+    let Softmax { count, factor } = *job;
+    let lanes = D::Simd::LANES;
+    // Whole vectors: the scores of the padding are as small as can be.
+    let padded = count.next_multiple_of(lanes);
+    row[count..padded].fill(f32::MIN);
+    // SAFETY: rows have whole vectors of scores, and as many words as they need.
+    unsafe {
+        // Four maxima, that do not wait for each other.
+        let mut most = [D::Simd::splat(f32::MIN); 4];
+        let vectors = padded / lanes;
+        for at in (0..vectors / 4 * 4).step_by(4) {
+            for (i, most) in most.iter_mut().enumerate() {
+                let scores = D::Simd::load(row.as_ptr().add((at + i) * lanes));
+                *most = D::Simd::max(*most, scores);
+            }
+        }
+        for at in vectors / 4 * 4..vectors {
+            most[0] = D::Simd::max(most[0], D::Simd::load(row.as_ptr().add(at * lanes)));
+        }
+        let most = D::Simd::max(
+            D::Simd::max(most[0], most[1]),
+            D::Simd::max(most[2], most[3]),
+        );
+        let offset = D::Simd::splat(-D::Simd::largest(most) * factor);
+        let factor = D::Simd::splat(factor);
+        let bytes = words.as_mut_ptr().cast::<u8>();
+        let size = 4 / D::FORMAT.per_word();
+        let mut total = D::Simd::splat(0.0);
+        for at in (0..padded).step_by(lanes) {
+            let x = D::Simd::fma(D::Simd::load(row.as_ptr().add(at)), factor, offset);
+            let power = match D::FORMAT {
+                Format::F32 => exp2::<D::Simd>(x),
+                _ => exp2_rough::<D::Simd>(x),
+            };
+            total = D::Simd::add(total, power);
+            D::Simd::narrow(power, D::FORMAT, bytes.add(at * size));
+        }
+        let done = padded * size;
+        std::ptr::write_bytes(bytes.add(done), 0, words.len() * 4 - done);
+        D::Simd::total(total)
+    }
+}

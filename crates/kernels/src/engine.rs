@@ -1,0 +1,195 @@
+//! Which instructions this processor has, and which kernel a precision gets on it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::kernel::{self, Kernel};
+
+/// The environment variable that chooses the instruction set.
+pub const CPU_VARIABLE: &str = "ANOMALENS_CPU";
+
+/// A family of instructions, from the plainest to the fastest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// What every processor has.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512, with BF16, FP16 and VNNI where they are there.
+    Avx512,
+    /// The tiles of AMX beside AVX-512.
+    Amx,
+}
+
+impl Isa {
+    /// All of them, the fastest first.
+    pub const ALL: [Self; 4] = [Self::Amx, Self::Avx512, Self::Avx2, Self::Portable];
+
+    /// The name used in [`CPU_VARIABLE`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Amx => "amx",
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Self::Amx => Self::Avx512.available() && crate::amx::available(),
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = EngineError;
+
+    fn from_str(name: &str) -> Result<Self, EngineError> {
+        let found = Self::ALL.into_iter().find(|isa| isa.name() == name);
+        found.ok_or_else(|| EngineError::Unknown(name.to_owned()))
+    }
+}
+
+/// How exact the products are. Sums over a layer and everything between layers are float32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Float32.
+    F32,
+    /// 16-bit floating point: bfloat16, or float16 with rows scaled by powers of two and sums
+    /// carried over to float32, whichever the processor is faster at.
+    Half,
+    /// 8-bit integers, weights scaled per channel and activations per token; attention as
+    /// [`Half`](Self::Half).
+    Int8,
+}
+
+/// Why an engine cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// No instruction set has this name.
+    #[error("`{0}` is no instruction set: use amx, avx512, avx2 or portable")]
+    Unknown(String),
+    /// This machine lacks the instruction set.
+    #[error("this machine has no {0}")]
+    Unavailable(Isa),
+}
+
+/// An instruction set that this machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Engine {
+    isa: Isa,
+}
+
+impl Engine {
+    /// The fastest that this machine has.
+    pub fn detect() -> Self {
+        let isa = Isa::ALL.into_iter().find(|isa| isa.available());
+        Self {
+            isa: isa.unwrap_or(Isa::Portable),
+        }
+    }
+
+    /// The one named by [`CPU_VARIABLE`], or else the fastest.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the variable names none, or one that this machine lacks.
+    pub fn from_env() -> Result<Self, EngineError> {
+        match std::env::var(CPU_VARIABLE) {
+            Ok(name) if !name.is_empty() => Self::new(name.parse()?),
+            _ => Ok(Self::detect()),
+        }
+    }
+
+    /// The engine of an instruction set.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] if this machine lacks it.
+    pub fn new(isa: Isa) -> Result<Self, EngineError> {
+        match isa.available() {
+            true => Ok(Self { isa }),
+            false => Err(EngineError::Unavailable(isa)),
+        }
+    }
+
+    /// All engines of this machine, the fastest first.
+    pub fn all() -> Vec<Self> {
+        let engines = Isa::ALL.into_iter().filter_map(|isa| Self::new(isa).ok());
+        engines.collect()
+    }
+
+    /// Its instruction set.
+    pub fn isa(self) -> Isa {
+        self.isa
+    }
+
+    /// What computes products of this precision, for people: `avx512 float16`.
+    pub fn kernel_name(self, precision: Precision) -> &'static str {
+        self.kernel(precision).name
+    }
+
+    /// The kernel for a precision. Where the processor has no instructions for a narrow one, a
+    /// wider one takes its place.
+    pub(crate) fn kernel(self, precision: Precision) -> &'static Kernel {
+        kernel_of(self.isa, precision)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn kernel_of(_: Isa, _: Precision) -> &'static Kernel {
+    &kernel::PORTABLE
+}
+
+#[cfg(target_arch = "x86_64")]
+fn kernel_of(isa: Isa, precision: Precision) -> &'static Kernel {
+    match (isa, precision) {
+        (Isa::Portable, _) => &kernel::PORTABLE,
+        #[cfg(target_os = "linux")]
+        (Isa::Amx, Precision::Half) => &crate::amx::BF16,
+        #[cfg(target_os = "linux")]
+        (Isa::Amx, Precision::Int8) => &crate::amx::INT8,
+        (Isa::Avx2, _) => &kernel::AVX2,
+        (_, Precision::F32) => &kernel::AVX512_F32,
+        (_, Precision::Int8) if is_x86_feature_detected!("avx512vnni") => &kernel::AVX512_INT8,
+        _ if is_x86_feature_detected!("avx512fp16") => &kernel::AVX512_F16,
+        _ if is_x86_feature_detected!("avx512bf16") => &kernel::AVX512_BF16,
+        _ => &kernel::AVX512_F32,
+    }
+}
+
+/// Every kernel of this machine.
+#[cfg(test)]
+pub(crate) fn every_kernel() -> Vec<&'static Kernel> {
+    let precisions = [Precision::F32, Precision::Half, Precision::Int8];
+    let engines = Engine::all().into_iter();
+    let mut kernels: Vec<&'static Kernel> = engines
+        .flat_map(|engine| precisions.map(|precision| engine.kernel(precision)))
+        .collect();
+    #[cfg(target_arch = "x86_64")]
+    if Isa::Avx512.available() && is_x86_feature_detected!("avx512bf16") {
+        kernels.push(&kernel::AVX512_BF16);
+    }
+    kernels.sort_by_key(|kernel| kernel.name);
+    kernels.dedup_by_key(|kernel| kernel.name);
+    kernels
+}

@@ -1,0 +1,108 @@
+//! How numbers are held in the 32-bit words of an operand, and the scalar conversions, which the
+//! vector ones are tested against.
+
+/// The numbers in one word of a product's operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+// Only x86 has kernels for the narrow ones.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(crate) enum Format {
+    /// One float32.
+    F32,
+    /// Two bfloat16.
+    Bf16,
+    /// Two float16. Rows are scaled by powers of two, so that no sum can overflow.
+    F16,
+    /// Four 8-bit integers: activations with 128 added, weights signed.
+    Int8,
+}
+
+/// The largest magnitude of a float16 operand after scaling. A sum of [`F16_TERMS`] products of
+/// two such numbers stays below the largest float16, 65504.
+const F16_LARGEST: f32 = 16.0;
+
+/// Products that are summed in float16 before the sum moves to float32. Rounding then costs less
+/// than the rounding of operands to bfloat16 does, and about as much where one product outweighs
+/// all others.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(crate) const F16_TERMS: usize = 128;
+
+/// What activations have added in [`Format::Int8`].
+pub(crate) const INT8_OFFSET: i32 = 128;
+
+impl Format {
+    /// Numbers in a word.
+    pub(crate) fn per_word(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 | Self::F16 => 2,
+            Self::Int8 => 4,
+        }
+    }
+
+    /// Words for `count` numbers.
+    pub(crate) fn words(self, count: usize) -> usize {
+        count.div_ceil(self.per_word())
+    }
+
+    /// The factor for numbers up to `largest` in magnitude before they are converted.
+    pub(crate) fn factor(self, largest: f32) -> f32 {
+        match self {
+            Self::F32 | Self::Bf16 => 1.0,
+            // The power of two that brings the largest number into [8, 16).
+            Self::F16 if largest.is_normal() => {
+                let exponent = ((largest.to_bits() >> 23) & 0xff) as i32 - 127;
+                let wanted = F16_LARGEST.log2() as i32 - 1 - exponent;
+                f32::from_bits(((wanted.clamp(-126, 126) + 127) as u32) << 23)
+            }
+            Self::Int8 if largest.is_normal() => (127.0 / largest).min(f32::MAX),
+            Self::F16 | Self::Int8 => 1.0,
+        }
+    }
+
+    /// `values` in this format, as activations.
+    pub(crate) fn convert(self, values: &[f32], words: &mut [u32]) {
+        for (i, word) in words.iter_mut().enumerate() {
+            let number = |j: usize| values.get(i * self.per_word() + j).copied().unwrap_or(0.0);
+            let halves = |convert: fn(f32) -> u16| {
+                u32::from(convert(number(0))) | u32::from(convert(number(1))) << 16
+            };
+            *word = match self {
+                Self::F32 => number(0).to_bits(),
+                Self::Bf16 => halves(bf16),
+                Self::F16 => halves(f16),
+                Self::Int8 => {
+                    let byte = |j| (number(j).round_ties_even() as i32 + INT8_OFFSET) as u8;
+                    u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+                }
+            };
+        }
+    }
+}
+
+/// The nearest bfloat16.
+pub(crate) fn bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if x.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// The nearest float16.
+pub(crate) fn f16(x: f32) -> u16 {
+    let sign = ((x.to_bits() >> 16) & 0x8000) as u16;
+    let bits = x.to_bits() & 0x7fff_ffff;
+    let magnitude = f32::from_bits(bits);
+    let half = if x.is_nan() {
+        0x7e00
+    } else if magnitude >= 65520.0 {
+        0x7c00
+    } else if magnitude < f32::from_bits(0x3880_0000) {
+        // Below 2^-14 the unit is 2^-24; adding 0.5 puts that unit at the last place of a f32.
+        ((magnitude + 0.5).to_bits() - 0.5_f32.to_bits()) as u16
+    } else {
+        // The exponent's bias goes from 127 to 15.
+        ((bits - (112 << 23) + 0xfff + ((bits >> 13) & 1)) >> 13) as u16
+    };
+    sign | half
+}

@@ -1,0 +1,112 @@
+//! The kernels of each instruction set: the generic code compiled for it, behind plain pointers.
+
+use crate::attention::{Softmax, largest, softmax, transpose};
+use crate::format::Format;
+use crate::product::{Product, product};
+use crate::rows::{Conversion, convert};
+use crate::simd::portable;
+
+/// One way to compute products, with what prepares its operands.
+///
+/// # Safety
+/// The functions may only be called where the processor has the instructions; `Engine` sees to it
+/// that no other kernel is reached.
+pub(crate) struct Kernel {
+    pub(crate) name: &'static str,
+    pub(crate) format: Format,
+    /// Rows of a whole tile.
+    pub(crate) rows: usize,
+    pub(crate) product: unsafe fn(&Product),
+    pub(crate) convert: unsafe fn(&Conversion, &mut [u32]) -> f32,
+    pub(crate) softmax: unsafe fn(&Softmax, &mut [f32], &mut [u32]) -> f32,
+    pub(crate) largest: unsafe fn(&[f32], usize, usize) -> f32,
+    pub(crate) transpose: unsafe fn(&[u32], usize, &mut [u32]),
+}
+
+/// Float32 on any processor.
+pub(crate) static PORTABLE: Kernel = Kernel {
+    name: "portable float32",
+    format: <portable::F32 as crate::simd::Dot>::FORMAT,
+    rows: <portable::Portable as crate::simd::Simd>::ROWS,
+    product: product::<portable::F32>,
+    convert: convert::<portable::F32>,
+    softmax: softmax::<portable::F32>,
+    transpose: transpose::<portable::Portable>,
+    largest: largest::<portable::Portable>,
+};
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::*;
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{
+        Conversion, Kernel, Product, Softmax, convert, largest, product, softmax, transpose,
+    };
+    use crate::simd::{Dot, Simd, avx2, avx512};
+
+    /// A kernel from an instruction set, the features that it needs, and a product.
+    macro_rules! kernel {
+        ($(#[$doc:meta])* $kernel:ident, $name:literal, $dot:ty, $features:literal) => {
+            $(#[$doc])*
+            pub(crate) static $kernel: Kernel = {
+                type Vectors = <$dot as Dot>::Simd;
+                // SAFETY of all of them: those of the generic functions.
+                #[target_feature(enable = $features)]
+                unsafe fn run(job: &Product) {
+                    unsafe { product::<$dot>(job) }
+                }
+                #[target_feature(enable = $features)]
+                unsafe fn convert_row(job: &Conversion, words: &mut [u32]) -> f32 {
+                    unsafe { convert::<$dot>(job, words) }
+                }
+                #[target_feature(enable = $features)]
+                unsafe fn softmax_row(job: &Softmax, row: &mut [f32], words: &mut [u32]) -> f32 {
+                    unsafe { softmax::<$dot>(job, row, words) }
+                }
+                #[target_feature(enable = $features)]
+                unsafe fn transpose_panel(rows: &[u32], stride: usize, panel: &mut [u32]) {
+                    unsafe { transpose::<Vectors>(rows, stride, panel) }
+                }
+                #[target_feature(enable = $features)]
+                unsafe fn largest_of(rows: &[f32], width: usize, stride: usize) -> f32 {
+                    unsafe { largest::<Vectors>(rows, width, stride) }
+                }
+                Kernel {
+                    name: $name,
+                    format: <$dot as Dot>::FORMAT,
+                    rows: <Vectors as Simd>::ROWS,
+                    product: run,
+                    convert: convert_row,
+                    softmax: softmax_row,
+                    transpose: transpose_panel,
+                    largest: largest_of,
+                }
+            };
+        };
+    }
+
+    kernel!(
+        /// Float32 on AVX2.
+        AVX2, "avx2 float32", avx2::F32, "avx2,fma"
+    );
+    kernel!(
+        /// Float32 on AVX-512.
+        AVX512_F32, "avx512 float32", avx512::F32, "avx512f,avx512bw,avx512dq,avx512vl"
+    );
+    kernel!(
+        /// Bfloat16 on AVX-512.
+        AVX512_BF16, "avx512 bfloat16", avx512::Bf16,
+        "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
+    );
+    kernel!(
+        /// Float16 on AVX-512.
+        AVX512_F16, "avx512 float16", avx512::F16,
+        "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16"
+    );
+    kernel!(
+        /// 8-bit integers on AVX-512.
+        AVX512_INT8, "avx512 int8", avx512::Int8,
+        "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
+    );
+}

@@ -1,0 +1,267 @@
+//! A linear layer with packed weights: `W x + b` with what comes before it (layer norm) and after
+//! it (activation or residual).
+
+use crate::buffer::Buffer;
+use crate::engine::{Engine, Precision};
+use crate::error::ShapeError;
+use crate::format::{Format, INT8_OFFSET};
+use crate::kernel::Kernel;
+use crate::parallel::{Parallel, Shared};
+use crate::product::{Epilogue, Layer, PANEL, Product, Sink};
+use crate::rows::{Conversion, LayerNorm, Rows};
+
+/// Words of activations that one task works on: half a second-level cache of 2 MiB, so that a
+/// panel of weights fits beside them.
+const CACHED_WORDS: usize = 256 * 1024;
+
+/// Tasks per thread: enough to even out threads that are interrupted.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Weights `[outputs, inputs]` packed for one kernel, and the bias.
+pub struct PackedLinear {
+    kernel: &'static Kernel,
+    inputs: usize,
+    outputs: usize,
+    panels: Packed,
+    /// Per column, what undoes the scaling of its weights.
+    factors: Option<Vec<f32>>,
+    /// Per column, what undoes the offset of 8-bit activations.
+    start: Option<Buffer>,
+    bias: Vec<f32>,
+}
+
+impl PackedLinear {
+    /// Packs `weight`, `[outputs, inputs]` row by row; the number of outputs is that of the bias.
+    ///
+    /// # Errors
+    /// [`ShapeError`] if the weight's length is no multiple of the bias's.
+    pub fn new(
+        engine: Engine,
+        precision: Precision,
+        weight: &[f32],
+        bias: &[f32],
+    ) -> Result<Self, ShapeError> {
+        Self::with_kernel(engine.kernel(precision), weight, bias)
+    }
+
+    pub(crate) fn with_kernel(
+        kernel: &'static Kernel,
+        weight: &[f32],
+        bias: &[f32],
+    ) -> Result<Self, ShapeError> {
+        let outputs = bias.len();
+        let inputs = weight.len().checked_div(outputs).unwrap_or(0);
+        if inputs == 0 || inputs * outputs != weight.len() {
+            return Err(ShapeError {
+                what: "weight of a layer",
+                expected: inputs.max(1) * outputs.max(1),
+                found: weight.len(),
+            });
+        }
+        let format = kernel.format;
+        let columns = outputs.next_multiple_of(PANEL);
+        let mut panels = Packed::new(outputs, format.words(inputs));
+        let scaled = matches!(format, Format::F16 | Format::Int8);
+        let mut factors = vec![1.0; columns];
+        let mut start = Buffer::zeros(columns);
+        panels.fill(kernel, weight, inputs, &mut factors, start.words_mut());
+        let mut padded = bias.to_vec();
+        padded.resize(columns, 0.0);
+        Ok(Self {
+            kernel,
+            inputs,
+            outputs,
+            panels,
+            factors: scaled.then_some(factors),
+            start: (format == Format::Int8).then_some(start),
+            bias: padded,
+        })
+    }
+
+    /// Length of a row of the input.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Length of a row of the output.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// What computes the product, for people.
+    pub fn kernel_name(&self) -> &'static str {
+        self.kernel.name
+    }
+
+    /// `output = epilogue(W norm(input) + b)` for rows of `inputs` numbers.
+    ///
+    /// # Panics
+    /// If the input is no whole number of rows, or the output has another number of rows.
+    pub fn forward(
+        &self,
+        input: &[f32],
+        norm: Option<&LayerNorm>,
+        output: &mut [f32],
+        epilogue: Epilogue,
+        scratch: &mut LinearScratch,
+        parallel: Parallel,
+    ) {
+        let count = input.len() / self.inputs;
+        assert_eq!(count * self.inputs, input.len(), "input of broken rows");
+        assert_eq!(count * self.outputs, output.len(), "output of other rows");
+        let rows = &mut scratch.rows;
+        rows.fill(self.kernel, input, self.inputs, norm, parallel);
+        let rows = &*rows;
+        let output = Shared::new(output);
+        let (block, columns) = self.split(count, parallel);
+        let panel_count = self.panels.count();
+        parallel.for_each(count.div_ceil(block) * columns, |task| {
+            let first = task / columns * block;
+            let row_count = block.min(count - first);
+            let from = task % columns * panel_count / columns;
+            let to = (task % columns + 1) * panel_count / columns;
+            let column = from * PANEL;
+            let job = Product {
+                rows: rows.row(first),
+                stride: rows.row_stride(),
+                row_count,
+                panels: self.panels.panel(from),
+                panel_count: to - from,
+                depth: self.panels.depth,
+                start: self
+                    .start
+                    .as_ref()
+                    .map(|start| start.words()[column..].as_ptr().cast()),
+                sink: Sink::Layer(Layer {
+                    row_factors: &rows.factors()[first..first + row_count],
+                    column_factors: self.factors.as_ref().map(|factors| &factors[column..]),
+                    bias: Some(&self.bias[column..]),
+                    last: epilogue,
+                    to: output.at(first * self.outputs + column),
+                    stride: self.outputs,
+                    columns: self.outputs - column,
+                }),
+            };
+            // SAFETY: a kernel is only made where its instruction set is there; the tasks'
+            // rows and panels tile the output without overlap.
+            unsafe { (self.kernel.product)(&job) }
+        });
+    }
+
+    /// Rows of a task, and in how many parts the panels are cut.
+    fn split(&self, rows: usize, parallel: Parallel) -> (usize, usize) {
+        let tile = self.kernel.rows;
+        let cached = (CACHED_WORDS / self.panels.depth).max(tile);
+        let blocks = rows.div_ceil(cached).max(1);
+        let block = rows.div_ceil(blocks).next_multiple_of(tile);
+        let blocks = rows.div_ceil(block).max(1);
+        let columns = match parallel.threads() {
+            1 => 1,
+            threads => (threads * TASKS_PER_THREAD).div_ceil(blocks),
+        };
+        (block, columns.clamp(1, self.panels.count()))
+    }
+}
+
+/// Memory that linear layers work in; it keeps its size from call to call.
+#[derive(Default)]
+pub struct LinearScratch {
+    rows: Rows,
+}
+
+/// Columns of words in panels.
+#[derive(Default)]
+pub(crate) struct Packed {
+    words: Buffer,
+    columns: usize,
+    /// Words in a column, filled up to whole cache lines with zeros.
+    pub(crate) depth: usize,
+}
+
+impl Packed {
+    pub(crate) fn new(columns: usize, depth: usize) -> Self {
+        let mut packed = Self::default();
+        packed.resize(columns, depth);
+        packed
+    }
+
+    /// Takes on another size; what was there is lost, and padding may not be zero where the
+    /// size is not that of the call before.
+    pub(crate) fn resize(&mut self, columns: usize, depth: usize) {
+        let depth = depth.next_multiple_of(Buffer::LINE);
+        if (self.columns, self.depth) != (columns, depth) {
+            (self.columns, self.depth) = (columns, depth);
+            self.words.words_mut().fill(0);
+            self.words.reserve(self.count() * depth * PANEL);
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.columns.div_ceil(PANEL)
+    }
+
+    /// Converts weights, rows of `inputs` numbers, each of which becomes a column. Writes what
+    /// undoes each column's scaling and the sums to start from.
+    fn fill(
+        &mut self,
+        kernel: &Kernel,
+        weight: &[f32],
+        inputs: usize,
+        factors: &mut [f32],
+        starts: &mut [u32],
+    ) {
+        let (count, depth) = (self.count(), self.depth);
+        let panels = Shared::new(self.words.words_mut());
+        let factors = Shared::new(factors);
+        let starts = Shared::new(starts);
+        let stride = Rows::stride(inputs, kernel.format);
+        let used = kernel.format.words(inputs);
+        Parallel::Pool.for_each(count, |panel| {
+            // SAFETY: each panel and its columns belong to one task.
+            let (to, factors, starts) = unsafe {
+                (
+                    panels.part(panel * depth * PANEL, depth * PANEL),
+                    factors.part(panel * PANEL, PANEL),
+                    starts.part(panel * PANEL, PANEL),
+                )
+            };
+            let mut rows = Buffer::zeros(PANEL * stride);
+            let weights = weight.chunks_exact(inputs).skip(panel * PANEL);
+            let words = rows.words_mut().chunks_exact_mut(stride);
+            for (((input, words), factor), start) in
+                weights.zip(words).zip(factors).zip(starts.iter_mut())
+            {
+                let job = Conversion {
+                    input,
+                    norm: None,
+                    factor: None,
+                };
+                // SAFETY: a kernel is only made where its instruction set is there.
+                *factor = unsafe { (kernel.convert)(&job, words) };
+                if kernel.format == Format::Int8 {
+                    // Rows are made for activations, which have an offset.
+                    words[used..].fill(0);
+                    let mut total = 0;
+                    for word in &mut words[..used] {
+                        *word ^= 0x8080_8080;
+                        let bytes = word.to_le_bytes().map(|byte| i32::from(byte as i8));
+                        total += bytes.iter().sum::<i32>();
+                    }
+                    *start = (-INT8_OFFSET * total) as u32;
+                }
+            }
+            // SAFETY: as above.
+            unsafe { (kernel.transpose)(rows.words(), stride, to) };
+        });
+    }
+
+    pub(crate) fn panel(&self, panel: usize) -> *const u32 {
+        self.words.words()[panel * self.depth * PANEL..].as_ptr()
+    }
+
+    /// All words of a panel.
+    pub(crate) fn panel_mut(&mut self, panel: usize) -> &mut [u32] {
+        let size = self.depth * PANEL;
+        &mut self.words.words_mut()[panel * size..(panel + 1) * size]
+    }
+}

@@ -1,0 +1,73 @@
+//! How work is spread over the processor's cores, and memory that tasks share without overlap.
+
+use std::marker::PhantomData;
+
+use rayon::prelude::*;
+
+/// Who does the tasks of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parallel {
+    /// The calling thread: for an image of a batch that is itself spread over the cores.
+    Serial,
+    /// All threads of the current rayon pool.
+    Pool,
+}
+
+impl Parallel {
+    /// Threads at work.
+    pub fn threads(self) -> usize {
+        match self {
+            Self::Serial => 1,
+            Self::Pool => rayon::current_num_threads(),
+        }
+    }
+
+    /// Runs `task` for `0..count`.
+    pub(crate) fn for_each(self, count: usize, task: impl Fn(usize) + Sync) {
+        if count <= 1 || self.threads() == 1 {
+            (0..count).for_each(&task);
+        } else {
+            (0..count).into_par_iter().with_max_len(1).for_each(&task);
+        }
+    }
+}
+
+/// A slice of which each task changes a part of its own.
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    lifetime: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: parts are handed out by an unsafe function whose callers keep them apart.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+// SAFETY: it is a mutable slice.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self {
+            start: slice.as_mut_ptr(),
+            len: slice.len(),
+            lifetime: PhantomData,
+        }
+    }
+
+    /// The `count` values from `first`.
+    ///
+    /// # Safety
+    /// No value may be in two parts that are in use at the same time.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn part(&self, first: usize, count: usize) -> &mut [T] {
+        assert!(first + count <= self.len, "a part beyond the end");
+        // SAFETY: it lies within the slice; the caller keeps parts apart.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(first), count) }
+    }
+
+    /// The address of value `at`, which lies within the slice.
+    pub(crate) fn at(&self, at: usize) -> *mut T {
+        assert!(at <= self.len, "an address beyond the end");
+        // SAFETY: it lies within the slice.
+        unsafe { self.start.add(at) }
+    }
+}

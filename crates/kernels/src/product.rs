@@ -1,0 +1,301 @@
+//! The matrix product under every layer: rows of words times panels of packed words.
+//!
+//! A panel holds [`PANEL`] columns, word by word: `panel[word][column]`. A tile of sums stays in
+//! registers over the whole depth, while the panel streams from the second-level cache; so there
+//! are no partial sums in memory.
+
+use crate::simd::{Dot, Lanes, Simd};
+
+/// Columns in a panel.
+pub(crate) const PANEL: usize = 32;
+
+/// Words of a panel that are fetched before they are needed.
+const AHEAD: usize = 16;
+
+/// The most rows of any tile; room for that many must follow the last row of what is written.
+pub(crate) const TILE_ROWS: usize = 32;
+
+/// `rows * panels`; the pointers must be valid for the sizes that stand beside them.
+pub(crate) struct Product<'a> {
+    /// Rows of `depth` words, `stride` words apart.
+    pub(crate) rows: *const u32,
+    pub(crate) stride: usize,
+    pub(crate) row_count: usize,
+    /// Panels of `depth * PANEL` words, one after the other, on cache lines.
+    pub(crate) panels: *const u32,
+    pub(crate) panel_count: usize,
+    pub(crate) depth: usize,
+    /// For each column the sum to start from, in the kernel's own type.
+    pub(crate) start: Option<*const f32>,
+    pub(crate) sink: Sink<'a>,
+}
+
+/// Where sums go.
+pub(crate) enum Sink<'a> {
+    /// To memory as they are, whole panels wide.
+    Plain { to: *mut f32, stride: usize },
+    /// Through the end of a layer.
+    Layer(Layer<'a>),
+}
+
+/// What is done to a sum: `sum * row factor * column factor + bias`, then the last step.
+pub(crate) struct Layer<'a> {
+    pub(crate) row_factors: &'a [f32],
+    /// Whole panels.
+    pub(crate) column_factors: Option<&'a [f32]>,
+    /// Whole panels.
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) last: Epilogue,
+    pub(crate) to: *mut f32,
+    pub(crate) stride: usize,
+    /// Columns to write, at most those of all panels.
+    pub(crate) columns: usize,
+}
+
+/// The last step of a layer, on `x = W a + b`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Epilogue {
+    /// The output becomes `x`.
+    Store,
+    /// The output becomes the exact GELU of `x`.
+    Gelu,
+    /// The output becomes `x * sigmoid(1.702 x)`.
+    QuickGelu,
+    /// `x` is added to the output, which holds the residual.
+    Add,
+}
+
+/// Computes a product with the instruction `D`.
+///
+/// # Safety
+/// The processor must have the instruction, the caller must be compiled for it, and the pointers
+/// must be valid for the sizes beside them.
+#[inline(always)]
+pub(crate) unsafe fn product<D: Dot>(job: &Product) {
+    let lanes = D::Simd::LANES;
+    let blocks = job.row_count.div_ceil(D::Simd::ROWS).max(1);
+    let mut buffer = Tile([0.0; TILE_ROWS * PANEL]);
+    for panel in 0..job.panel_count {
+        for block in 0..blocks {
+            // Blocks of nearly one size: a last one of a row or two would be slow.
+            let first = block * job.row_count / blocks;
+            let count = (block + 1) * job.row_count / blocks - first;
+            // SAFETY: `first + count` is at most the number of rows, `panel` and `column` lie
+            // within the panels; a tile's buffer has PANEL columns and TILE_ROWS rows.
+            unsafe {
+                let rows = job.rows.add(first * job.stride);
+                let (to, stride) = match &job.sink {
+                    Sink::Plain { to, stride } => (to.add(first * stride + panel * PANEL), *stride),
+                    Sink::Layer(_) => (buffer.0.as_mut_ptr(), PANEL),
+                };
+                for column in (0..PANEL).step_by(2 * lanes) {
+                    let operands = Operands {
+                        rows,
+                        stride: job.stride,
+                        panel: job.panels.add(panel * job.depth * PANEL + column),
+                        depth: job.depth,
+                        start: job.start.map(|start| start.add(panel * PANEL + column)),
+                        to: to.add(column),
+                        to_stride: stride,
+                    };
+                    operands.tile_of::<D>(count);
+                }
+                if let Sink::Layer(layer) = &job.sink {
+                    layer.finish::<D::Simd>(&buffer.0, first, count, panel * PANEL);
+                }
+            }
+        }
+    }
+}
+
+/// Sums of a tile on their way to a layer's end.
+#[repr(align(64))]
+pub(crate) struct Tile(pub(crate) [f32; TILE_ROWS * PANEL]);
+
+/// What one tile is computed from.
+struct Operands {
+    rows: *const u32,
+    stride: usize,
+    panel: *const u32,
+    depth: usize,
+    start: Option<*const f32>,
+    to: *mut f32,
+    to_stride: usize,
+}
+
+impl Operands {
+    /// A tile of `rows` rows, at most those of the instruction set.
+    #[inline(always)]
+    unsafe fn tile_of<D: Dot>(&self, rows: usize) {
+        macro_rules! by_rows {
+            ($($count:literal)*) => {
+                match rows {
+                    // SAFETY: as for this function.
+                    $($count if $count <= D::Simd::ROWS => unsafe { self.tile::<D, $count>() },)*
+                    _ => {}
+                }
+            };
+        }
+        by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+    }
+
+    #[inline(always)]
+    unsafe fn tile<D: Dot, const ROWS: usize>(&self) {
+        let lanes = D::Simd::LANES;
+        // SAFETY: the caller vouches for the pointers and the instruction set.
+        unsafe {
+            let zero = D::Simd::splat(0.0);
+            let start = match self.start {
+                Some(start) => [D::Simd::load(start), D::Simd::load(start.add(lanes))],
+                None => [zero; 2],
+            };
+            let mut sums = [start; ROWS];
+            match D::CARRY {
+                None => self.accumulate::<D, ROWS>(&mut sums, 0, self.depth),
+                Some(step) => {
+                    for first in (0..self.depth).step_by(step) {
+                        let mut part = [[zero; 2]; ROWS];
+                        self.accumulate::<D, ROWS>(
+                            &mut part,
+                            first,
+                            (first + step).min(self.depth),
+                        );
+                        for (sums, part) in sums.iter_mut().zip(part) {
+                            *sums = [D::carry(sums[0], part[0]), D::carry(sums[1], part[1])];
+                        }
+                    }
+                }
+            }
+            for (row, sums) in sums.into_iter().enumerate() {
+                let to = self.to.add(row * self.to_stride);
+                D::Simd::store(to, D::finish(sums[0]));
+                D::Simd::store(to.add(lanes), D::finish(sums[1]));
+            }
+        }
+    }
+
+    /// Adds the products of the words `from..to`.
+    #[inline(always)]
+    unsafe fn accumulate<D: Dot, const ROWS: usize>(
+        &self,
+        sums: &mut [[Lanes<D>; 2]; ROWS],
+        from: usize,
+        to: usize,
+    ) {
+        // A copy, or else the compiler keeps the sums in memory.
+        let mut local = *sums;
+        for word in from..to {
+            // SAFETY: the caller vouches for the pointers and the instruction set.
+            unsafe {
+                let panel = self.panel.add(word * PANEL).cast::<f32>();
+                let b = [
+                    D::Simd::load(panel),
+                    D::Simd::load(panel.add(D::Simd::LANES)),
+                ];
+                D::Simd::prefetch(panel.wrapping_add(AHEAD * PANEL));
+                D::Simd::prefetch(panel.wrapping_add(AHEAD * PANEL + 16));
+                for (row, sums) in local.iter_mut().enumerate() {
+                    let a = *self.rows.add(row * self.stride + word);
+                    *sums = [D::dot(sums[0], a, b[0]), D::dot(sums[1], a, b[1])];
+                }
+            }
+        }
+        *sums = local;
+    }
+}
+
+impl Layer<'_> {
+    /// Ends the sums `tile` of `count` rows from `first`, for the panel at `column`.
+    ///
+    /// # Safety
+    /// As for [`product`].
+    #[inline(always)]
+    pub(crate) unsafe fn finish<S: Simd>(
+        &self,
+        tile: &[f32; TILE_ROWS * PANEL],
+        first: usize,
+        count: usize,
+        column: usize,
+    ) {
+        for at in (0..PANEL).step_by(S::LANES) {
+            let column = column + at;
+            let width = self.columns.saturating_sub(column).min(S::LANES);
+            if width == 0 {
+                break;
+            }
+            // SAFETY: factors and bias are whole panels; `width` columns are left in each row.
+            unsafe {
+                let zero = S::splat(0.0);
+                let factors = self.column_factors.map_or(S::splat(1.0), |factors| {
+                    S::load(factors.as_ptr().add(column))
+                });
+                let bias = self
+                    .bias
+                    .map_or(zero, |bias| S::load(bias.as_ptr().add(column)));
+                for row in 0..count {
+                    let factor =
+                        S::splat(self.row_factors.get(first + row).copied().unwrap_or(1.0));
+                    let sum = S::load(tile.as_ptr().add(row * PANEL + at));
+                    let x = S::fma(sum, S::mul(factor, factors), bias);
+                    let to = self.to.add((first + row) * self.stride + column);
+                    let x = match self.last {
+                        Epilogue::Store => x,
+                        Epilogue::Gelu => gelu::<S>(x),
+                        Epilogue::QuickGelu => quick_gelu::<S>(x),
+                        Epilogue::Add => S::add(x, S::load_part(to, width)),
+                    };
+                    if width == S::LANES {
+                        S::store(to, x);
+                    } else {
+                        S::store_part(to, x, width);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Numerator and denominator, in powers of x squared, of Eigen's rational approximation of
+/// erf(x) / x on [-4, 4]; highest power first.
+const ERF_NUMERATOR: [f32; 7] = [
+    -2.726_142_3e-10,
+    2.770_681_4e-8,
+    -2.101_024e-6,
+    -5.692_506_4e-5,
+    -7.349_906_3e-4,
+    -2.954_6e-3,
+    -1.609_603_3e-2,
+];
+const ERF_DENOMINATOR: [f32; 5] = [
+    -1.456_607_2e-5,
+    -2.133_740_5e-4,
+    -1.682_827e-3,
+    -7.373_329_2e-3,
+    -1.426_473_9e-2,
+];
+
+/// The exact GELU, `x * Phi(x)`, to 2e-6.
+#[inline(always)]
+unsafe fn gelu<S: Simd>(x: S::Vector) -> S::Vector {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let scaled = S::mul(x, S::splat(std::f32::consts::FRAC_1_SQRT_2));
+        let t = S::min(S::max(scaled, S::splat(-4.0)), S::splat(4.0));
+        let square = S::mul(t, t);
+        let numerator = S::mul(t, crate::simd::polynomial::<S>(&ERF_NUMERATOR, square));
+        let denominator = crate::simd::polynomial::<S>(&ERF_DENOMINATOR, square);
+        let half = S::mul(x, S::splat(0.5));
+        S::fma(half, S::mul(numerator, S::reciprocal(denominator)), half)
+    }
+}
+
+/// `x * sigmoid(1.702 x)`
+#[inline(always)]
+unsafe fn quick_gelu<S: Simd>(x: S::Vector) -> S::Vector {
+    const RATE: f32 = -1.702 * std::f32::consts::LOG2_E;
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let power = crate::simd::exp2::<S>(S::min(S::mul(x, S::splat(RATE)), S::splat(126.0)));
+        S::mul(x, S::reciprocal(S::add(S::splat(1.0), power)))
+    }
+}

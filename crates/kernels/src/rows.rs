@@ -1,0 +1,284 @@
+//! Activations on their way into a product: layer norm (Ba et al., 2016), the row's factor, and
+//! the conversion to the product's format, in one pass over each row.
+
+use crate::buffer::Buffer;
+use crate::format::Format;
+use crate::kernel::Kernel;
+use crate::parallel::{Parallel, Shared};
+use crate::product::TILE_ROWS;
+use crate::simd::{Dot, Simd};
+
+/// A layer norm: `(x - mean) / sqrt(variance + epsilon) * weight + bias` over each row.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    epsilon: f32,
+}
+
+impl LayerNorm {
+    /// A layer norm over rows of `weight.len()` numbers; a missing bias counts as zeros.
+    pub fn new(weight: &[f32], bias: &[f32], epsilon: f32) -> Self {
+        let mut bias = bias.to_vec();
+        bias.resize(weight.len(), 0.0);
+        Self {
+            weight: weight.to_vec(),
+            bias,
+            epsilon,
+        }
+    }
+
+    /// Length of a row.
+    pub fn width(&self) -> usize {
+        self.weight.len()
+    }
+}
+
+/// Rows in the format of a product, each with its factor.
+#[derive(Default)]
+pub(crate) struct Rows {
+    words: Buffer,
+    /// What a row's sums are multiplied by.
+    factors: Vec<f32>,
+    stride: usize,
+}
+
+impl Rows {
+    /// Words from row to row for rows of `width` numbers: whole cache lines, and no large power
+    /// of two, with which the rows of a tile would share one set of the first-level cache.
+    pub(crate) fn stride(width: usize, format: Format) -> usize {
+        let words = format.words(width).next_multiple_of(Buffer::LINE);
+        words
+            + if words.is_multiple_of(256) {
+                Buffer::LINE
+            } else {
+                0
+            }
+    }
+
+    /// Converts `values`, rows of `width` numbers, after the layer norm if there is one.
+    pub(crate) fn fill(
+        &mut self,
+        kernel: &Kernel,
+        values: &[f32],
+        width: usize,
+        norm: Option<&LayerNorm>,
+        parallel: Parallel,
+    ) {
+        let count = values.len() / width;
+        self.stride = Self::stride(width, kernel.format);
+        self.words.reserve((count + TILE_ROWS) * self.stride);
+        if self.factors.len() < count {
+            self.factors.resize(count, 1.0);
+        }
+        let stride = self.stride;
+        let words = Shared::new(self.words.words_mut());
+        let factors = Shared::new(&mut self.factors[..count]);
+        parallel.for_each(count.div_ceil(TASK), |task| {
+            for row in task * TASK..((task + 1) * TASK).min(count) {
+                // SAFETY: every row belongs to one task.
+                let (words, factor) = unsafe {
+                    (
+                        words.part(row * stride, stride),
+                        &mut factors.part(row, 1)[0],
+                    )
+                };
+                let input = &values[row * width..(row + 1) * width];
+                let job = Conversion {
+                    input,
+                    norm,
+                    factor: None,
+                };
+                // SAFETY: a kernel is only made where its instruction set is there.
+                *factor = unsafe { (kernel.convert)(&job, words) };
+            }
+        });
+    }
+
+    pub(crate) fn row(&self, row: usize) -> *const u32 {
+        self.words.words()[row * self.stride..].as_ptr()
+    }
+
+    pub(crate) fn row_stride(&self) -> usize {
+        self.stride
+    }
+
+    pub(crate) fn factors(&self) -> &[f32] {
+        &self.factors
+    }
+}
+
+/// Rows that one task converts.
+const TASK: usize = 16;
+
+/// One row to convert.
+pub(crate) struct Conversion<'a> {
+    pub(crate) input: &'a [f32],
+    pub(crate) norm: Option<&'a LayerNorm>,
+    /// What to multiply by; without it, what suits the format.
+    pub(crate) factor: Option<f32>,
+}
+
+/// Converts one row into `words`; what is left of them becomes zeros. Returns the factor that
+/// undoes the row's scaling.
+///
+/// # Safety
+/// The processor must have the instruction set, and the caller must be compiled for it.
+#[inline(always)]
+pub(crate) unsafe fn convert<D: Dot>(job: &Conversion, words: &mut [u32]) -> f32 {
+    let format = D::FORMAT;
+    let lanes = D::Simd::LANES;
+    let count = job.input.len();
+    // SAFETY: vectors lie within the row, or the part of them that does is named; the words have
+    // room for whole vectors, since their number is a multiple of 16.
+    unsafe {
+        let values = match job.norm {
+            Some(norm) => {
+                let (mean, inverse) = moments::<D::Simd>(job.input, norm.epsilon);
+                Values::<D::Simd> {
+                    input: job.input,
+                    norm: Some(norm),
+                    mean: D::Simd::splat(mean),
+                    inverse: D::Simd::splat(inverse),
+                }
+            }
+            None => Values {
+                input: job.input,
+                norm: None,
+                mean: D::Simd::splat(0.0),
+                inverse: D::Simd::splat(1.0),
+            },
+        };
+        let factor = match job.factor {
+            Some(factor) => factor,
+            None if matches!(format, Format::F16 | Format::Int8) => {
+                let mut most = D::Simd::splat(0.0);
+                for at in (0..count).step_by(lanes) {
+                    most = D::Simd::max(most, D::Simd::abs(values.at(at)));
+                }
+                format.factor(D::Simd::largest(most))
+            }
+            None => 1.0,
+        };
+        let bytes = words.as_mut_ptr().cast::<u8>();
+        let size = 4 / format.per_word();
+        for at in (0..count).step_by(lanes) {
+            let x = D::Simd::mul(values.at(at), D::Simd::splat(factor));
+            D::Simd::narrow(x, format, bytes.add(at * size));
+        }
+        let done = count.next_multiple_of(lanes) * size;
+        std::ptr::write_bytes(bytes.add(done), 0, (words.len() * 4).saturating_sub(done));
+        1.0 / factor
+    }
+}
+
+/// A row's numbers after its layer norm. (Functions rather than closures: a closure would not be
+/// compiled for the instruction set.)
+struct Values<'a, S: Simd> {
+    input: &'a [f32],
+    norm: Option<&'a LayerNorm>,
+    mean: S::Vector,
+    inverse: S::Vector,
+}
+
+impl<S: Simd> Values<'_, S> {
+    /// The vector at `at`; what lies beyond the row's end is of no use, but finite.
+    #[inline(always)]
+    unsafe fn at(&self, at: usize) -> S::Vector {
+        // SAFETY: the caller's.
+        unsafe {
+            let x = load::<S>(self.input, at);
+            match self.norm {
+                Some(norm) => {
+                    let x = S::mul(S::sub(x, self.mean), self.inverse);
+                    S::fma(x, load::<S>(&norm.weight, at), load::<S>(&norm.bias, at))
+                }
+                None => x,
+            }
+        }
+    }
+}
+
+/// The vector at `at`, zero beyond the end.
+#[inline(always)]
+pub(crate) unsafe fn load<S: Simd>(from: &[f32], at: usize) -> S::Vector {
+    let left = from.len() - at;
+    // SAFETY: the caller vouches for the instruction set; `left` lanes are there.
+    unsafe {
+        match left >= S::LANES {
+            true => S::load(from.as_ptr().add(at)),
+            false => S::load_part(from.as_ptr().add(at), left),
+        }
+    }
+}
+
+/// Mean and inverse standard deviation.
+#[inline(always)]
+unsafe fn moments<S: Simd>(input: &[f32], epsilon: f32) -> (f32, f32) {
+    let count = input.len() as f32;
+    let whole = input.len() / S::LANES * S::LANES;
+    // SAFETY: vectors up to `whole` lie within the row.
+    unsafe {
+        let mut total = S::splat(0.0);
+        for at in (0..whole).step_by(S::LANES) {
+            total = S::add(total, S::load(input.as_ptr().add(at)));
+        }
+        let mut sum = S::total(total);
+        for x in &input[whole..] {
+            sum += x;
+        }
+        let mean = sum / count;
+        let mut squares = S::splat(0.0);
+        for at in (0..whole).step_by(S::LANES) {
+            let x = S::sub(S::load(input.as_ptr().add(at)), S::splat(mean));
+            squares = S::fma(x, x, squares);
+        }
+        let mut sum = S::total(squares);
+        for x in &input[whole..] {
+            sum += (x - mean) * (x - mean);
+        }
+        (mean, 1.0 / (sum / count + epsilon).sqrt())
+    }
+}
+
+/// `output = norm(input)` for rows of the norm's width.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn layer_norm(
+    engine: crate::Engine,
+    norm: &LayerNorm,
+    input: &[f32],
+    output: &mut [f32],
+    parallel: Parallel,
+) {
+    assert_eq!(
+        input.len(),
+        output.len(),
+        "input and output differ in length"
+    );
+    let kernel = engine.kernel(crate::Precision::F32);
+    let width = norm.width();
+    let count = input.len() / width;
+    let output = Shared::new(output);
+    parallel.for_each(count.div_ceil(TASK), |task| {
+        let stride = Rows::stride(width, Format::F32);
+        let mut row = vec![0_u32; stride];
+        for i in task * TASK..((task + 1) * TASK).min(count) {
+            let job = Conversion {
+                input: &input[i * width..(i + 1) * width],
+                norm: Some(norm),
+                factor: None,
+            };
+            // SAFETY: a kernel is only made where its instruction set is there; every row
+            // belongs to one task.
+            let output = unsafe {
+                (kernel.convert)(&job, &mut row);
+                output.part(i * width, width)
+            };
+            for (output, word) in output.iter_mut().zip(&row) {
+                *output = f32::from_bits(*word);
+            }
+        }
+    });
+}

@@ -1,0 +1,361 @@
+//! Whole networks under every instruction set and precision against the same network in plain
+//! float64 loops.
+
+use anomalens_kernels::{
+    AttentionKind, BlockWeights, Engine, Epilogue, Images, LinearWeights, LocalStream, NormWeights,
+    Precision, Vit, VitConfig, VitWeights,
+};
+
+const WIDTH: usize = 48;
+const HEADS: usize = 3;
+const MIDDLE: usize = 100;
+const PATCH: usize = 4;
+const BLOCKS: usize = 4;
+/// Height and width of the images, in pixels.
+const SIZE: (usize, usize) = (20, 28);
+const TOKENS: usize = 1 + SIZE.0 * SIZE.1 / PATCH / PATCH;
+const EPSILON: f32 = 1e-5;
+
+/// Numbers of a normal-like distribution, the same every time.
+fn numbers(count: usize, seed: u64, size: f32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..count)
+        .map(|_| (next() + next() + next()) * 2.0 * size)
+        .collect()
+}
+
+/// Weights by role, for one block or for what comes before the blocks.
+struct Numbers {
+    norms: Vec<Vec<f32>>,
+    scales: Vec<Vec<f32>>,
+    layers: Vec<(Vec<f32>, Vec<f32>)>,
+}
+
+impl Numbers {
+    fn new(seed: u64, sizes: &[(usize, usize)]) -> Self {
+        let norm = |i: u64| {
+            let numbers = numbers(WIDTH, seed * 100 + i, 0.2);
+            numbers.iter().map(|x| x + (i % 2) as f32).collect()
+        };
+        let layer = |(i, &(inputs, outputs)): (usize, &(usize, usize))| {
+            let seed = seed * 100 + 50 + 2 * i as u64;
+            let size = 1.5 / (inputs as f32).sqrt();
+            (
+                numbers(inputs * outputs, seed, size),
+                numbers(outputs, seed + 1, 0.2),
+            )
+        };
+        Self {
+            norms: (1..5).map(norm).collect(),
+            scales: (5..7)
+                .map(|i| numbers(WIDTH, seed * 100 + i, 1.0))
+                .collect(),
+            layers: sizes.iter().enumerate().map(layer).collect(),
+        }
+    }
+
+    fn norm(&self, i: usize) -> NormWeights<'_> {
+        NormWeights {
+            weight: &self.norms[2 * i],
+            bias: &self.norms[2 * i + 1],
+        }
+    }
+
+    fn layer(&self, i: usize) -> LinearWeights<'_> {
+        LinearWeights {
+            weight: &self.layers[i].0,
+            bias: &self.layers[i].1,
+        }
+    }
+
+    fn block(&self) -> BlockWeights<'_> {
+        BlockWeights {
+            norm1: self.norm(0),
+            qkv: self.layer(0),
+            output: self.layer(1),
+            scale1: Some(&self.scales[0]),
+            norm2: self.norm(1),
+            up: self.layer(2),
+            down: self.layer(3),
+            scale2: Some(&self.scales[1]),
+        }
+    }
+}
+
+type Rows = Vec<Vec<f64>>;
+
+fn linear(x: &Rows, layer: LinearWeights) -> Rows {
+    let inputs = layer.weight.len() / layer.bias.len();
+    let sum = |row: &[f64], (weight, &bias): (&[f32], &f32)| {
+        let products = row.iter().zip(weight).map(|(x, &w)| x * f64::from(w));
+        products.sum::<f64>() + f64::from(bias)
+    };
+    let outputs = || layer.weight.chunks(inputs).zip(layer.bias);
+    x.iter()
+        .map(|row| outputs().map(|output| sum(row, output)).collect())
+        .collect()
+}
+
+fn norm(x: &Rows, weights: NormWeights) -> Rows {
+    x.iter()
+        .map(|row| {
+            let mean = row.iter().sum::<f64>() / WIDTH as f64;
+            let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / WIDTH as f64;
+            let scale = 1.0 / (variance + f64::from(EPSILON)).sqrt();
+            let parts = row.iter().zip(weights.weight.iter().zip(weights.bias));
+            parts
+                .map(|(x, (&w, &b))| (x - mean) * scale * f64::from(w) + f64::from(b))
+                .collect()
+        })
+        .collect()
+}
+
+fn attention(qkv: &Rows, query: usize, key: usize) -> Rows {
+    let head_width = WIDTH / HEADS;
+    let mut result = vec![vec![0.0; WIDTH]; qkv.len()];
+    for head in 0..HEADS {
+        let part = |token: usize, part: usize| {
+            &qkv[token][part * WIDTH + head * head_width..][..head_width]
+        };
+        for (token, result) in result.iter_mut().enumerate() {
+            let score = |other: usize| {
+                let pairs = part(token, query).iter().zip(part(other, key));
+                pairs.map(|(x, y)| x * y).sum::<f64>() / (head_width as f64).sqrt()
+            };
+            let powers: Vec<f64> = (0..qkv.len()).map(|other| score(other).exp()).collect();
+            let total: f64 = powers.iter().sum();
+            for i in 0..head_width {
+                let values = powers
+                    .iter()
+                    .enumerate()
+                    .map(|(other, p)| p * part(other, 2)[i]);
+                result[head * head_width + i] = values.sum::<f64>() / total;
+            }
+        }
+    }
+    result
+}
+
+/// `x + y * scale`
+fn add(x: &Rows, y: &Rows, scale: &[f32]) -> Rows {
+    let row = |(x, y): (&Vec<f64>, &Vec<f64>)| {
+        let parts = x.iter().zip(y).zip(scale);
+        parts
+            .map(|((x, y), &scale)| x + y * f64::from(scale))
+            .collect()
+    };
+    x.iter().zip(y).map(row).collect()
+}
+
+/// The tokens of both streams after each block.
+fn plain(
+    first: &Numbers,
+    blocks: &[Numbers],
+    class_token: &[f32],
+    positions: &[f32],
+    pixels: &[f32],
+    local_from: Option<usize>,
+) -> Vec<(Rows, Rows)> {
+    let columns = SIZE.1 / PATCH;
+    let patch = |i: usize| -> Vec<f64> {
+        let mut patch = vec![];
+        for colour in 0..3 {
+            for y in 0..PATCH {
+                for x in 0..PATCH {
+                    let row = colour * SIZE.0 + i / columns * PATCH + y;
+                    patch.push(f64::from(pixels[row * SIZE.1 + i % columns * PATCH + x]));
+                }
+            }
+        }
+        patch
+    };
+    let patches = linear(&(0..TOKENS - 1).map(patch).collect(), first.layer(0));
+    let mut tokens: Rows = vec![class_token.iter().map(|&x| f64::from(x)).collect()];
+    tokens.extend(patches);
+    let positions: Rows = positions
+        .chunks(WIDTH)
+        .map(|row| row.iter().map(|&x| f64::from(x)).collect())
+        .collect();
+    let mut tokens = norm(&add(&tokens, &positions, &[1.0; WIDTH]), first.norm(0));
+    let mut local = tokens.clone();
+    let mut results = vec![];
+    for (numbers, number) in blocks.iter().zip(1..) {
+        let (block, scale1, scale2) = (numbers.block(), &numbers.scales[0], &numbers.scales[1]);
+        let qkv = linear(&norm(&tokens, block.norm1), block.qkv);
+        let attended = linear(&attention(&qkv, 0, 1), block.output);
+        tokens = add(&tokens, &attended, scale1);
+        let mut hidden = linear(&norm(&tokens, block.norm2), block.up);
+        for x in hidden.iter_mut().flatten() {
+            *x /= 1.0 + (-1.702 * *x).exp();
+        }
+        tokens = add(&tokens, &linear(&hidden, block.down), scale2);
+        local = match local_from {
+            Some(from) if number >= from => add(
+                &local,
+                &linear(&attention(&qkv, 2, 2), block.output),
+                scale1,
+            ),
+            _ => tokens.clone(),
+        };
+        results.push((tokens.clone(), local.clone()));
+    }
+    results
+}
+
+/// The lowest cosine and the largest relative difference of rows.
+fn compare(found: &[f32], expected: &Rows) -> (f64, f64) {
+    let mut worst = (1.0_f64, 0.0_f64);
+    for (found, expected) in found.chunks(WIDTH).zip(expected) {
+        let found: Vec<f64> = found.iter().map(|&x| f64::from(x)).collect();
+        let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+        let length = dot(expected, expected).sqrt();
+        let cosine = dot(&found, expected) / (dot(&found, &found).sqrt() * length);
+        let difference: Vec<f64> = found.iter().zip(expected).map(|(x, y)| x - y).collect();
+        let difference = dot(&difference, &difference).sqrt() / length;
+        worst = (worst.0.min(cosine), worst.1.max(difference));
+    }
+    worst
+}
+
+#[test]
+fn networks_agree_with_plain_loops() {
+    let first = Numbers::new(1, &[(3 * PATCH * PATCH, WIDTH)]);
+    let sizes = [
+        (WIDTH, 3 * WIDTH),
+        (WIDTH, WIDTH),
+        (WIDTH, MIDDLE),
+        (MIDDLE, WIDTH),
+    ];
+    let blocks: Vec<Numbers> = (0..BLOCKS as u64)
+        .map(|i| Numbers::new(i + 2, &sizes))
+        .collect();
+    let class_token = numbers(WIDTH, 90, 1.0);
+    let positions = numbers(TOKENS * WIDTH, 91, 1.0);
+    let pixels = 3 * SIZE.0 * SIZE.1;
+    let batch = 5;
+    let images = numbers(batch * pixels, 92, 1.0);
+    let weights = VitWeights {
+        patch: first.layer(0),
+        class_token: &class_token,
+        norm: Some(first.norm(0)),
+        blocks: blocks.iter().map(Numbers::block).collect(),
+    };
+    for local_from in [None, Some(2)] {
+        let config = VitConfig {
+            heads: HEADS,
+            patch: PATCH,
+            epsilon: EPSILON,
+            activation: Epilogue::QuickGelu,
+            local: local_from.map(|from| LocalStream {
+                from,
+                kind: AttentionKind::Vv,
+            }),
+        };
+        for engine in Engine::all() {
+            for (precision, least) in [
+                (Precision::F32, 1.0 - 1e-9),
+                (Precision::Half, 0.999),
+                (Precision::Int8, 0.995),
+            ] {
+                let name = format!("{engine:?} {precision:?} {local_from:?}");
+                let vit = Vit::new(engine, precision, config.clone(), &weights).unwrap();
+                let images_of = |pixels| Images {
+                    pixels,
+                    height: SIZE.0,
+                    width: SIZE.1,
+                };
+                let wanted = [1, 2, BLOCKS];
+                let found = vit.encode(images_of(&images), &positions, &wanted).unwrap();
+                for image in 0..batch {
+                    let of_image = &images[image * pixels..][..pixels];
+                    let expected = plain(
+                        &first,
+                        &blocks,
+                        &class_token,
+                        &positions,
+                        of_image,
+                        local_from,
+                    );
+                    for found in &found {
+                        let (tokens, local) = &expected[found.block - 1];
+                        let size = TOKENS * WIDTH;
+                        let part = &found.tokens[image * size..][..size];
+                        let (cosine, difference) = compare(part, local);
+                        assert!(cosine >= least, "{name} block {}: {cosine}", found.block);
+                        assert!(precision != Precision::F32 || difference < 1e-4, "{name}");
+                        let class = &found.class_token[image * WIDTH..][..WIDTH];
+                        let (cosine, _) = compare(class, &vec![tokens[0].clone()]);
+                        assert!(cosine >= least, "{name} block {}: {cosine}", found.block);
+                    }
+                    let alone = vit
+                        .encode(images_of(of_image), &positions, &[BLOCKS])
+                        .unwrap();
+                    let size = TOKENS * WIDTH;
+                    assert_eq!(
+                        alone[0].tokens,
+                        found[2].tokens[image * size..][..size],
+                        "{name}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let first = Numbers::new(1, &[(3 * PATCH * PATCH, WIDTH)]);
+    let class_token = numbers(WIDTH, 90, 1.0);
+    let config = VitConfig {
+        heads: HEADS,
+        patch: PATCH,
+        epsilon: EPSILON,
+        activation: Epilogue::Gelu,
+        local: None,
+    };
+    let weights = VitWeights {
+        patch: first.layer(0),
+        class_token: &class_token,
+        norm: None,
+        blocks: vec![],
+    };
+    let engine = Engine::detect();
+    let vit = Vit::new(engine, Precision::F32, config.clone(), &weights).unwrap();
+    let (pixels, positions) = (vec![0.0; 3 * 8 * 8], vec![0.0; 5 * WIDTH]);
+    let encode = |pixels, height, positions, wanted| {
+        let images = Images {
+            pixels,
+            height,
+            width: 8,
+        };
+        vit.encode(images, positions, wanted)
+            .map_err(|error| error.what)
+    };
+    assert!(encode(&pixels, 8, &positions, &[]).is_ok());
+    let cases = [
+        (encode(&pixels, 9, &positions, &[]), "image's height"),
+        (encode(&pixels[1..], 8, &positions, &[]), "batch of images"),
+        (
+            encode(&pixels, 8, &positions[1..], &[]),
+            "position embedding",
+        ),
+        (
+            encode(&pixels, 8, &positions, &[1]),
+            "list of wanted blocks",
+        ),
+    ];
+    for (found, what) in cases {
+        assert_eq!(found.err(), Some(what));
+    }
+    let weights = VitWeights {
+        class_token: &class_token[1..],
+        ..weights
+    };
+    assert!(Vit::new(engine, Precision::F32, config, &weights).is_err());
+}
