@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use anomalens_vision::{GeometryError, ImageError};
+
 use crate::finding::Finding;
 use crate::layouts::layouts;
 
@@ -153,6 +155,32 @@ pub enum Error {
         /// What the line says.
         id: String,
     },
+    /// A text that describes no drawn set.
+    #[error("`{given}` describes no drawn set: {reason}")]
+    Recipe {
+        /// The text.
+        given: String,
+        /// What is wrong with it, as a clause.
+        reason: String,
+    },
+    /// A folder to draw on holds no images.
+    #[error("there are no images in {} to draw defects on", folder.display())]
+    NoNormalImages {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A set would be written over something.
+    #[error("{} is there already and not empty: name a new folder", path.display())]
+    OutputExists {
+        /// The folder or file.
+        path: PathBuf,
+    },
+    /// An image cannot be read or encoded.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// An image cannot have the size asked for.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
     /// A file or folder cannot be read or written.
     #[error("cannot {operation} {}: {source}", path.display())]
     Io {
@@ -169,6 +197,14 @@ impl Error {
     pub(crate) fn reading(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io {
             operation: "read",
+            path: path.into(),
+            source,
+        }
+    }
+
+    pub(crate) fn writing(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io {
+            operation: "write",
             path: path.into(),
             source,
         }

@@ -23,6 +23,7 @@ mod check;
 mod data_ref;
 mod data_set;
 mod decode;
+pub mod drawn;
 mod error;
 mod finding;
 mod layouts;

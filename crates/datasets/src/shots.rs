@@ -33,11 +33,7 @@ pub fn few_shot<T: Copy>(normals: &[T], k: usize, seed: u32) -> Result<Vec<T>, E
 /// When the file cannot be written.
 pub fn write_shots(path: &Path, shots: &[&Sample]) -> Result<(), Error> {
     let lines: String = shots.iter().map(|shot| format!("{}\n", shot.id)).collect();
-    fs::write(path, lines).map_err(|source| Error::Io {
-        operation: "write",
-        path: path.to_owned(),
-        source,
-    })
+    fs::write(path, lines).map_err(|source| Error::writing(path, source))
 }
 
 /// Reads a list of shots and finds them among the normal training images of `data`. Blank lines

@@ -6,15 +6,14 @@
 //! make a detector compare unlike things. A camera that puts 10 or 12 bits into the low end of
 //! 16-bit files therefore looks dark; shift its data up before.
 
-use std::io::Cursor;
 use std::path::Path;
 
-use image::{DynamicImage, ImageFormat, RgbImage};
+use image::{DynamicImage, ExtendedColorType, RgbImage};
 
 use crate::decode::{self, Limits};
 use crate::error::{GeometryError, ImageError, Origin};
 use crate::resample::{self, Filter};
-use crate::write::write_atomic;
+use crate::write::{png, write_atomic};
 
 /// An 8-bit RGB image, row-major, at least 1 x 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,13 +158,11 @@ impl Image {
     /// # Errors
     /// [`ImageError::Unencodable`].
     pub fn to_png(&self) -> Result<Vec<u8>, ImageError> {
-        let mut bytes = Cursor::new(Vec::new());
-        self.pixels
-            .write_to(&mut bytes, ImageFormat::Png)
-            .map_err(|error| ImageError::Unencodable {
-                reason: error.to_string(),
-            })?;
-        Ok(bytes.into_inner())
+        png(
+            self.as_bytes(),
+            (self.width(), self.height()),
+            ExtendedColorType::Rgb8,
+        )
     }
 
     /// Writes a PNG file; an existing file is replaced only when the new one is complete.

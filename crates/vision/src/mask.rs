@@ -6,12 +6,13 @@
 
 use std::path::Path;
 
-use image::DynamicImage;
+use image::{DynamicImage, ExtendedColorType};
 
 use crate::decode::{self, Limits};
 use crate::error::{GeometryError, ImageError, Origin};
 use crate::image::check_crop;
 use crate::resample::{self, Filter};
+use crate::write::png;
 
 /// A yes or no for every pixel, row-major, at least 1 x 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +128,26 @@ impl Mask {
         self.values.contains(&true)
     }
 
+    /// The mask as a grey PNG file: 255 where it is set, 0 elsewhere.
+    ///
+    /// # Errors
+    /// [`ImageError::Unencodable`].
+    pub fn to_png(&self) -> Result<Vec<u8>, ImageError> {
+        png(
+            &self.grey(),
+            (self.width, self.height),
+            ExtendedColorType::L8,
+        )
+    }
+
+    /// 255 where it is set, 0 elsewhere.
+    fn grey(&self) -> Vec<u8> {
+        self.values
+            .iter()
+            .map(|&value| u8::from(value) * 255)
+            .collect()
+    }
+
     /// Cuts out `width` x `height` pixels with the top left corner at (`x`, `y`).
     ///
     /// # Errors
@@ -156,12 +177,7 @@ impl Mask {
     pub fn resize(&self, width: u32, height: u32) -> Result<Self, GeometryError> {
         let from = (self.width, self.height);
         resample::check_size(from, (width.into(), height.into()), resample::MAX_PIXELS)?;
-        let grey: Vec<u8> = self
-            .values
-            .iter()
-            .map(|&value| u8::from(value) * 255)
-            .collect();
-        let resized = resample::resize::<1>(&grey, from, (width, height), Filter::Bilinear);
+        let resized = resample::resize::<1>(&self.grey(), from, (width, height), Filter::Bilinear);
         // "> 0.5" after division by 255.
         let values = resized.iter().map(|&value| value >= 128).collect();
         Ok(Self {

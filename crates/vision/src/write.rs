@@ -1,7 +1,13 @@
-//! Files that are never half written: a temporary file beside the target, then a rename.
+//! PNG files, and files that are never half written: a temporary file beside the target, then a
+//! rename.
 
 use std::io::{self, Write};
 use std::path::Path;
+
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+
+use crate::error::ImageError;
 
 /// Writes `bytes` to `path`, replacing an existing file in one step.
 ///
@@ -24,4 +30,19 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+
+/// A PNG file of 8-bit samples, `[height, width, channels]`.
+pub(crate) fn png(
+    samples: &[u8],
+    (width, height): (u32, u32),
+    colours: ExtendedColorType,
+) -> Result<Vec<u8>, ImageError> {
+    let mut bytes = Vec::new();
+    PngEncoder::new(&mut bytes)
+        .write_image(samples, width, height, colours)
+        .map_err(|error| ImageError::Unencodable {
+            reason: error.to_string(),
+        })?;
+    Ok(bytes)
 }

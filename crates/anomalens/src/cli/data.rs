@@ -1,11 +1,78 @@
-//! `anomalens data`: the layouts of labelled data sets, and whether a folder follows one.
+//! `anomalens data`: the layouts of labelled data sets, whether a folder follows one, and sets
+//! that are drawn.
 
-use anomalens::datasets::{DataRef, check, layouts};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anomalens::backbones::weights::Store;
+use anomalens::datasets::drawn::Recipe;
+use anomalens::datasets::{DataRef, DataSet, Error, check, layout, layouts};
 use anyhow::Result;
+use serde_json::json;
 
 use super::{End, print_line, table};
 
-/// List, check labelled data sets
+/// A data set as `--data` names it.
+#[derive(Debug, Clone)]
+pub(super) enum Reference {
+    /// `LAYOUT:PATH`: it is there.
+    Given(DataRef),
+    /// `drawn:RECIPE`: it is drawn when it is wanted for the first time, and kept in the cache.
+    Drawn(Recipe),
+}
+
+const DRAWN: &str = "drawn:";
+
+impl FromStr for Reference {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text.strip_prefix(DRAWN) {
+            Some(recipe) => recipe.parse().map(Self::Drawn),
+            None => text.parse().map(Self::Given),
+        }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(data) => data.fmt(f),
+            Self::Drawn(recipe) => write!(f, "{DRAWN}{recipe}"),
+        }
+    }
+}
+
+impl Reference {
+    /// The folder that the data set is in; if it is to be drawn, it is afterwards.
+    pub(super) fn locate(&self) -> Result<DataRef> {
+        let recipe = match self {
+            Self::Given(data) => return Ok(data.clone()),
+            Self::Drawn(recipe) => recipe,
+        };
+        let folder = Store::from_env()?
+            .made_path("drawn")
+            .join(recipe.fingerprint()?);
+        if !folder.exists()
+            && let Err(error) = recipe.write(&folder)
+            // Another process may have been faster.
+            && !folder.exists()
+        {
+            return Err(error.into());
+        }
+        Ok(DataRef {
+            layout: layout("folder")?,
+            root: folder,
+        })
+    }
+
+    pub(super) fn open(&self) -> Result<DataSet> {
+        Ok(DataSet::open(&self.locate()?)?)
+    }
+}
+
+/// List, check and draw labelled data sets
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -24,7 +91,23 @@ enum Command {
     Check {
         /// The data set
         #[arg(value_name = "LAYOUT:PATH")]
-        data: String,
+        data: Reference,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Draw defects with masks on your normal images, or on generated textures
+    ///
+    /// `--data drawn:RECIPE` does the same in the other commands.
+    #[command(after_help = "Recipes:\n  \
+        textures[,seed=N][,materials=N][,images=N][,side=PIXELS]   generated images\n  \
+        FOLDER[,seed=N][,versions=N][,train=N]                     all images below a folder")]
+    Draw {
+        /// What to draw on: `textures` or a folder, with settings
+        recipe: Recipe,
+        /// Where to write the images and masks, as MVTec AD has them
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
         /// Print as JSON
         #[arg(long)]
         json: bool,
@@ -47,11 +130,18 @@ pub(super) fn run(args: &Args) -> Result<End> {
                     layout.expects.to_owned(),
                 ]
             });
-            print_line(table::align(&["layout", "what", "folders"], rows.collect()))?;
+            let drawn = [
+                "drawn".to_owned(),
+                "defects drawn on generated textures or on your images".to_owned(),
+                "textures, or a folder of normal images; see `anomalens data draw --help`"
+                    .to_owned(),
+            ];
+            let rows = rows.chain([drawn.to_vec()]).collect();
+            print_line(table::align(&["layout", "what", "folders"], rows))?;
             Ok(End::Done)
         }
         Command::Check { data, json } => {
-            let report = check(&data.parse::<DataRef>()?)?;
+            let report = check(&data.locate()?)?;
             if *json {
                 print_line(serde_json::to_string(&report)?)?;
             } else {
@@ -62,6 +152,28 @@ pub(super) fn run(args: &Args) -> Result<End> {
             } else {
                 End::Incomplete
             })
+        }
+        Command::Draw {
+            recipe,
+            output,
+            json,
+        } => {
+            recipe.write(output)?;
+            let data = DataRef {
+                layout: layout("folder")?,
+                root: output.clone(),
+            };
+            let samples = DataSet::open(&data)?.samples;
+            if *json {
+                print_line(json!({
+                    "data": data.to_string(),
+                    "recipe": recipe.to_string(),
+                    "images": samples.len(),
+                }))?;
+            } else {
+                print_line(format!("{} images: {data}", samples.len()))?;
+            }
+            Ok(End::Done)
         }
     }
 }

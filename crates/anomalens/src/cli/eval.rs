@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anomalens::backbones::Backbone;
-use anomalens::datasets::{DataRef, DataSet};
+use anomalens::datasets::DataSet;
 use anomalens::detectors::{DetectorFile, Needs, find as find_method};
 use anomalens::evaluation::published::figures;
 use anomalens::evaluation::report::{ReportContext, write_report};
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::progress::{Progress, catch_interrupts, interrupted};
-use super::{End, backbone, command_line, now, print_line, settings, table};
+use super::{End, backbone, command_line, data, now, print_line, settings, table};
 
 /// Measure a method or detector on a labelled data set
 #[derive(Debug, clap::Args)]
@@ -22,7 +22,7 @@ use super::{End, backbone, command_line, now, print_line, settings, table};
 pub(super) struct Args {
     /// The labelled data set; `anomalens data list` shows the layouts
     #[arg(long, value_name = "LAYOUT:PATH")]
-    data: String,
+    data: data::Reference,
     /// The method
     #[arg(long, value_name = "METHOD", required_unless_present = "detector")]
     method: Option<String>,
@@ -59,7 +59,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<End> {
-    let data = DataSet::open(&args.data.parse::<DataRef>()?)?;
+    let data = args.data.open()?;
     let saved = args
         .detector
         .as_deref()

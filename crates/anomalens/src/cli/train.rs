@@ -3,7 +3,6 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anomalens::datasets::{DataRef, DataSet};
 use anomalens::detectors::training::{
     Cache, EpochLog, TrainEvent, TrainOptions, Trained, TrainingSample,
 };
@@ -13,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::progress::{Progress, catch_interrupts, interrupted};
-use super::{End, backbone, fit, print_line, settings};
+use super::{End, backbone, data, fit, print_line, settings};
 
 /// Learn a detector from labelled auxiliary data
 #[derive(Debug, clap::Args)]
@@ -27,7 +26,7 @@ pub(super) struct Args {
     method: String,
     /// Labelled data to learn from: its test images, as the papers do (repeatable)
     #[arg(long, value_name = "LAYOUT:PATH", required = true)]
-    data: Vec<DataRef>,
+    data: Vec<data::Reference>,
     /// Leave part K of N equal parts of each data set's images out, to measure on later
     #[arg(long, value_name = "K/N")]
     leave_out: Option<Fold>,
@@ -104,7 +103,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     });
     let mut samples: Vec<TrainingSample> = vec![];
     for data in &args.data {
-        samples.extend(training_samples(&DataSet::open(data)?, args.leave_out));
+        samples.extend(training_samples(&data.open()?, args.leave_out));
     }
     let backbone = backbone::open(&args.backbone.weights)?;
     let options = TrainOptions {
@@ -173,7 +172,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         ),
         (_, last) => last.context("there was no epoch")?,
     };
-    let data: Vec<String> = args.data.iter().map(DataRef::to_string).collect();
+    let data: Vec<String> = args.data.iter().map(data::Reference::to_string).collect();
     let file = DetectorFile {
         detector,
         backbone: fit::reference(&backbone),

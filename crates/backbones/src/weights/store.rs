@@ -145,6 +145,11 @@ impl Store {
         self.cache.join(&entry.file)
     }
 
+    /// A folder of the cache for something that was made, not fetched.
+    pub fn made_path(&self, name: &str) -> PathBuf {
+        self.cache.join(name)
+    }
+
     /// What there is of `entry` on this machine. Quick, unless a file changed since it was verified.
     ///
     /// # Errors
