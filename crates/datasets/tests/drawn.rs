@@ -73,8 +73,35 @@ fn the_same_on_every_machine() {
     assert_eq!(defects, DEFECTS);
 }
 
-const TEXTURES: [&str; 13] = [""; 13];
-const DEFECTS: [&str; 12] = [""; 12];
+const TEXTURES: [&str; 13] = [
+    "weave 85d422fc",
+    "grain 389600a5",
+    "wood 84265a8a",
+    "brushed 2c6edcb8",
+    "plain 680955fc",
+    "tiles bac7217c",
+    "speckle 197e93db",
+    "pebbles 5b0c0caf",
+    "print b96d531f",
+    "ribs 2207719c",
+    "mesh 1521424a",
+    "part c2a49fb9",
+    "scan b7c977a2",
+];
+const DEFECTS: [&str; 12] = [
+    "scratch d0154b74 150",
+    "crack f29d8e39 157",
+    "contamination aec982bb 77",
+    "stain 2b6fd357 474",
+    "discolouration 3692529b 194",
+    "paste 37de3185 134",
+    "smudge 74e8f4c2 304",
+    "hole 2d8f9d75 30",
+    "missing c90fe2c6 181",
+    "dent 854dc0ae 307",
+    "specks 2dde59f4 54",
+    "roughness 6a58845e 187",
+];
 
 #[test]
 fn masks_are_exact_and_of_many_sizes() {
