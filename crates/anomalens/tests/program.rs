@@ -197,8 +197,8 @@ fn mistakes_are_told_in_one_sentence() {
         ("fit --normal empty -o x.detector", 1),
         ("eval --method anomaly-dino --data folder:missing", 1),
         ("eval --method anomaly-dino --data folder:empty", 1),
-        ("eval --method anomaly-dino --data foldr:data", 1),
-        ("eval --method anomaly-dino --data data", 1),
+        ("eval --method anomaly-dino --data foldr:data", 2),
+        ("eval --method anomaly-dino --data data", 2),
         (
             "eval --method anomaly-dino --data folder:data --shots 5 --weights tiny.safetensors",
             1,
@@ -223,6 +223,9 @@ fn mistakes_are_told_in_one_sentence() {
             "detect test --normal good --weights seeded:7:clip-vit-l15",
             1,
         ),
+        ("data draw textures,sed=1 -o drawn", 2),
+        ("data draw empty -o drawn", 1),
+        ("data draw textures,images=1,side=8 -o test", 1),
         ("models path dinov2-small", 1),
         ("models path dinov2-smol", 1),
     ];
@@ -376,6 +379,27 @@ fn a_detector_is_bound_to_its_backbone() {
             .contains("use the same weights or fit the detector again"),
         "{run:?}"
     );
+}
+
+#[test]
+fn drawn_sets_are_kept_and_equal_to_those_written() {
+    let sandbox = Sandbox::new();
+    let recipe = "textures,seed=4,materials=2,images=3,side=28";
+    let eval = |data: &str| {
+        let run = sandbox.run(&format!(
+            "eval --method anomaly-dino --shots 2 --data {data} --json {TINY}"
+        ));
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let result: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+        assert_eq!(result["images"], 12, "{result}");
+        (result["image_auroc"].clone(), result["pixel_auroc"].clone())
+    };
+    let first = eval(&format!("drawn:{recipe}"));
+    assert!(first.1.is_number(), "{first:?}");
+    assert_eq!(eval(&format!("drawn:{recipe}")), first);
+    let written = sandbox.run(&format!("data draw {recipe} -o set"));
+    assert_eq!(written.stdout, "18 images: folder:set\n");
+    assert_eq!(eval("folder:set"), first);
 }
 
 #[test]
