@@ -107,7 +107,7 @@ impl Attention {
                 "an output of {} numbers for {tokens} tokens of {width}",
                 output.to.len()
             );
-            keys[output.kind.parts().1] = true;
+            keys[output.kind.parts().1] |= !output.to.is_empty();
         }
         let heads = Shared::new(&mut scratch.heads);
         parallel.for_each(self.heads, |head| {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::kernel::{self, Kernel};
 
 /// The environment variable that chooses the instruction set.
@@ -72,26 +74,60 @@ impl FromStr for Isa {
 }
 
 /// How exact the products are. Sums over a layer and everything between layers are float32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Float32.
     F32,
     /// 16-bit floating point: bfloat16, or float16 with rows scaled by powers of two and sums
     /// carried over to float32, whichever the processor is faster at.
+    #[default]
     Half,
     /// 8-bit integers, weights scaled per channel and activations per token; attention as
     /// [`Half`](Self::Half).
     Int8,
 }
 
+impl Precision {
+    /// All of them, the most exact first.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Half, Self::Int8];
+
+    /// The name that users know it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Half => "half",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = EngineError;
+
+    fn from_str(name: &str) -> Result<Self, EngineError> {
+        let found = Self::ALL.into_iter().find(|known| known.name() == name);
+        found.ok_or_else(|| EngineError::UnknownPrecision(name.to_owned()))
+    }
+}
+
 /// Why an engine cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// No instruction set has this name.
-    #[error("`{0}` is no instruction set: use amx, avx512, avx2 or portable")]
+    #[error("{CPU_VARIABLE}: `{0}` is no instruction set; use amx, avx512, avx2 or portable")]
     Unknown(String),
+    /// No precision has this name.
+    #[error("`{0}` is no precision; use f32, half or int8")]
+    UnknownPrecision(String),
     /// This machine lacks the instruction set.
-    #[error("this machine has no {0}")]
+    #[error("this machine has no {0}; leave {CPU_VARIABLE} empty for the fastest that it has")]
     Unavailable(Isa),
 }
 

@@ -43,6 +43,6 @@ pub use parallel::Parallel;
 pub use product::Epilogue;
 pub use rows::{LayerNorm, layer_norm};
 pub use vit::{
-    BlockWeights, Images, LinearWeights, LocalStream, NormWeights, Vit, VitConfig, VitTokens,
-    VitWeights,
+    BlockWeights, HeadWeights, Images, LinearWeights, LocalStream, NormWeights, StemWeights, Vit,
+    VitConfig, VitEmbedding, VitFeatures, VitRequest, VitStage, VitTokens,
 };

@@ -93,7 +93,8 @@ impl PackedLinear {
         self.kernel.name
     }
 
-    /// `output = epilogue(W norm(input) + b)` for rows of `inputs` numbers.
+    /// `output = epilogue(W norm(input) + b)` for rows of `inputs` numbers; of
+    /// [`Epilogue::SwiGlu`] rows of half as many numbers as there are outputs.
     ///
     /// # Panics
     /// If the input is no whole number of rows, or the output has another number of rows.
@@ -108,7 +109,12 @@ impl PackedLinear {
     ) {
         let count = input.len() / self.inputs;
         assert_eq!(count * self.inputs, input.len(), "input of broken rows");
-        assert_eq!(count * self.outputs, output.len(), "output of other rows");
+        let width = epilogue.columns(self.outputs);
+        assert_eq!(count * width, output.len(), "output of other rows");
+        assert!(
+            epilogue != Epilogue::SwiGlu || self.outputs.is_multiple_of(PANEL),
+            "gates and values fill whole panels"
+        );
         let rows = &mut scratch.rows;
         rows.fill(self.kernel, input, self.inputs, norm, parallel);
         let rows = &*rows;
@@ -137,8 +143,8 @@ impl PackedLinear {
                     column_factors: self.factors.as_ref().map(|factors| &factors[column..]),
                     bias: Some(&self.bias[column..]),
                     last: epilogue,
-                    to: output.at(first * self.outputs + column),
-                    stride: self.outputs,
+                    to: output.at(first * width + epilogue.columns(column)),
+                    stride: width,
                     columns: self.outputs - column,
                 }),
             };
@@ -166,7 +172,7 @@ impl PackedLinear {
 /// Memory that linear layers work in; it keeps its size from call to call.
 #[derive(Default)]
 pub struct LinearScratch {
-    rows: Rows,
+    pub(crate) rows: Rows,
 }
 
 /// Columns of words in panels.

@@ -63,6 +63,19 @@ pub enum Epilogue {
     QuickGelu,
     /// `x` is added to the output, which holds the residual.
     Add,
+    /// SwiGLU (Shazeer, 2020): of every 32 columns the first 16 are gates `g`, the others values
+    /// `v`, and the output becomes the 16 products `g * sigmoid(g) * v`.
+    SwiGlu,
+}
+
+impl Epilogue {
+    /// Columns of the output for `columns` of the product.
+    pub(crate) fn columns(self, columns: usize) -> usize {
+        match self {
+            Self::SwiGlu => columns / 2,
+            _ => columns,
+        }
+    }
 }
 
 /// Computes a product with the instruction `D`.
@@ -217,31 +230,39 @@ impl Layer<'_> {
         count: usize,
         column: usize,
     ) {
-        for at in (0..PANEL).step_by(S::LANES) {
-            let column = column + at;
-            let width = self.columns.saturating_sub(column).min(S::LANES);
-            if width == 0 {
-                break;
+        // SAFETY: factors and bias are whole panels; `width` columns are left in each row.
+        unsafe {
+            if self.last == Epilogue::SwiGlu {
+                const HALF: usize = PANEL / 2;
+                for at in (0..HALF).step_by(S::LANES) {
+                    let gates = self.columns_at::<S>(column + at);
+                    let values = self.columns_at::<S>(column + HALF + at);
+                    for row in 0..count {
+                        let factor = self.row_factor::<S>(first + row);
+                        let from = tile.as_ptr().add(row * PANEL + at);
+                        let gate = gates.end(S::load(from), factor);
+                        let value = values.end(S::load(from.add(HALF)), factor);
+                        let to = self.to.add((first + row) * self.stride + column / 2 + at);
+                        S::store(to, S::mul(swish::<S>(gate, 1.0), value));
+                    }
+                }
+                return;
             }
-            // SAFETY: factors and bias are whole panels; `width` columns are left in each row.
-            unsafe {
-                let zero = S::splat(0.0);
-                let factors = self.column_factors.map_or(S::splat(1.0), |factors| {
-                    S::load(factors.as_ptr().add(column))
-                });
-                let bias = self
-                    .bias
-                    .map_or(zero, |bias| S::load(bias.as_ptr().add(column)));
+            for at in (0..PANEL).step_by(S::LANES) {
+                let column = column + at;
+                let width = self.columns.saturating_sub(column).min(S::LANES);
+                if width == 0 {
+                    break;
+                }
+                let columns = self.columns_at::<S>(column);
                 for row in 0..count {
-                    let factor =
-                        S::splat(self.row_factors.get(first + row).copied().unwrap_or(1.0));
                     let sum = S::load(tile.as_ptr().add(row * PANEL + at));
-                    let x = S::fma(sum, S::mul(factor, factors), bias);
+                    let x = columns.end(sum, self.row_factor::<S>(first + row));
                     let to = self.to.add((first + row) * self.stride + column);
                     let x = match self.last {
-                        Epilogue::Store => x,
+                        Epilogue::Store | Epilogue::SwiGlu => x,
                         Epilogue::Gelu => gelu::<S>(x),
-                        Epilogue::QuickGelu => quick_gelu::<S>(x),
+                        Epilogue::QuickGelu => swish::<S>(x, QUICK_GELU),
                         Epilogue::Add => S::add(x, S::load_part(to, width)),
                     };
                     if width == S::LANES {
@@ -252,6 +273,44 @@ impl Layer<'_> {
                 }
             }
         }
+    }
+
+    /// What undoes a row's scaling.
+    #[inline(always)]
+    unsafe fn row_factor<S: Simd>(&self, row: usize) -> S::Vector {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { S::splat(self.row_factors.get(row).copied().unwrap_or(1.0)) }
+    }
+
+    /// Factors and bias of the vector of columns at `column`.
+    #[inline(always)]
+    unsafe fn columns_at<S: Simd>(&self, column: usize) -> Columns<S> {
+        // SAFETY: factors and bias are whole panels.
+        unsafe {
+            Columns {
+                factors: self.column_factors.map_or(S::splat(1.0), |factors| {
+                    S::load(factors.as_ptr().add(column))
+                }),
+                bias: self
+                    .bias
+                    .map_or(S::splat(0.0), |bias| S::load(bias.as_ptr().add(column))),
+            }
+        }
+    }
+}
+
+/// Factors and bias of a vector of columns.
+struct Columns<S: Simd> {
+    factors: S::Vector,
+    bias: S::Vector,
+}
+
+impl<S: Simd> Columns<S> {
+    /// `sum * row factor * column factor + bias`
+    #[inline(always)]
+    unsafe fn end(&self, sum: S::Vector, row_factor: S::Vector) -> S::Vector {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { S::fma(sum, S::mul(row_factor, self.factors), self.bias) }
     }
 }
 
@@ -289,13 +348,16 @@ unsafe fn gelu<S: Simd>(x: S::Vector) -> S::Vector {
     }
 }
 
-/// `x * sigmoid(1.702 x)`
+/// The rate of [`Epilogue::QuickGelu`].
+const QUICK_GELU: f32 = 1.702;
+
+/// `x * sigmoid(rate * x)`
 #[inline(always)]
-unsafe fn quick_gelu<S: Simd>(x: S::Vector) -> S::Vector {
-    const RATE: f32 = -1.702 * std::f32::consts::LOG2_E;
+unsafe fn swish<S: Simd>(x: S::Vector, rate: f32) -> S::Vector {
     // SAFETY: the caller vouches for the instruction set.
     unsafe {
-        let power = crate::simd::exp2::<S>(S::min(S::mul(x, S::splat(RATE)), S::splat(126.0)));
+        let power = S::mul(x, S::splat(-rate * std::f32::consts::LOG2_E));
+        let power = crate::simd::exp2::<S>(S::min(power, S::splat(126.0)));
         S::mul(x, S::reciprocal(S::add(S::splat(1.0), power)))
     }
 }

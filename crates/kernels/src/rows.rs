@@ -4,6 +4,7 @@
 use crate::buffer::Buffer;
 use crate::format::Format;
 use crate::kernel::Kernel;
+use crate::linear::LinearScratch;
 use crate::parallel::{Parallel, Shared};
 use crate::product::TILE_ROWS;
 use crate::simd::{Dot, Simd};
@@ -250,6 +251,7 @@ pub fn layer_norm(
     norm: &LayerNorm,
     input: &[f32],
     output: &mut [f32],
+    scratch: &mut LinearScratch,
     parallel: Parallel,
 ) {
     assert_eq!(
@@ -259,26 +261,12 @@ pub fn layer_norm(
     );
     let kernel = engine.kernel(crate::Precision::F32);
     let width = norm.width();
-    let count = input.len() / width;
-    let output = Shared::new(output);
-    parallel.for_each(count.div_ceil(TASK), |task| {
-        let stride = Rows::stride(width, Format::F32);
-        let mut row = vec![0_u32; stride];
-        for i in task * TASK..((task + 1) * TASK).min(count) {
-            let job = Conversion {
-                input: &input[i * width..(i + 1) * width],
-                norm: Some(norm),
-                factor: None,
-            };
-            // SAFETY: a kernel is only made where its instruction set is there; every row
-            // belongs to one task.
-            let output = unsafe {
-                (kernel.convert)(&job, &mut row);
-                output.part(i * width, width)
-            };
-            for (output, word) in output.iter_mut().zip(&row) {
-                *output = f32::from_bits(*word);
-            }
+    let rows = &mut scratch.rows;
+    rows.fill(kernel, input, width, Some(norm), parallel);
+    let words = rows.words.words().chunks_exact(rows.stride);
+    for (output, words) in output.chunks_exact_mut(width).zip(words) {
+        for (output, word) in output.iter_mut().zip(words) {
+            *output = f32::from_bits(*word);
         }
-    });
+    }
 }

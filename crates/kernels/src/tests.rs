@@ -123,7 +123,7 @@ fn linear_layers_agree_with_plain_loops() {
                         let products = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w));
                         let sum = products.sum::<f64>() + f64::from(bias[column]);
                         expected.push(match epilogue {
-                            Epilogue::Store => sum,
+                            Epilogue::Store | Epilogue::SwiGlu => sum,
                             Epilogue::Gelu => gelu(sum),
                             Epilogue::QuickGelu => sum / (1.0 + (-1.702 * sum).exp()),
                             Epilogue::Add => sum + f64::from(residual[row * outputs + column]),
@@ -182,6 +182,44 @@ fn attention_agrees_with_plain_loops() {
                     check(&name, kernel.format, found, &expected, width);
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn swiglu_agrees_with_plain_loops() {
+    let mut scratch = LinearScratch::default();
+    for kernel in every_kernel() {
+        for (rows, inputs, middle) in [(1, 3, 16), (13, 33, 48), (31, 100, 16), (15, 64, 80)] {
+            let weight = numbers(2 * middle * inputs, 1);
+            let bias = numbers(2 * middle, 2);
+            let input: Vec<f32> = numbers(rows * inputs, 3).iter().map(|x| 3.0 * x).collect();
+            let layer = PackedLinear::with_kernel(kernel, &weight, &bias).unwrap();
+            let mut found = vec![0.0; rows * middle];
+            layer.forward(
+                &input,
+                None,
+                &mut found,
+                Epilogue::SwiGlu,
+                &mut scratch,
+                Parallel::Pool,
+            );
+            let sum = |row: usize, column: usize| {
+                let x = &input[row * inputs..][..inputs];
+                let w = &weight[column * inputs..][..inputs];
+                let products = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w));
+                products.sum::<f64>() + f64::from(bias[column])
+            };
+            let expected: Vec<f64> = (0..rows * middle)
+                .map(|i| {
+                    let (row, column) = (i / middle, i % middle);
+                    let gate = sum(row, column / 16 * 32 + column % 16);
+                    let value = sum(row, column / 16 * 32 + column % 16 + 16);
+                    gate / (1.0 + (-gate).exp()) * value
+                })
+                .collect();
+            let name = format!("{} {rows} x {inputs} x {middle}", kernel.name);
+            check(&name, kernel.format, &found, &expected, middle);
         }
     }
 }
@@ -292,13 +330,14 @@ fn large_and_small_numbers_keep_their_precision() {
 
 #[test]
 fn layer_norms_agree_with_plain_loops() {
+    let scratch = &mut LinearScratch::default();
     for engine in Engine::all() {
         for width in [1, 7, 16, 33, 384] {
             let input = numbers(5 * width, 1);
             let (weight, bias) = (numbers(width, 2), numbers(width, 3));
             let norm = LayerNorm::new(&weight, &bias, 1e-5);
             let mut found = vec![0.0; input.len()];
-            crate::layer_norm(engine, &norm, &input, &mut found, Parallel::Serial);
+            crate::layer_norm(engine, &norm, &input, &mut found, scratch, Parallel::Serial);
             for (found, row) in found.chunks_exact(width).zip(input.chunks_exact(width)) {
                 for (found, expected) in found.iter().zip(normalised(row, &weight, &bias)) {
                     assert!((found - expected).abs() < 1e-5, "{engine:?} {width}");

@@ -2,8 +2,9 @@
 //! float64 loops.
 
 use anomalens_kernels::{
-    AttentionKind, BlockWeights, Engine, Epilogue, Images, LinearWeights, LocalStream, NormWeights,
-    Precision, Vit, VitConfig, VitWeights,
+    AttentionKind, BlockWeights, Engine, Epilogue, HeadWeights, Images, LinearWeights, LocalStream,
+    NormWeights, Precision, StemWeights, Vit, VitConfig, VitEmbedding, VitRequest, VitStage,
+    VitTokens,
 };
 
 const WIDTH: usize = 48;
@@ -11,6 +12,7 @@ const HEADS: usize = 3;
 const MIDDLE: usize = 100;
 const PATCH: usize = 4;
 const BLOCKS: usize = 4;
+const EMBEDDING: usize = 20;
 /// Height and width of the images, in pixels.
 const SIZE: (usize, usize) = (20, 28);
 const TOKENS: usize = 1 + SIZE.0 * SIZE.1 / PATCH / PATCH;
@@ -160,7 +162,7 @@ fn plain(
     class_token: &[f32],
     positions: &[f32],
     pixels: &[f32],
-    local_from: Option<usize>,
+    local: Option<LocalStream>,
 ) -> Vec<(Rows, Rows)> {
     let columns = SIZE.1 / PATCH;
     let patch = |i: usize| -> Vec<f64> {
@@ -183,7 +185,7 @@ fn plain(
         .map(|row| row.iter().map(|&x| f64::from(x)).collect())
         .collect();
     let mut tokens = norm(&add(&tokens, &positions, &[1.0; WIDTH]), first.norm(0));
-    let mut local = tokens.clone();
+    let mut local_tokens = tokens.clone();
     let mut results = vec![];
     for (numbers, number) in blocks.iter().zip(1..) {
         let (block, scale1, scale2) = (numbers.block(), &numbers.scales[0], &numbers.scales[1]);
@@ -195,15 +197,19 @@ fn plain(
             *x /= 1.0 + (-1.702 * *x).exp();
         }
         tokens = add(&tokens, &linear(&hidden, block.down), scale2);
-        local = match local_from {
-            Some(from) if number >= from => add(
-                &local,
-                &linear(&attention(&qkv, 2, 2), block.output),
-                scale1,
-            ),
+        local_tokens = match local {
+            Some(LocalStream { from, kind }) if number >= from => {
+                let part = match kind {
+                    AttentionKind::Vv => 2,
+                    AttentionKind::Kk => 1,
+                    AttentionKind::Qq | AttentionKind::Qk => 0,
+                };
+                let attended = linear(&attention(&qkv, part, part), block.output);
+                add(&local_tokens, &attended, scale1)
+            }
             _ => tokens.clone(),
         };
-        results.push((tokens.clone(), local.clone()));
+        results.push((tokens.clone(), local_tokens.clone()));
     }
     results
 }
@@ -211,7 +217,9 @@ fn plain(
 /// The lowest cosine and the largest relative difference of rows.
 fn compare(found: &[f32], expected: &Rows) -> (f64, f64) {
     let mut worst = (1.0_f64, 0.0_f64);
-    for (found, expected) in found.chunks(WIDTH).zip(expected) {
+    let width = expected[0].len();
+    assert_eq!(found.len(), expected.len() * width);
+    for (found, expected) in found.chunks(width).zip(expected) {
         let found: Vec<f64> = found.iter().map(|&x| f64::from(x)).collect();
         let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
         let length = dot(expected, expected).sqrt();
@@ -223,39 +231,157 @@ fn compare(found: &[f32], expected: &Rows) -> (f64, f64) {
     worst
 }
 
-#[test]
-fn networks_agree_with_plain_loops() {
-    let first = Numbers::new(1, &[(3 * PATCH * PATCH, WIDTH)]);
-    let sizes = [
-        (WIDTH, 3 * WIDTH),
-        (WIDTH, WIDTH),
-        (WIDTH, MIDDLE),
-        (MIDDLE, WIDTH),
-    ];
-    let blocks: Vec<Numbers> = (0..BLOCKS as u64)
-        .map(|i| Numbers::new(i + 2, &sizes))
-        .collect();
-    let class_token = numbers(WIDTH, 90, 1.0);
-    let positions = numbers(TOKENS * WIDTH, 91, 1.0);
-    let pixels = 3 * SIZE.0 * SIZE.1;
-    let batch = 5;
-    let images = numbers(batch * pixels, 92, 1.0);
-    let weights = VitWeights {
-        patch: first.layer(0),
-        class_token: &class_token,
-        norm: Some(first.norm(0)),
-        blocks: blocks.iter().map(Numbers::block).collect(),
-    };
-    for local_from in [None, Some(2)] {
+/// All weights of a small network.
+struct Network {
+    first: Numbers,
+    blocks: Vec<Numbers>,
+    class_token: Vec<f32>,
+    positions: Vec<f32>,
+    projection: Vec<f32>,
+}
+
+impl Network {
+    fn new() -> Self {
+        let sizes = [
+            (WIDTH, 3 * WIDTH),
+            (WIDTH, WIDTH),
+            (WIDTH, MIDDLE),
+            (MIDDLE, WIDTH),
+        ];
+        Self {
+            first: Numbers::new(1, &[(3 * PATCH * PATCH, WIDTH)]),
+            blocks: (0..BLOCKS as u64)
+                .map(|i| Numbers::new(i + 2, &sizes))
+                .collect(),
+            class_token: numbers(WIDTH, 90, 1.0),
+            positions: numbers(TOKENS * WIDTH, 91, 1.0),
+            projection: numbers(EMBEDDING * WIDTH, 93, 0.3),
+        }
+    }
+
+    fn packed(&self, engine: Engine, precision: Precision) -> Vit {
         let config = VitConfig {
             heads: HEADS,
             patch: PATCH,
             epsilon: EPSILON,
             activation: Epilogue::QuickGelu,
-            local: local_from.map(|from| LocalStream {
-                from,
-                kind: AttentionKind::Vv,
-            }),
+        };
+        let stem = StemWeights {
+            patch: self.first.layer(0),
+            class_token: &self.class_token,
+            norm: Some(self.first.norm(0)),
+        };
+        let head = HeadWeights {
+            norm: self.first.norm(1),
+            projection: Some(&self.projection),
+        };
+        let mut vit = Vit::new(engine, precision, config, &stem, &head).unwrap();
+        for block in &self.blocks {
+            vit.push(&block.block()).unwrap();
+        }
+        vit
+    }
+
+    /// The tokens of both streams after each block.
+    fn plain(&self, pixels: &[f32], local: Option<LocalStream>) -> Vec<(Rows, Rows)> {
+        let (class_token, positions) = (&self.class_token, &self.positions);
+        plain(
+            &self.first,
+            &self.blocks,
+            class_token,
+            positions,
+            pixels,
+            local,
+        )
+    }
+
+    fn projected(&self, tokens: &Rows) -> Rows {
+        let layer = LinearWeights {
+            weight: &self.projection,
+            bias: &[0.0; EMBEDDING],
+        };
+        linear(tokens, layer)
+    }
+}
+
+fn images_of(pixels: &[f32]) -> Images<'_> {
+    Images {
+        pixels,
+        height: SIZE.0,
+        width: SIZE.1,
+    }
+}
+
+/// Class and patch tokens of one image.
+fn of_image(tokens: &VitTokens, image: usize, batch: usize) -> Vec<f32> {
+    let part = |all: &[f32]| {
+        let size = all.len() / batch;
+        all[image * size..][..size].to_vec()
+    };
+    [part(&tokens.class_token), part(&tokens.patch_tokens)].concat()
+}
+
+#[test]
+fn networks_agree_with_plain_loops() {
+    let network = Network::new();
+    let pixels = 3 * SIZE.0 * SIZE.1;
+    let batch = 5;
+    let images = numbers(batch * pixels, 92, 1.0);
+    let local = |from, kind| Some(LocalStream { from, kind });
+    let (normed, direct) = (Some(VitEmbedding::Normed), Some(VitEmbedding::Direct));
+    // Every request leaves out other work.
+    type Case = (
+        Vec<usize>,
+        Option<LocalStream>,
+        VitStage,
+        Option<VitEmbedding>,
+    );
+    let cases: [Case; 9] = [
+        (vec![1, 2, BLOCKS], None, VitStage::Block, None),
+        (vec![2], None, VitStage::Normed, None),
+        (vec![3], None, VitStage::Projected, normed),
+        (vec![], None, VitStage::Block, direct),
+        (
+            vec![1, 2, BLOCKS],
+            local(2, AttentionKind::Vv),
+            VitStage::Block,
+            direct,
+        ),
+        (
+            vec![2, 3],
+            local(1, AttentionKind::Kk),
+            VitStage::Projected,
+            None,
+        ),
+        (
+            vec![BLOCKS],
+            local(BLOCKS, AttentionKind::Qq),
+            VitStage::Normed,
+            None,
+        ),
+        (
+            vec![3],
+            local(2, AttentionKind::Vv),
+            VitStage::Block,
+            normed,
+        ),
+        (
+            vec![1],
+            local(2, AttentionKind::Vv),
+            VitStage::Block,
+            direct,
+        ),
+    ];
+    for (blocks, local, stage, embedding) in cases {
+        let expected: Vec<_> = images
+            .chunks(pixels)
+            .map(|pixels| network.plain(pixels, local))
+            .collect();
+        let request = VitRequest {
+            blocks,
+            local,
+            stage,
+            embedding,
         };
         for engine in Engine::all() {
             for (precision, least) in [
@@ -263,46 +389,48 @@ fn networks_agree_with_plain_loops() {
                 (Precision::Half, 0.999),
                 (Precision::Int8, 0.995),
             ] {
-                let name = format!("{engine:?} {precision:?} {local_from:?}");
-                let vit = Vit::new(engine, precision, config.clone(), &weights).unwrap();
-                let images_of = |pixels| Images {
-                    pixels,
-                    height: SIZE.0,
-                    width: SIZE.1,
+                let name = format!("{engine:?} {precision:?} {request:?}");
+                let vit = network.packed(engine, precision);
+                let check = |what: &str, found: &[f32], expected: &Rows| {
+                    let (cosine, difference) = compare(found, expected);
+                    assert!(cosine >= least, "{name} {what}: {cosine}");
+                    assert!(precision != Precision::F32 || difference < 1e-4, "{name}");
                 };
-                let wanted = [1, 2, BLOCKS];
-                let found = vit.encode(images_of(&images), &positions, &wanted).unwrap();
-                for image in 0..batch {
-                    let of_image = &images[image * pixels..][..pixels];
-                    let expected = plain(
-                        &first,
-                        &blocks,
-                        &class_token,
-                        &positions,
-                        of_image,
-                        local_from,
-                    );
-                    for found in &found {
-                        let (tokens, local) = &expected[found.block - 1];
-                        let size = TOKENS * WIDTH;
-                        let part = &found.tokens[image * size..][..size];
-                        let (cosine, difference) = compare(part, local);
-                        assert!(cosine >= least, "{name} block {}: {cosine}", found.block);
-                        assert!(precision != Precision::F32 || difference < 1e-4, "{name}");
-                        let class = &found.class_token[image * WIDTH..][..WIDTH];
-                        let (cosine, _) = compare(class, &vec![tokens[0].clone()]);
-                        assert!(cosine >= least, "{name} block {}: {cosine}", found.block);
+                let encode = |pixels| {
+                    let images = images_of(pixels);
+                    vit.encode(images, &network.positions, &request).unwrap()
+                };
+                let found = encode(&images);
+                for (image, expected) in expected.iter().enumerate() {
+                    let alone = encode(&images[image * pixels..][..pixels]);
+                    for (found, alone) in found.blocks.iter().zip(&alone.blocks) {
+                        let (own, local) = &expected[found.block - 1];
+                        let local_runs = request.local.is_some_and(|l| found.block >= l.from);
+                        let tokens = if local_runs { local } else { own };
+                        let expected = match stage {
+                            VitStage::Block => tokens.clone(),
+                            VitStage::Normed => norm(tokens, network.first.norm(1)),
+                            VitStage::Projected => {
+                                network.projected(&norm(tokens, network.first.norm(1)))
+                            }
+                        };
+                        let found = of_image(found, image, batch);
+                        check("tokens", &found, &expected);
+                        assert_eq!(found, of_image(alone, 0, 1), "{name}");
                     }
-                    let alone = vit
-                        .encode(images_of(of_image), &positions, &[BLOCKS])
-                        .unwrap();
-                    let size = TOKENS * WIDTH;
-                    assert_eq!(
-                        alone[0].tokens,
-                        found[2].tokens[image * size..][..size],
-                        "{name}"
-                    );
+                    if let Some(found) = &found.embedding {
+                        let found = &found[image * EMBEDDING..][..EMBEDDING];
+                        let class = vec![expected[BLOCKS - 1].0[0].clone()];
+                        let expected = network.projected(&match embedding {
+                            Some(VitEmbedding::Normed) => norm(&class, network.first.norm(1)),
+                            _ => class,
+                        });
+                        check("embedding", found, &expected);
+                        assert_eq!(alone.embedding.as_deref(), Some(found), "{name}");
+                    }
                 }
+                assert_eq!(found.embedding.is_some(), embedding.is_some());
+                assert_eq!(found.blocks.len(), request.blocks.len());
             }
         }
     }
@@ -310,52 +438,60 @@ fn networks_agree_with_plain_loops() {
 
 #[test]
 fn what_does_not_fit_is_named() {
-    let first = Numbers::new(1, &[(3 * PATCH * PATCH, WIDTH)]);
-    let class_token = numbers(WIDTH, 90, 1.0);
-    let config = VitConfig {
-        heads: HEADS,
-        patch: PATCH,
-        epsilon: EPSILON,
-        activation: Epilogue::Gelu,
-        local: None,
-    };
-    let weights = VitWeights {
-        patch: first.layer(0),
-        class_token: &class_token,
-        norm: None,
-        blocks: vec![],
-    };
-    let engine = Engine::detect();
-    let vit = Vit::new(engine, Precision::F32, config.clone(), &weights).unwrap();
-    let (pixels, positions) = (vec![0.0; 3 * 8 * 8], vec![0.0; 5 * WIDTH]);
-    let encode = |pixels, height, positions, wanted| {
+    let network = Network::new();
+    let vit = network.packed(Engine::detect(), Precision::F32);
+    let pixels = numbers(3 * SIZE.0 * SIZE.1, 92, 1.0);
+    let encode = |pixels: &[f32], height, positions: &[f32], blocks: &[usize]| {
         let images = Images {
-            pixels,
             height,
-            width: 8,
+            ..images_of(pixels)
         };
-        vit.encode(images, positions, wanted)
+        let request = VitRequest {
+            blocks: blocks.to_vec(),
+            ..VitRequest::default()
+        };
+        vit.encode(images, positions, &request)
             .map_err(|error| error.what)
     };
-    assert!(encode(&pixels, 8, &positions, &[]).is_ok());
+    let positions = &network.positions[..];
+    assert!(encode(&pixels, SIZE.0, positions, &[]).is_ok());
     let cases = [
-        (encode(&pixels, 9, &positions, &[]), "image's height"),
-        (encode(&pixels[1..], 8, &positions, &[]), "batch of images"),
         (
-            encode(&pixels, 8, &positions[1..], &[]),
+            encode(&pixels, SIZE.0 + 1, positions, &[]),
+            "image's height",
+        ),
+        (
+            encode(&pixels[1..], SIZE.0, positions, &[]),
+            "batch of images",
+        ),
+        (
+            encode(&pixels, SIZE.0, &positions[1..], &[]),
             "position embedding",
         ),
         (
-            encode(&pixels, 8, &positions, &[1]),
+            encode(&pixels, SIZE.0, positions, &[BLOCKS + 1]),
             "list of wanted blocks",
         ),
     ];
     for (found, what) in cases {
         assert_eq!(found.err(), Some(what));
     }
-    let weights = VitWeights {
-        class_token: &class_token[1..],
-        ..weights
+    let mut short = Network::new();
+    short.class_token.pop();
+    let stem = StemWeights {
+        patch: short.first.layer(0),
+        class_token: &short.class_token,
+        norm: None,
     };
-    assert!(Vit::new(engine, Precision::F32, config, &weights).is_err());
+    let head = HeadWeights {
+        norm: short.first.norm(1),
+        projection: None,
+    };
+    let config = VitConfig {
+        heads: HEADS,
+        patch: PATCH,
+        epsilon: EPSILON,
+        activation: Epilogue::Gelu,
+    };
+    assert!(Vit::new(Engine::detect(), Precision::F32, config, &stem, &head).is_err());
 }

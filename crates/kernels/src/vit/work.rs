@@ -1,0 +1,226 @@
+//! One image on its way through a network.
+
+use super::weights::Block;
+use super::{Vit, VitEmbedding, VitRequest, VitStage};
+use crate::attention::{AttentionKind, AttentionOutput, AttentionScratch};
+use crate::linear::LinearScratch;
+use crate::parallel::Parallel;
+use crate::product::Epilogue;
+use crate::rows::layer_norm;
+
+/// What is the same for all images of a batch.
+pub(super) struct Plan<'a> {
+    pub(super) vit: &'a Vit,
+    pub(super) request: &'a VitRequest,
+    /// `[1 + rows * columns, width]`
+    pub(super) positions: &'a [f32],
+    /// Patches from top to bottom.
+    pub(super) rows: usize,
+    /// Patches from left to right.
+    pub(super) columns: usize,
+}
+
+/// What one image needs on its way; nothing is allocated for a second image of the same size.
+#[derive(Default)]
+pub(super) struct Workspace {
+    linear: LinearScratch,
+    attention: AttentionScratch,
+    /// The image's patches, as rows.
+    patches: Vec<f32>,
+    /// The network's own stream.
+    tokens: Vec<f32>,
+    local: Vec<f32>,
+    qkv: Vec<f32>,
+    attended: Vec<f32>,
+    attended_local: Vec<f32>,
+    hidden: Vec<f32>,
+}
+
+impl Workspace {
+    /// Class and patch tokens before the first block.
+    pub(super) fn embed(&mut self, plan: &Plan, pixels: &[f32], parallel: Parallel) {
+        let vit = plan.vit;
+        let patch = vit.config.patch;
+        let (rows, columns) = (plan.rows, plan.columns);
+        self.patches.resize(rows * columns * 3 * patch * patch, 0.0);
+        for (i, line) in self.patches.chunks_exact_mut(patch).enumerate() {
+            // Lines of pixels: by row of the patch, colour, and patch.
+            let (place, colour, y) = (i / (3 * patch), i / patch % 3, i % patch);
+            let y = (colour * rows + place / columns) * patch + y;
+            let start = (y * columns + place % columns) * patch;
+            line.copy_from_slice(&pixels[start..start + patch]);
+        }
+        self.tokens.clear();
+        self.tokens.extend_from_slice(plan.positions);
+        let (class, patches) = self.tokens.split_at_mut(vit.width);
+        for (class, x) in class.iter_mut().zip(&vit.class_token) {
+            *class += x;
+        }
+        let linear = &mut self.linear;
+        vit.patch.forward(
+            &self.patches,
+            None,
+            patches,
+            Epilogue::Add,
+            linear,
+            parallel,
+        );
+        if let Some(norm) = &vit.norm {
+            self.qkv.resize(self.tokens.len(), 0.0);
+            layer_norm(
+                vit.engine,
+                norm,
+                &self.tokens,
+                &mut self.qkv,
+                linear,
+                parallel,
+            );
+            self.tokens.copy_from_slice(&self.qkv);
+        }
+    }
+
+    /// Runs the blocks that anything wanted depends on. `place` tells where the class token and
+    /// the patch tokens of the wanted block of an index go.
+    pub(super) fn run<'a>(
+        &mut self,
+        plan: &Plan,
+        parallel: Parallel,
+        place: impl Fn(usize) -> (&'a mut [f32], &'a mut [f32]),
+    ) {
+        let (vit, request) = (plan.vit, plan.request);
+        let last_wanted = request.blocks.last().copied().unwrap_or(0);
+        let last = match request.embedding {
+            Some(_) => vit.blocks.len(),
+            None => last_wanted,
+        };
+        let all = self.tokens.len() / vit.width;
+        for (block, number) in vit.blocks[..last].iter().zip(1..) {
+            let local = request
+                .local
+                .filter(|local| (local.from.max(1)..=last_wanted).contains(&number));
+            if local.is_some_and(|local| number == local.from.max(1)) {
+                self.local.clone_from(&self.tokens);
+            }
+            let wanted = request.blocks.iter().position(|&block| block == number);
+            // The tokens of the own stream that something after this block needs.
+            let rows = match wanted {
+                _ if number < last => all,
+                Some(_) if local.is_none() => all,
+                _ => usize::from(request.embedding.is_some()),
+            };
+            self.block(vit, block, rows, local.map(|local| local.kind), parallel);
+            if let Some(i) = wanted {
+                let tokens = match local {
+                    Some(_) => &self.local,
+                    None => &self.tokens,
+                };
+                let (class, patches) = tokens.split_at(vit.width);
+                let (to_class, to_patches) = place(i);
+                for (from, to) in [(class, to_class), (patches, to_patches)] {
+                    finish(vit, request.stage, from, to, &mut self.linear, parallel);
+                }
+            }
+        }
+    }
+
+    /// The image's embedding, after the last block.
+    pub(super) fn embedding(&mut self, plan: &Plan, to: &mut [f32]) {
+        let vit = plan.vit;
+        let class = &self.tokens[..vit.width];
+        let (linear, serial) = (&mut self.linear, Parallel::Serial);
+        match (plan.request.embedding, &vit.projection) {
+            (Some(VitEmbedding::Direct), Some(projection)) => {
+                projection.forward(class, None, to, Epilogue::Store, linear, serial);
+            }
+            (Some(VitEmbedding::Direct), None) => to.copy_from_slice(class),
+            _ => finish(vit, VitStage::Projected, class, to, linear, serial),
+        }
+    }
+
+    /// One block: the first `rows` tokens of the own stream, and all of the local one.
+    fn block(
+        &mut self,
+        vit: &Vit,
+        block: &Block,
+        rows: usize,
+        local: Option<AttentionKind>,
+        parallel: Parallel,
+    ) {
+        let count = self.tokens.len();
+        let used = rows * vit.width;
+        self.qkv.resize(3 * count, 0.0);
+        self.attended.resize(count, 0.0);
+        self.attended_local.resize(count, 0.0);
+        let Self {
+            linear,
+            attention,
+            tokens,
+            qkv,
+            attended,
+            attended_local,
+            ..
+        } = self;
+        let norm = Some(&block.norm1);
+        block
+            .qkv
+            .forward(tokens, norm, qkv, Epilogue::Store, linear, parallel);
+        let attended = &mut attended[..used];
+        let own = AttentionOutput {
+            kind: AttentionKind::Qk,
+            to: attended,
+        };
+        match local {
+            Some(kind) => {
+                let to = &mut attended_local[..];
+                let second = AttentionOutput { kind, to };
+                vit.attention
+                    .forward(qkv, &mut [own, second], attention, parallel);
+                let to = &mut self.local;
+                block
+                    .output
+                    .forward(attended_local, None, to, Epilogue::Add, linear, parallel);
+            }
+            None => vit.attention.forward(qkv, &mut [own], attention, parallel),
+        }
+        if rows == 0 {
+            return;
+        }
+        let tokens = &mut tokens[..used];
+        block
+            .output
+            .forward(attended, None, tokens, Epilogue::Add, linear, parallel);
+        self.hidden.resize(rows * block.down.inputs(), 0.0);
+        let (hidden, norm) = (&mut self.hidden, Some(&block.norm2));
+        block.up.forward(
+            tokens,
+            norm,
+            hidden,
+            vit.config.activation,
+            linear,
+            parallel,
+        );
+        block
+            .down
+            .forward(hidden, None, tokens, Epilogue::Add, linear, parallel);
+    }
+}
+
+/// Brings the tokens `from` to a stage.
+fn finish(
+    vit: &Vit,
+    stage: VitStage,
+    from: &[f32],
+    to: &mut [f32],
+    linear: &mut LinearScratch,
+    parallel: Parallel,
+) {
+    let norm = &vit.final_norm;
+    match (stage, &vit.projection) {
+        (VitStage::Block, _) => to.copy_from_slice(from),
+        (VitStage::Projected, Some(projection)) => {
+            let norm = Some(norm);
+            projection.forward(from, norm, to, Epilogue::Store, linear, parallel);
+        }
+        _ => layer_norm(vit.engine, norm, from, to, linear, parallel),
+    }
+}
