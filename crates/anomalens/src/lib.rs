@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! vision      images in and out, heat maps
+//! kernels     the CPU's inner loops
 //! backbones   pretrained networks and where their weights come from
 //! detectors   the methods; detector files
 //! datasets    layouts of labelled data sets
@@ -16,5 +17,6 @@ pub use anomalens_backbones as backbones;
 pub use anomalens_datasets as datasets;
 pub use anomalens_detectors as detectors;
 pub use anomalens_evaluation as evaluation;
+pub use anomalens_kernels as kernels;
 pub use anomalens_metrics as metrics;
 pub use anomalens_vision as vision;

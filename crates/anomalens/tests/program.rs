@@ -50,6 +50,35 @@ fn few_shot_detection_finds_the_bad_images() {
 }
 
 #[test]
+fn a_detector_encodes_as_it_was_made() {
+    let sandbox = Sandbox::new();
+    sandbox.pictures(2, 1, 1);
+    let scores = |arguments: &str| {
+        let run = sandbox.run(&format!(
+            "detect test --json --no-pictures {arguments} {TINY}"
+        ));
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let lines = run.lines();
+        lines
+            .into_iter()
+            .map(|line| line["score"].clone())
+            .collect::<Vec<_>>()
+    };
+    let mut seen = vec![];
+    for precision in ["f32", "half", "int8"] {
+        let fit = format!("fit --normal good -o {precision}.detector --precision {precision}");
+        assert_eq!(sandbox.run(&format!("{fit} {TINY}")).code, Some(0));
+        let saved = scores(&format!("--detector {precision}.detector -o {precision}"));
+        let direct = format!("--normal good --precision {precision} -o direct-{precision}");
+        assert_eq!(saved, scores(&direct), "{precision}");
+        seen.push(saved);
+    }
+    assert_ne!(seen[0], seen[2], "float32 and int8");
+    let default = scores("--normal good -o default");
+    assert_eq!(default, seen[1], "half is the default");
+}
+
+#[test]
 fn images_score_each_other_where_nothing_normal_is_given() {
     let sandbox = Sandbox::new();
     sandbox.pictures(0, 5, 1);
@@ -226,9 +255,16 @@ fn mistakes_are_told_in_one_sentence() {
         ("data draw textures,sed=1 -o drawn", 2),
         ("data draw empty -o drawn", 1),
         ("data draw textures,images=1,side=8 -o test", 1),
+        ("detect test --normal good --precision f16", 2),
+        (
+            "detect test --detector half.detector --precision int8 --weights tiny.safetensors",
+            1,
+        ),
         ("models path dinov2-small", 1),
         ("models path dinov2-smol", 1),
     ];
+    let fit = sandbox.run(&format!("fit --normal good -o half.detector {TINY}"));
+    assert_eq!(fit.code, Some(0), "{fit:?}");
     let told: String = cases
         .iter()
         .map(|(arguments, code)| {
@@ -239,6 +275,28 @@ fn mistakes_are_told_in_one_sentence() {
         })
         .collect();
     insta::assert_snapshot!(told);
+}
+
+#[test]
+fn the_instruction_set_can_be_chosen() {
+    let sandbox = Sandbox::new();
+    sandbox.pictures(1, 1, 1);
+    let run = |cpu: &str| {
+        let arguments = format!("detect test --normal good --no-pictures -o {cpu} {TINY}");
+        let output = sandbox
+            .command(&arguments)
+            .env("ANOMALENS_CPU", cpu)
+            .output();
+        output.unwrap()
+    };
+    assert!(run("portable").status.success());
+    let unknown = run("sse9");
+    assert_eq!(unknown.status.code(), Some(1));
+    let message = String::from_utf8(unknown.stderr).unwrap();
+    assert!(
+        message.contains("ANOMALENS_CPU") && message.contains("avx2"),
+        "{message}"
+    );
 }
 
 #[test]

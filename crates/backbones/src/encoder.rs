@@ -149,36 +149,6 @@ impl Features {
         self.blocks.iter().find(|features| features.block == block)
     }
 
-    /// One batch of several, in their order; all must come from the same request and size.
-    pub(crate) fn join(mut batches: Vec<Self>) -> Result<Self, BackboneError> {
-        if batches.len() == 1 {
-            return Ok(batches.remove(0));
-        }
-        let Some(first) = batches.first() else {
-            return Err(candle_core::Error::msg("there are no images to encode").into());
-        };
-        let blocks = first.blocks.iter().enumerate().map(|(i, features)| {
-            let join = |part: fn(&BlockFeatures) -> &Tensor| {
-                let parts: Vec<&Tensor> = batches.iter().map(|b| part(&b.blocks[i])).collect();
-                Tensor::cat(&parts, 0)
-            };
-            Ok(BlockFeatures {
-                block: features.block,
-                class_token: join(|features| &features.class_token)?,
-                patch_tokens: join(|features| &features.patch_tokens)?,
-            })
-        });
-        let grid = first.grid;
-        let blocks = blocks.collect::<Result<_, BackboneError>>()?;
-        let embeddings: Option<Vec<&Tensor>> =
-            batches.iter().map(|b| b.embedding.as_ref()).collect();
-        Ok(Self {
-            grid,
-            blocks,
-            embedding: embeddings.map(|all| Tensor::cat(&all, 0)).transpose()?,
-        })
-    }
-
     /// The features of each image of the batch, as plain numbers.
     ///
     /// # Errors

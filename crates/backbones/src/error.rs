@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anomalens_kernels::{EngineError, ShapeError};
 use thiserror::Error;
 
 /// An error of this crate's networks and checkpoint readers.
@@ -72,6 +73,22 @@ pub enum BackboneError {
         /// How many blocks it has.
         blocks: usize,
     },
+    /// Packed weights hold only the first blocks, and a later one is needed.
+    #[error(
+        "these weights of {encoder} hold the blocks up to {held} only, but block {block} is \
+         needed; use the whole weights"
+    )]
+    BlockNotHeld {
+        /// The block, counted from 1.
+        block: usize,
+        /// The network's name.
+        encoder: String,
+        /// The last block that is there.
+        held: usize,
+    },
+    /// Packed weights cannot be used; why.
+    #[error("the packed weights cannot be used: {0}")]
+    Packed(String),
     /// The input is not a batch of RGB images whose sides are multiples of the patch.
     #[error(
         "images of shape {found:?} do not fit: [batch, 3, height, width] with height and width \
@@ -93,6 +110,12 @@ pub enum BackboneError {
         /// What the text encoder takes.
         context_length: usize,
     },
+    /// The kernels that are asked for are not to be had.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Weights do not fit each other.
+    #[error("the weights describe an impossible network: {0}")]
+    Kernels(#[from] ShapeError),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -5,10 +5,9 @@
 //! checkpoint/  file formats: safetensors, PyTorch, ONNX initialisers -> named tensors
 //! dinov2/      the DINOv2 family of vision transformers
 //! clip/        CLIP of OpenAI and OpenCLIP: vision and text transformers
+//! vit/         the vision transformer that both families are, on the kernels or on candle
 //! encoder.rs   the `ImageEncoder` trait, `FeatureRequest`, `Features`
-//! transformer.rs, tower.rs, position.rs   what both families share
 //! load.rs      a weight file -> the encoder that it holds
-//! ops.rs       element-wise operations on the CPU that candle leaves slow
 //! ```
 //!
 //! A family's folder reads its configuration from the shapes of its tensors. DINOv2's have their
@@ -20,16 +19,17 @@ pub mod dinov2;
 mod encoder;
 mod error;
 mod load;
-mod ops;
-mod position;
-mod tower;
-mod transformer;
+mod vit;
 pub mod weights;
+
+pub use anomalens_kernels::{
+    CPU_VARIABLE, Engine, EngineError, Isa, MappedFile, Precision, SharedBytes,
+};
 
 pub use encoder::{
     BlockFeatures, BlockTokens, Dpam, Embedding, FeatureRequest, Features, Grid, ImageEncoder,
     ImageFeatures, SelfAttention, TokenStage,
 };
 pub use error::BackboneError;
-pub use load::{Backbone, OpenError, load_encoder};
-pub use ops::Activation;
+pub use load::{Backbone, OpenError, load_encoder, write_packed};
+pub use vit::{Activation, Compute, Kernels, PackedCopy, PackedNetwork, open_packed};

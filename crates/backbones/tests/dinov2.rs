@@ -2,6 +2,8 @@
 //! into the cache if they are not there, and against itself with made-up weights of other shapes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code
 
+mod common;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -9,8 +11,12 @@ use std::sync::LazyLock;
 use anomalens_backbones::checkpoint::Checkpoint;
 use anomalens_backbones::dinov2::{DinoV2, PositionResize};
 use anomalens_backbones::weights::{Registry, Store};
-use anomalens_backbones::{BackboneError, FeatureRequest, Grid, ImageEncoder, TokenStage};
+use anomalens_backbones::{
+    BackboneError, Compute, Embedding, FeatureRequest, Grid, ImageEncoder, ImageFeatures,
+    Precision, TokenStage,
+};
 use candle_core::{DType, Device, Tensor};
+use common::{exact, fastest, lowest_cosine};
 
 /// Only every eighth token is in the golden file.
 const TOKEN_STEP: usize = 8;
@@ -25,10 +31,13 @@ fn golden(name: &str) -> &'static Tensor {
 }
 
 /// The network with the real weights; the first run on a machine downloads them (97 MB).
-fn real_network() -> DinoV2 {
-    let entry = Registry::builtin().find("dinov2-s-focus").unwrap();
-    let located = Store::from_env().unwrap().pull(entry, &|_| {}).unwrap();
-    DinoV2::new(&Checkpoint::open(&located.path).unwrap(), &Device::Cpu).unwrap()
+fn real_network(compute: Compute) -> DinoV2 {
+    static CHECKPOINT: LazyLock<Checkpoint> = LazyLock::new(|| {
+        let entry = Registry::builtin().find("dinov2-s-focus").unwrap();
+        let located = Store::from_env().unwrap().pull(entry, &|_| {}).unwrap();
+        Checkpoint::open(&located.path).unwrap()
+    });
+    DinoV2::new(&CHECKPOINT, compute).unwrap()
 }
 
 /// 8-bit pixels `[height, width, 3]` to a normalised batch of one.
@@ -74,40 +83,70 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
 
 #[test]
 fn real_weights_give_the_original_tokens() {
-    let network = real_network();
-    assert_eq!(network.name(), "DINOv2 ViT-S/14");
     let image = input(golden("pixels"));
-    for block in [3, 6, 9, 12] {
-        let plain = FeatureRequest::blocks([block]);
-        // Normed tokens of the early blocks reach 60: 1e-3 is 2e-5 of that.
-        let normed_tolerance = if block == 12 { 1e-4 } else { 1e-3 };
-        for (name, request, tolerance) in [
-            (format!("block{block}.tokens"), plain.clone(), 1e-4),
-            (
-                format!("block{block}.tokens_norm"),
-                plain.at(TokenStage::Normed),
-                normed_tolerance,
-            ),
-        ] {
-            let found = every_eighth(&tokens(&network, &image, &request));
-            let difference = largest_difference(&found, golden(&name));
-            assert!(difference < tolerance, "{name}: {difference}");
+    for compute in exact() {
+        let case = format!("{compute:?}");
+        let network = real_network(compute);
+        assert_eq!(network.name(), "DINOv2 ViT-S/14");
+        for block in [3, 6, 9, 12] {
+            let plain = FeatureRequest::blocks([block]);
+            // Normed tokens of the early blocks reach 60: 1e-3 is 2e-5 of that.
+            let normed_tolerance = if block == 12 { 1e-4 } else { 1e-3 };
+            for (name, request, tolerance) in [
+                (format!("block{block}.tokens"), plain.clone(), 1e-4),
+                (
+                    format!("block{block}.tokens_norm"),
+                    plain.at(TokenStage::Normed),
+                    normed_tolerance,
+                ),
+            ] {
+                let found = every_eighth(&tokens(&network, &image, &request));
+                let difference = largest_difference(&found, golden(&name));
+                assert!(difference < tolerance, "{case} {name}: {difference}");
+            }
         }
     }
 }
 
 #[test]
 fn real_weights_take_images_that_are_not_square() {
-    let network = real_network();
     let request = FeatureRequest::blocks([12]).at(TokenStage::Normed);
-    let found = every_eighth(&tokens(&network, &input(golden("rect.pixels")), &request));
-    let difference = largest_difference(&found, golden("rect.block12.tokens_norm"));
-    assert!(difference < 1e-4, "{difference}");
+    for compute in exact() {
+        let case = format!("{compute:?}");
+        let network = real_network(compute);
+        let found = every_eighth(&tokens(&network, &input(golden("rect.pixels")), &request));
+        let difference = largest_difference(&found, golden("rect.block12.tokens_norm"));
+        assert!(difference < 1e-4, "{case}: {difference}");
+    }
+}
+
+#[test]
+fn narrow_numbers_give_nearly_the_same_tokens() {
+    let request = FeatureRequest::blocks(1..=12);
+    let encode = |precision| {
+        let image = input(golden("pixels"));
+        let features = real_network(fastest(precision)).encode(&image, &request);
+        features.unwrap().blocks
+    };
+    let exact = encode(Precision::F32);
+    for (precision, least) in [(Precision::Half, 0.999), (Precision::Int8, 0.995)] {
+        for (found, exact) in encode(precision).iter().zip(&exact) {
+            let block = exact.block;
+            for (what, found, exact) in [
+                ("patches", &found.patch_tokens, &exact.patch_tokens),
+                ("class", &found.class_token, &exact.class_token),
+            ] {
+                let cosine = lowest_cosine(found, exact);
+                let case = format!("{precision} block {} {what}", block);
+                assert!(cosine >= least, "{case}: {cosine}");
+            }
+        }
+    }
 }
 
 #[test]
 fn position_embeddings_follow_either_rule() {
-    let network = real_network();
+    let network = real_network(fastest(Precision::F32));
     let position = |network: &DinoV2, rows, columns| {
         network
             .position_embedding(Grid { rows, columns })
@@ -115,7 +154,8 @@ fn position_embeddings_follow_either_rule() {
             .squeeze(0)
             .unwrap()
     };
-    let padded = real_network().with_position_resize(PositionResize::PaddedScale);
+    let padded =
+        real_network(fastest(Precision::F32)).with_position_resize(PositionResize::PaddedScale);
     // The golden of the padded rule starts at the first patch and has four rows.
     let patches = position(&padded, 16, 16).narrow(0, 1, 32).unwrap();
     for (name, found) in [
@@ -194,8 +234,11 @@ fn small_checkpoint(swiglu: bool) -> HashMap<String, Tensor> {
         .collect()
 }
 
-fn network(tensors: HashMap<String, Tensor>) -> Result<DinoV2, BackboneError> {
-    DinoV2::new(&Checkpoint::from_tensors("made-up", tensors), &Device::Cpu)
+fn network(
+    tensors: HashMap<String, Tensor>,
+    compute: impl Into<Compute>,
+) -> Result<DinoV2, BackboneError> {
+    DinoV2::new(&Checkpoint::from_tensors("made-up", tensors), compute)
 }
 
 fn images(batch: usize, height: usize, width: usize) -> Tensor {
@@ -206,38 +249,41 @@ fn images(batch: usize, height: usize, width: usize) -> Tensor {
 
 #[test]
 fn an_image_has_the_same_features_alone_and_in_a_batch() {
+    let expected_grid = Grid {
+        rows: 2,
+        columns: 4,
+    };
     for swiglu in [false, true] {
-        let network = network(small_checkpoint(swiglu)).unwrap();
-        let batch = images(3, 28, 56);
-        let request = FeatureRequest::blocks([2, 1, 2]);
-        let together = network
-            .encode(&batch, &request)
-            .unwrap()
-            .into_images()
-            .unwrap();
-        assert_eq!(together.len(), 3);
-        for (i, image) in together.iter().enumerate() {
-            let alone = network
-                .encode(&batch.narrow(0, i, 1).unwrap(), &request)
-                .unwrap();
-            assert_eq!(
-                alone.blocks.iter().map(|b| b.block).collect::<Vec<_>>(),
-                [1, 2]
-            );
-            let alone = alone.into_images().unwrap().remove(0);
-            assert_eq!(
-                (image.grid, image.blocks.len()),
-                (
-                    Grid {
-                        rows: 2,
-                        columns: 4
-                    },
-                    2
-                )
-            );
-            for (a, b) in image.blocks.iter().zip(&alone.blocks) {
-                for (a, b) in a.patch_tokens.iter().zip(&b.patch_tokens) {
-                    assert!((a - b).abs() < 1e-5, "image {i}, SwiGLU {swiglu}: {a} {b}");
+        let all = images(3, 28, 56);
+        let request = FeatureRequest {
+            embedding: Some(Embedding::Normed),
+            ..FeatureRequest::blocks([2, 1, 2])
+        };
+        let encode = |compute: Compute, images: &Tensor| {
+            let network = network(small_checkpoint(swiglu), compute).unwrap();
+            let features = network.encode(images, &request).unwrap();
+            features.into_images().unwrap()
+        };
+        let expected = encode(Compute::Candle(Device::Cpu), &all);
+        for compute in exact() {
+            let together = encode(compute.clone(), &all);
+            assert_eq!(together.len(), 3);
+            for (i, image) in together.iter().enumerate() {
+                let alone = encode(compute.clone(), &all.narrow(0, i, 1).unwrap());
+                for other in [&alone[0], &expected[i]] {
+                    let blocks: Vec<usize> = other.blocks.iter().map(|b| b.block).collect();
+                    assert_eq!(blocks, [1, 2]);
+                    assert_eq!((image.grid, other.grid), (expected_grid, expected_grid));
+                    let numbers = |image: &ImageFeatures| {
+                        let blocks = image.blocks.iter();
+                        let tokens = blocks.flat_map(|b| [&b.class_token[..], &b.patch_tokens]);
+                        let embedding = image.embedding.as_deref();
+                        tokens.chain(embedding).collect::<Vec<_>>().concat()
+                    };
+                    for (a, b) in numbers(image).iter().zip(numbers(other)) {
+                        let case = format!("{compute:?}, image {i}, SwiGLU {swiglu}");
+                        assert!((a - b).abs() < 1e-5, "{case}: {a} {b}");
+                    }
                 }
             }
         }
@@ -283,7 +329,7 @@ fn weights_that_do_not_fit_are_named() {
             Some(shape) => tensors.insert(name.to_owned(), zeros(shape)),
             None => tensors.remove(name),
         };
-        let Err(error) = network(tensors) else {
+        let Err(error) = network(tensors, fastest(Precision::Half)) else {
             panic!("{case}: no error")
         };
         let message = error.to_string();
@@ -296,7 +342,7 @@ fn weights_that_do_not_fit_are_named() {
 
 #[test]
 fn inputs_that_do_not_fit_are_refused() {
-    let network = network(small_checkpoint(false)).unwrap();
+    let network = network(small_checkpoint(false), fastest(Precision::Half)).unwrap();
     let shape = |error: BackboneError| matches!(error, BackboneError::InputShape { .. });
     let block = |error: BackboneError| matches!(error, BackboneError::NoSuchBlock { .. });
     type Case<'a> = (&'a str, Tensor, usize, fn(BackboneError) -> bool);
@@ -334,7 +380,7 @@ fn files_that_are_no_checkpoint_are_refused_with_a_reason() {
     for (case, content, expected) in cases {
         let path = folder.path().join(case);
         std::fs::write(&path, content).unwrap();
-        let message = anomalens_backbones::load_encoder(&path)
+        let message = anomalens_backbones::load_encoder(&path, Precision::F32)
             .err()
             .expect(case)
             .to_string();
@@ -343,12 +389,12 @@ fn files_that_are_no_checkpoint_are_refused_with_a_reason() {
             "{case}: {message}"
         );
     }
-    let loaded = anomalens_backbones::load_encoder(&whole).unwrap();
+    let loaded = anomalens_backbones::load_encoder(&whole, Precision::F32).unwrap();
     assert_eq!(
         (loaded.width(), loaded.blocks(), loaded.patch()),
         (64, 2, 14)
     );
-    let missing = anomalens_backbones::load_encoder(&folder.path().join("none"))
+    let missing = anomalens_backbones::load_encoder(&folder.path().join("none"), Precision::F32)
         .err()
         .unwrap();
     assert!(matches!(missing, BackboneError::Read { .. }));

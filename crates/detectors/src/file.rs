@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use anomalens_backbones::Precision;
 use anomalens_vision::write_atomic;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,13 @@ pub struct BackboneRef {
     pub name: String,
     /// SHA-256 of the weight file, hexadecimal.
     pub sha256: String,
+    /// How exactly it computes. Files that do not tell are older than the choice.
+    #[serde(default = "exact")]
+    pub precision: Precision,
+}
+
+fn exact() -> Precision {
+    Precision::F32
 }
 
 /// Where a detector came from.

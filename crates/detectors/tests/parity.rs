@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
+use anomalens_backbones::Precision;
 use anomalens_detectors::training::{TrainOptions, TrainingMask, TrainingSample};
 use anomalens_detectors::{
     BackboneRef, Detector, DetectorError, DetectorFile, FitOptions, ImageSource, Method, Needs,
@@ -120,6 +121,7 @@ fn file(detector: Box<dyn Detector>) -> DetectorFile {
         backbone: BackboneRef {
             name: "mean-colour".into(),
             sha256: "0".repeat(64),
+            precision: Precision::Half,
         },
         provenance: Provenance {
             command: "a test".into(),

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anomalens_kernels::{
     Attention, AttentionKind, AttentionOutput, AttentionScratch, Engine, Epilogue, LayerNorm,
-    LinearScratch, PackedLinear, Parallel, Precision,
+    LinearScratch, PackedLinear, Parallel, Precision, peak,
 };
 
 /// Tokens, inputs and outputs of the linear layers.
@@ -43,12 +43,7 @@ fn main() {
 }
 
 fn run(threads: usize, filter: &str) {
-    let peaks = peaks();
-    println!("peak of one thread, Gop/s:");
-    for (name, speed) in &peaks {
-        println!("  {name:<12} {speed:7.1}");
-    }
-    println!("\nGop/s with {threads} thread(s); in brackets the part of the peak that is");
+    println!("Gop/s with {threads} thread(s); in brackets the part of the peak that is");
     for engine in Engine::all() {
         let mut seen = vec![];
         for precision in [Precision::F32, Precision::Half, Precision::Int8] {
@@ -58,10 +53,10 @@ fn run(threads: usize, filter: &str) {
             }
             seen.push(name);
             println!("\n{name}");
-            let numbers = name.rsplit(' ').next().unwrap_or_default();
-            let width = if name.starts_with("avx2") { 0.5 } else { 1.0 };
-            let peak = peaks.iter().find(|(name, _)| *name == numbers);
-            let peak = peak.map(|(_, speed)| speed * width * threads as f64);
+            let peak = peak(engine, precision).map(|speed| speed * threads as f64);
+            if let Some(peak) = peak {
+                println!("  {:<26} {peak:7.1}", "loop on registers");
+            }
             let line = |label: &str, speed: &dyn Fn() -> f64| {
                 if !format!("{name}/{label}").contains(filter) {
                     return;
@@ -145,61 +140,4 @@ fn attention(
         attention.forward(&qkv, &mut outputs, &mut scratch, Parallel::Pool);
     });
     4e-9 * (kinds.len() * tokens * tokens * width) as f64 / seconds
-}
-
-/// What one thread can do at most with each kind of number, in vectors of 512 bits.
-#[cfg(target_arch = "x86_64")]
-fn peaks() -> Vec<(&'static str, f64)> {
-    let mut peaks = vec![];
-    macro_rules! peak {
-        ($name:literal, $instruction:literal, $operations:expr) => {{
-            const STEPS: u64 = 20_000;
-            let seconds = shortest(|| {
-                // SAFETY: the instruction is there, see below; all registers are named.
-                unsafe {
-                    std::arch::asm!(
-                        "vpxord zmm30, zmm30, zmm30",
-                        "2:",
-                        concat!($instruction, " zmm0, zmm30, zmm30"),
-                        concat!($instruction, " zmm1, zmm30, zmm30"),
-                        concat!($instruction, " zmm2, zmm30, zmm30"),
-                        concat!($instruction, " zmm3, zmm30, zmm30"),
-                        concat!($instruction, " zmm4, zmm30, zmm30"),
-                        concat!($instruction, " zmm5, zmm30, zmm30"),
-                        concat!($instruction, " zmm6, zmm30, zmm30"),
-                        concat!($instruction, " zmm7, zmm30, zmm30"),
-                        concat!($instruction, " zmm8, zmm30, zmm30"),
-                        concat!($instruction, " zmm9, zmm30, zmm30"),
-                        "dec {steps}",
-                        "jnz 2b",
-                        steps = inout(reg) STEPS => _,
-                        out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _,
-                        out("zmm4") _, out("zmm5") _, out("zmm6") _, out("zmm7") _,
-                        out("zmm8") _, out("zmm9") _, out("zmm30") _,
-                        options(nomem, nostack),
-                    )
-                }
-            });
-            peaks.push(($name, (STEPS * 10 * $operations) as f64 * 1e-9 / seconds));
-        }};
-    }
-    if is_x86_feature_detected!("avx512f") {
-        peak!("float32", "vfmadd231ps", 32);
-    }
-    if is_x86_feature_detected!("avx512bf16") {
-        peak!("bfloat16", "vdpbf16ps", 64);
-    }
-    if is_x86_feature_detected!("avx512fp16") {
-        peak!("float16", "vfmadd231ph", 64);
-    }
-    if is_x86_feature_detected!("avx512vnni") {
-        peak!("int8", "vpdpbusd", 128);
-    }
-    peaks
-}
-
-/// What one thread can do at most is only known for x86.
-#[cfg(not(target_arch = "x86_64"))]
-fn peaks() -> Vec<(&'static str, f64)> {
-    vec![]
 }

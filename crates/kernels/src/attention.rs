@@ -8,7 +8,7 @@ use crate::buffer::Buffer;
 use crate::engine::{Engine, Precision};
 use crate::format::Format;
 use crate::kernel::Kernel;
-use crate::linear::Packed;
+use crate::packed::Packed;
 use crate::parallel::{Parallel, Shared};
 use crate::product::{Epilogue, Layer, PANEL, Product, Sink, TILE_ROWS};
 use crate::rows::{Conversion, Rows, load};
@@ -60,11 +60,7 @@ impl Attention {
     /// An attention of `heads` heads of `head_width` numbers each. [`Precision::Int8`] counts as
     /// [`Precision::Half`].
     pub fn new(engine: Engine, precision: Precision, heads: usize, head_width: usize) -> Self {
-        let precision = match precision {
-            Precision::Int8 => Precision::Half,
-            other => other,
-        };
-        Self::with_kernel(engine.kernel(precision), heads, head_width)
+        Self::with_kernel(engine.kernel(precision.wide()), heads, head_width)
     }
 
     pub(crate) fn with_kernel(kernel: &'static Kernel, heads: usize, head_width: usize) -> Self {

@@ -92,6 +92,14 @@ impl Precision {
     /// All of them, the most exact first.
     pub const ALL: [Self; 3] = [Self::F32, Self::Half, Self::Int8];
 
+    /// The same for what 8 bits do not suit: pixels, attention, final tokens.
+    pub(crate) fn wide(self) -> Self {
+        match self {
+            Self::Int8 => Self::Half,
+            other => other,
+        }
+    }
+
     /// The name that users know it by.
     pub fn name(self) -> &'static str {
         match self {

@@ -30,6 +30,42 @@ pub(crate) const F16_TERMS: usize = 128;
 pub(crate) const INT8_OFFSET: i32 = 128;
 
 impl Format {
+    /// Its name, for people and for names of files.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// Its number in saved weights.
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::Bf16 => 1,
+            Self::F16 => 2,
+            Self::Int8 => 3,
+        }
+    }
+
+    /// The format of a number in saved weights.
+    pub(crate) fn of_code(code: u32) -> Option<Self> {
+        let all = [Self::F32, Self::Bf16, Self::F16, Self::Int8];
+        all.into_iter().find(|format| format.code() == code)
+    }
+
+    /// The numbers of a word of weights, in their order.
+    pub(crate) fn weights(self, word: u32) -> impl Iterator<Item = f32> {
+        (0..self.per_word() as u32).map(move |i| match self {
+            Self::F32 => f32::from_bits(word),
+            Self::Bf16 => f32::from_bits(word >> (16 * i) << 16),
+            Self::F16 => wide(word >> (16 * i)),
+            Self::Int8 => f32::from((word >> (8 * i)) as i8),
+        })
+    }
+
     /// Numbers in a word.
     pub(crate) fn per_word(self) -> usize {
         match self {
@@ -86,6 +122,18 @@ pub(crate) fn bf16(x: f32) -> u16 {
         return (bits >> 16) as u16 | 0x40;
     }
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// The float16 in the lower bits.
+fn wide(bits: u32) -> f32 {
+    let sign = (bits & 0x8000) << 16;
+    let magnitude = match (bits >> 10) & 0x1f {
+        // Multiples of 2^-24.
+        0 => ((bits & 0x3ff) as f32 * f32::from_bits((127 - 24) << 23)).to_bits(),
+        31 => 0x7f80_0000 | (bits & 0x3ff) << 13,
+        _ => ((bits & 0x7fff) << 13) + (112 << 23),
+    };
+    f32::from_bits(sign | magnitude)
 }
 
 /// The nearest float16.

@@ -7,10 +7,13 @@
 //! linear      PackedLinear: layer norm -> product -> bias, activation or residual
 //! attention   softmax(a b') v without the tokens-by-tokens matrix, DPAM's kinds included
 //! rows        layer norm, conversion of activations
+//! packed      weights in panels
 //!   kernel    function pointers to the generic code, compiled for each instruction set
 //!   product   tiles of sums in registers, the ends of layers
 //!   simd      one interface to portable, AVX2 and AVX-512 vectors
 //!   amx       tile registers
+//! saved       packed weights as bytes, read without a copy
+//! peak        the most that the arithmetic can do
 //! mapped      files read through the page cache instead of a copy
 //! ```
 //!
@@ -26,9 +29,12 @@ mod format;
 mod kernel;
 mod linear;
 mod mapped;
+mod packed;
 mod parallel;
+mod peak;
 mod product;
 mod rows;
+mod saved;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -40,9 +46,11 @@ pub use error::ShapeError;
 pub use linear::{LinearScratch, PackedLinear};
 pub use mapped::MappedFile;
 pub use parallel::Parallel;
+pub use peak::peak;
 pub use product::Epilogue;
 pub use rows::{LayerNorm, layer_norm};
+pub use saved::{SavedError, SharedBytes};
 pub use vit::{
     BlockWeights, HeadWeights, Images, LinearWeights, LocalStream, NormWeights, StemWeights, Vit,
-    VitConfig, VitEmbedding, VitFeatures, VitRequest, VitStage, VitTokens,
+    VitConfig, VitEmbedding, VitFeatures, VitRequest, VitSizes, VitStage, VitTokens,
 };

@@ -1,14 +1,18 @@
 //! A linear layer with packed weights: `W x + b` with what comes before it (layer norm) and after
 //! it (activation or residual).
 
+use std::io;
+
 use crate::buffer::Buffer;
 use crate::engine::{Engine, Precision};
 use crate::error::ShapeError;
-use crate::format::{Format, INT8_OFFSET};
+use crate::format::Format;
 use crate::kernel::Kernel;
+use crate::packed::Packed;
 use crate::parallel::{Parallel, Shared};
 use crate::product::{Epilogue, Layer, PANEL, Product, Sink};
-use crate::rows::{Conversion, LayerNorm, Rows};
+use crate::rows::{LayerNorm, Rows};
+use crate::saved::{Reader, SavedError, Writer};
 
 /// Words of activations that one task works on: half a second-level cache of 2 MiB, so that a
 /// panel of weights fits beside them.
@@ -76,6 +80,67 @@ impl PackedLinear {
             start: (format == Format::Int8).then_some(start),
             bias: padded,
         })
+    }
+
+    /// Writes the packed layer.
+    pub(crate) fn write(&self, to: &mut Writer) -> io::Result<()> {
+        let sizes = [
+            self.kernel.format.code(),
+            self.inputs as u32,
+            self.outputs as u32,
+        ];
+        to.words(&sizes)?;
+        to.words(self.panels.words())?;
+        if let Some(factors) = &self.factors {
+            to.floats(factors)?;
+        }
+        if let Some(start) = &self.start {
+            to.words(&start.words()[..self.bias.len()])?;
+        }
+        to.floats(&self.bias)
+    }
+
+    /// Reads what [`write`](Self::write) has written, for any kernel.
+    pub(crate) fn read(kernel: &'static Kernel, from: &mut Reader) -> Result<Self, SavedError> {
+        let sizes = from.words(3)?;
+        let (inputs, outputs) = (sizes[1] as usize, sizes[2] as usize);
+        let format = Format::of_code(sizes[0])
+            .filter(|_| inputs > 0 && outputs > 0)
+            .ok_or_else(|| SavedError(format!("a layer of format and sizes {sizes:?}")))?;
+        let panels = Packed::read(from, outputs, format.words(inputs))?;
+        let columns = outputs.next_multiple_of(PANEL);
+        let factors = match format {
+            Format::F16 | Format::Int8 => Some(from.floats(columns)?),
+            Format::F32 | Format::Bf16 => None,
+        };
+        let start = match format {
+            Format::Int8 => {
+                let mut start = Buffer::zeros(columns);
+                start.words_mut()[..columns].copy_from_slice(&from.words(columns)?);
+                Some(start)
+            }
+            _ => None,
+        };
+        let bias = from.floats(columns)?;
+        if format == kernel.format {
+            return Ok(Self {
+                kernel,
+                inputs,
+                outputs,
+                panels,
+                factors,
+                start,
+                bias,
+            });
+        }
+        let weight = (0..outputs).flat_map(|column| {
+            let factor = factors.as_ref().map_or(1.0, |factors| factors[column]);
+            let numbers = panels.column(format, column, inputs);
+            numbers.into_iter().map(move |x| x * factor)
+        });
+        let weight: Vec<f32> = weight.collect();
+        Self::with_kernel(kernel, &weight, &bias[..outputs])
+            .map_err(|error| SavedError(error.to_string()))
     }
 
     /// Length of a row of the input.
@@ -173,101 +238,4 @@ impl PackedLinear {
 #[derive(Default)]
 pub struct LinearScratch {
     pub(crate) rows: Rows,
-}
-
-/// Columns of words in panels.
-#[derive(Default)]
-pub(crate) struct Packed {
-    words: Buffer,
-    columns: usize,
-    /// Words in a column, filled up to whole cache lines with zeros.
-    pub(crate) depth: usize,
-}
-
-impl Packed {
-    pub(crate) fn new(columns: usize, depth: usize) -> Self {
-        let mut packed = Self::default();
-        packed.resize(columns, depth);
-        packed
-    }
-
-    /// Takes on another size; what was there is lost, and padding may not be zero where the
-    /// size is not that of the call before.
-    pub(crate) fn resize(&mut self, columns: usize, depth: usize) {
-        let depth = depth.next_multiple_of(Buffer::LINE);
-        if (self.columns, self.depth) != (columns, depth) {
-            (self.columns, self.depth) = (columns, depth);
-            self.words.words_mut().fill(0);
-            self.words.reserve(self.count() * depth * PANEL);
-        }
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.columns.div_ceil(PANEL)
-    }
-
-    /// Converts weights, rows of `inputs` numbers, each of which becomes a column. Writes what
-    /// undoes each column's scaling and the sums to start from.
-    fn fill(
-        &mut self,
-        kernel: &Kernel,
-        weight: &[f32],
-        inputs: usize,
-        factors: &mut [f32],
-        starts: &mut [u32],
-    ) {
-        let (count, depth) = (self.count(), self.depth);
-        let panels = Shared::new(self.words.words_mut());
-        let factors = Shared::new(factors);
-        let starts = Shared::new(starts);
-        let stride = Rows::stride(inputs, kernel.format);
-        let used = kernel.format.words(inputs);
-        Parallel::Pool.for_each(count, |panel| {
-            // SAFETY: each panel and its columns belong to one task.
-            let (to, factors, starts) = unsafe {
-                (
-                    panels.part(panel * depth * PANEL, depth * PANEL),
-                    factors.part(panel * PANEL, PANEL),
-                    starts.part(panel * PANEL, PANEL),
-                )
-            };
-            let mut rows = Buffer::zeros(PANEL * stride);
-            let weights = weight.chunks_exact(inputs).skip(panel * PANEL);
-            let words = rows.words_mut().chunks_exact_mut(stride);
-            for (((input, words), factor), start) in
-                weights.zip(words).zip(factors).zip(starts.iter_mut())
-            {
-                let job = Conversion {
-                    input,
-                    norm: None,
-                    factor: None,
-                };
-                // SAFETY: a kernel is only made where its instruction set is there.
-                *factor = unsafe { (kernel.convert)(&job, words) };
-                if kernel.format == Format::Int8 {
-                    // Rows are made for activations, which have an offset.
-                    words[used..].fill(0);
-                    let mut total = 0;
-                    for word in &mut words[..used] {
-                        *word ^= 0x8080_8080;
-                        let bytes = word.to_le_bytes().map(|byte| i32::from(byte as i8));
-                        total += bytes.iter().sum::<i32>();
-                    }
-                    *start = (-INT8_OFFSET * total) as u32;
-                }
-            }
-            // SAFETY: as above.
-            unsafe { (kernel.transpose)(rows.words(), stride, to) };
-        });
-    }
-
-    pub(crate) fn panel(&self, panel: usize) -> *const u32 {
-        self.words.words()[panel * self.depth * PANEL..].as_ptr()
-    }
-
-    /// All words of a panel.
-    pub(crate) fn panel_mut(&mut self, panel: usize) -> &mut [u32] {
-        let size = self.depth * PANEL;
-        &mut self.words.words_mut()[panel * size..(panel + 1) * size]
-    }
 }

@@ -30,6 +30,20 @@ impl MappedFile {
         let map = unsafe { Mmap::map(&file)? };
         Ok(Self { map })
     }
+
+    /// Gives back the pages that were looked at; they come from the file again where they are
+    /// looked at again. Without effect on systems that have no such advice.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        {
+            // SAFETY: the map is of a file and nothing is ever written to it, so that dropping
+            // its pages loses nothing. That the advice may be refused does no harm.
+            let _ = unsafe {
+                self.map
+                    .unchecked_advise(memmap2::UncheckedAdvice::DontNeed)
+            };
+        }
+    }
 }
 
 impl Deref for MappedFile {
@@ -64,7 +78,10 @@ mod tests {
         for content in [&b""[..], b"a", &[7; 10_000]] {
             let path = folder.path().join("file");
             std::fs::write(&path, content).unwrap();
-            assert_eq!(&*MappedFile::open(&path).unwrap(), content);
+            let mapped = MappedFile::open(&path).unwrap();
+            assert_eq!(&*mapped, content);
+            mapped.release();
+            assert_eq!(&*mapped, content);
         }
     }
 

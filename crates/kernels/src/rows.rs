@@ -1,12 +1,15 @@
 //! Activations on their way into a product: layer norm (Ba et al., 2016), the row's factor, and
 //! the conversion to the product's format, in one pass over each row.
 
+use std::io;
+
 use crate::buffer::Buffer;
 use crate::format::Format;
 use crate::kernel::Kernel;
 use crate::linear::LinearScratch;
 use crate::parallel::{Parallel, Shared};
 use crate::product::TILE_ROWS;
+use crate::saved::{Reader, SavedError, Writer};
 use crate::simd::{Dot, Simd};
 
 /// A layer norm: `(x - mean) / sqrt(variance + epsilon) * weight + bias` over each row.
@@ -27,6 +30,20 @@ impl LayerNorm {
             bias,
             epsilon,
         }
+    }
+
+    pub(crate) fn write(&self, to: &mut Writer) -> io::Result<()> {
+        to.floats(&self.weight)?;
+        to.floats(&self.bias)
+    }
+
+    /// Reads what [`write`](Self::write) has written, over rows of `width` numbers.
+    pub(crate) fn read(from: &mut Reader, width: usize, epsilon: f32) -> Result<Self, SavedError> {
+        Ok(Self {
+            weight: from.floats(width)?,
+            bias: from.floats(width)?,
+            epsilon,
+        })
     }
 
     /// Length of a row.

@@ -1,26 +1,64 @@
 //! Which weights a command uses, and how it shows that they are fetched.
 
-use anomalens::backbones::Backbone;
 use anomalens::backbones::weights::{Entry, Located, PullEvent, Store};
-use anyhow::Result;
+use anomalens::backbones::{Backbone, Precision};
+use anomalens::detectors::DetectorFile;
+use anyhow::{Result, bail};
 
 use super::progress::Progress;
 
 /// The backbone that is used where none is named: it can be had without an account.
-pub(super) const DEFAULT_WEIGHTS: &str = "dinov2-s-focus";
+const DEFAULT_WEIGHTS: &str = "dinov2-s-focus";
 
-/// Which backbone to use.
+/// Which backbone to use, and how.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Backbone: a name from `anomalens models list`, or a weight file
-    #[arg(long, value_name = "NAME|FILE", default_value = DEFAULT_WEIGHTS)]
-    pub(super) weights: String,
+    /// Backbone: a name from `anomalens models list`, or a weight file [default: that of the
+    /// detector file, or else dinov2-s-focus]
+    #[arg(long, value_name = "NAME|FILE")]
+    weights: Option<String>,
+    /// How exactly the backbone computes; half and int8 are faster and take less memory [default:
+    /// that of the detector file, or else half]
+    #[arg(long, value_name = "f32|half|int8")]
+    precision: Option<Precision>,
 }
 
-/// Opens the backbone `weights`, pulling it if it is not here.
-pub(super) fn open(weights: &str) -> Result<Backbone> {
+impl Args {
+    /// The weights that are meant where no detector file names any.
+    pub(super) fn weights(&self) -> &str {
+        self.weights.as_deref().unwrap_or(DEFAULT_WEIGHTS)
+    }
+
+    /// Opens the backbone, pulling it if it is not here.
+    pub(super) fn open(&self) -> Result<Backbone> {
+        self.open_named(self.weights())
+    }
+
+    /// The same with other weights.
+    pub(super) fn open_named(&self, weights: &str) -> Result<Backbone> {
+        open(weights, self.precision.unwrap_or_default())
+    }
+
+    /// Opens the backbone of a detector file, which must be what it was made with.
+    pub(super) fn open_for(&self, detector: &DetectorFile) -> Result<Backbone> {
+        let made_with = &detector.backbone;
+        if let Some(precision) = self.precision.filter(|&p| p != made_with.precision) {
+            bail!(
+                "the detector was made with --precision {}, its scores would not be comparable \
+                 with {precision}; leave --precision out, or fit the detector again",
+                made_with.precision
+            );
+        }
+        let weights = self.weights.as_deref().unwrap_or(&made_with.name);
+        let backbone = open(weights, made_with.precision)?;
+        detector.check_backbone(&backbone.sha256.to_string())?;
+        Ok(backbone)
+    }
+}
+
+fn open(weights: &str, precision: Precision) -> Result<Backbone> {
     let progress = Progress::bytes(weights);
-    let backbone = Backbone::open(weights, &Store::from_env()?, &|event| {
+    let backbone = Backbone::open(weights, precision, &Store::from_env()?, &|event| {
         show(&progress, event)
     });
     progress.finish();

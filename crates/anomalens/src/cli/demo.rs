@@ -51,7 +51,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     std::fs::create_dir_all(&args.output)
         .with_context(|| format!("cannot make the folder {}", args.output.display()))?;
     let report = args.output.join("report.html");
-    let backbone = backbone::open(&args.backbone.weights)?;
+    let backbone = args.backbone.open()?;
     let located = backbone::pull(&Store::from_env()?, Registry::builtin().find(DATA)?)?;
     let reference = format!("{DATA}:{}", located.path.display());
     let mut data = DataSet::open(&reference.parse::<DataRef>()?)?;

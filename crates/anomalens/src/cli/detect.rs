@@ -49,9 +49,8 @@ pub(super) struct Args {
     colours: Colours,
     #[command(flatten)]
     settings: settings::Args,
-    /// Backbone: a name from `anomalens models list`, or a weight file
-    #[arg(long, value_name = "NAME|FILE")]
-    weights: Option<String>,
+    #[command(flatten)]
+    backbone: backbone::Args,
     /// Print each result as a line of JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -136,10 +135,10 @@ fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
         if file.detector.scope() != Scope::Image {
             require_company(images)?;
         }
-        let weights = args.weights.as_deref().unwrap_or(&file.backbone.name);
-        let backbone = backbone::open(weights)
+        let backbone = args
+            .backbone
+            .open_for(&file)
             .with_context(|| format!("{} needs its backbone", path.display()))?;
-        file.check_backbone(&backbone.sha256.to_string())?;
         return Ok((file, backbone));
     }
     let default = if args.normal.is_empty() {
@@ -153,8 +152,7 @@ fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
     }
     let options = args.settings.options()?;
     let normal = fit::normal_images(method, &args.normal, None)?;
-    let weights = args.weights.as_deref().unwrap_or(backbone::DEFAULT_WEIGHTS);
-    let backbone = backbone::open(weights)?;
+    let backbone = args.backbone.open()?;
     let detector = method.fit(&options, backbone.encoder.as_ref(), &normal)?;
     let data = match method.needs {
         Needs::NormalImages => format!("{} normal images", normal.len()),

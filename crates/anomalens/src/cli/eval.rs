@@ -50,9 +50,8 @@ pub(super) struct Args {
     report: Option<PathBuf>,
     #[command(flatten)]
     settings: settings::Args,
-    /// Backbone: a name from `anomalens models list`, or a weight file
-    #[arg(long, value_name = "NAME|FILE")]
-    weights: Option<String>,
+    #[command(flatten)]
+    backbone: backbone::Args,
     /// Print each run as a line of JSON
     #[arg(long)]
     json: bool,
@@ -69,16 +68,10 @@ pub(super) fn run(args: &Args) -> Result<End> {
         Some(file) => vec![Contestant::Ready(file.detector.as_ref())],
         None => contestants(args)?,
     };
-    let named = saved.as_ref().map(|file| file.backbone.name.as_str());
-    let weights = args
-        .weights
-        .as_deref()
-        .or(named)
-        .unwrap_or(backbone::DEFAULT_WEIGHTS);
-    let backbone = backbone::open(weights)?;
-    if let Some(file) = &saved {
-        file.check_backbone(&backbone.sha256.to_string())?;
-    }
+    let backbone = match &saved {
+        Some(file) => args.backbone.open_for(file)?,
+        None => args.backbone.open()?,
+    };
     let options = RunOptions {
         resolution: args.resolution as usize,
         whole: args.whole,

@@ -52,7 +52,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         &args.normal,
         args.shots.map(|shots| (shots, args.seed)),
     )?;
-    let backbone = backbone::open(&args.backbone.weights)?;
+    let backbone = args.backbone.open()?;
     let detector = method.fit(&options, backbone.encoder.as_ref(), &normal)?;
     let data = args
         .normal
@@ -142,6 +142,7 @@ pub(super) fn reference(backbone: &Backbone) -> BackboneRef {
     BackboneRef {
         name: backbone.name.clone(),
         sha256: backbone.sha256.to_string(),
+        precision: backbone.precision,
     }
 }
 

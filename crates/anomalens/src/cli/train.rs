@@ -105,7 +105,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     for data in &args.data {
         samples.extend(training_samples(&data.open()?, args.leave_out));
     }
-    let backbone = backbone::open(&args.backbone.weights)?;
+    let backbone = args.backbone.open()?;
     let options = TrainOptions {
         epochs: args.epochs.map(usize::from),
         batch: args.batch.map(usize::from),

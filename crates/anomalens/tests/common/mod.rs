@@ -46,7 +46,8 @@ impl Sandbox {
             .env("ANOMALENS_CACHE", self.path("cache"));
         command
             .env("ANOMALENS_OFFLINE", "1")
-            .env_remove("ANOMALENS_MODELS");
+            .env_remove("ANOMALENS_MODELS")
+            .env_remove("ANOMALENS_CPU");
     }
 
     /// A shell script in the folder; `$ANOMALENS` is the program.

@@ -37,6 +37,8 @@ pub struct Checkpoint {
     path: PathBuf,
     format: Format,
     tensors: HashMap<String, Source>,
+    /// The file, while tensors lie in it.
+    file: Option<Arc<MappedFile>>,
 }
 
 /// What kind of file a checkpoint came from.
@@ -91,11 +93,12 @@ impl Checkpoint {
             let contents = torch::read(path, &file)?;
             (contents.format, in_file(contents.tensors))
         } else {
-            let tensors = onnx::read(path, Bytes::from_owner(Shared(file)))?;
+            let tensors = onnx::read(path, Bytes::from_owner(Shared(file.clone())))?;
             (Format::Onnx, in_memory(tensors))
         };
         Ok(Self {
             path: path.to_owned(),
+            file: (format != Format::Onnx).then_some(file),
             format,
             tensors,
         })
@@ -107,6 +110,7 @@ impl Checkpoint {
             path: path.into(),
             format: Format::Memory,
             tensors: in_memory(tensors),
+            file: None,
         }
     }
 
@@ -120,6 +124,7 @@ impl Checkpoint {
                 .into_iter()
                 .map(|(name, shape)| (name, Source::Seeded { seed, shape }))
                 .collect(),
+            file: None,
         }
     }
 
@@ -131,6 +136,14 @@ impl Checkpoint {
     /// The kind of file that the tensors came from.
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// Gives back the memory of what was read from the file so far; it is read again where it is
+    /// looked at again.
+    pub fn release(&self) {
+        if let Some(file) = &self.file {
+            file.release();
+        }
     }
 
     /// The names of all tensors, in no order.

@@ -1,13 +1,14 @@
 //! Layers of CLIP, read by name; both towers are made of the same.
 
 use candle_core::Device;
-use candle_nn::{LayerNorm, Linear};
+use candle_nn::Linear;
 
 use super::ClipTensors;
 use crate::BackboneError;
+use crate::vit::parts::Layer;
 
 /// Epsilon of every layer norm.
-const LAYER_NORM_EPS: f64 = 1e-5;
+pub(super) const LAYER_NORM_EPS: f64 = 1e-5;
 
 /// Reads the layers of one part of the network by name.
 pub(super) struct Reader<'a> {
@@ -27,23 +28,32 @@ impl Reader<'_> {
             .tensor(&format!("{}{name}", self.prefix), shape, self.device)
     }
 
+    pub(super) fn layer(
+        &self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Layer, BackboneError> {
+        Ok(Layer {
+            weight: self.tensor(&format!("{name}.weight"), &[outputs, inputs])?,
+            bias: self.tensor(&format!("{name}.bias"), &[outputs])?,
+        })
+    }
+
     pub(super) fn linear(
         &self,
         name: &str,
         inputs: usize,
         outputs: usize,
     ) -> Result<Linear, BackboneError> {
-        Ok(Linear::new(
-            self.tensor(&format!("{name}.weight"), &[outputs, inputs])?,
-            Some(self.tensor(&format!("{name}.bias"), &[outputs])?),
-        ))
+        let Layer { weight, bias } = self.layer(name, inputs, outputs)?;
+        Ok(Linear::new(weight, Some(bias)))
     }
 
-    pub(super) fn layer_norm(&self, name: &str, width: usize) -> Result<LayerNorm, BackboneError> {
-        Ok(LayerNorm::new(
-            self.tensor(&format!("{name}.weight"), &[width])?,
-            self.tensor(&format!("{name}.bias"), &[width])?,
-            LAYER_NORM_EPS,
-        ))
+    pub(super) fn norm(&self, name: &str, width: usize) -> Result<Layer, BackboneError> {
+        Ok(Layer {
+            weight: self.tensor(&format!("{name}.weight"), &[width])?,
+            bias: self.tensor(&format!("{name}.bias"), &[width])?,
+        })
     }
 }

@@ -6,7 +6,7 @@ use super::PositionResize;
 const CUBIC_A: f64 = -0.5;
 
 /// Row-major `[to, from]`: the weights of the trained positions on one axis for each new one.
-pub(super) fn weights(from: usize, to: usize, rule: PositionResize) -> Vec<f32> {
+pub(crate) fn weights(from: usize, to: usize, rule: PositionResize) -> Vec<f32> {
     match rule {
         PositionResize::Bilinear => bilinear(from, to),
         PositionResize::BicubicAntialias => bicubic_antialias(from, to),

@@ -1,18 +1,16 @@
 //! CLIP's text transformer: token embeddings in, one embedding in the joint space out.
 //!
 //! Made of operations that have a gradient, so that prompts can be learned through it; the
-//! vision tower's fused ones have none.
+//! vision tower's have none.
 
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{Linear, Module, ops::softmax};
 
-use super::layers::Reader;
+use super::layers::{LAYER_NORM_EPS, Reader};
 use super::{ClipTensors, TextConfig};
 use crate::BackboneError;
-use crate::ops::{Activation, QUICK_GELU};
-
-/// Epsilon of every layer norm.
-const LAYER_NORM_EPS: f64 = 1e-5;
+use crate::vit::parts::Layer;
+use crate::vit::{Activation, QUICK_GELU};
 
 /// CLIP's text encoder, frozen.
 pub struct ClipText {
@@ -147,10 +145,8 @@ struct Norm {
 
 impl Norm {
     fn new(reader: &Reader, name: &str, width: usize) -> Result<Self, BackboneError> {
-        Ok(Self {
-            weight: reader.tensor(&format!("{name}.weight"), &[width])?,
-            bias: reader.tensor(&format!("{name}.bias"), &[width])?,
-        })
+        let Layer { weight, bias } = reader.norm(name, width)?;
+        Ok(Self { weight, bias })
     }
 
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use candle_nn::{LayerNorm, Linear, Module};
 use serde::{Deserialize, Serialize};
 
-use super::layers::Reader;
-use super::{ClipTensors, ClipText, VisionConfig, position};
+use super::layers::{LAYER_NORM_EPS, Reader};
+use super::{ClipTensors, ClipText, VisionConfig};
 use crate::checkpoint::Checkpoint;
-use crate::position::resize;
-use crate::tower::Tower;
-use crate::transformer::{Attention, Block, FeedForward, patches};
-use crate::{Activation, BackboneError, FeatureRequest, Features, Grid, ImageEncoder};
+use crate::vit::VisionTransformer;
+use crate::vit::parts::{self, BlockParts, FeedForward, Head, Layer, Shape, Stem, Weights};
+use crate::{Activation, BackboneError, Compute, FeatureRequest, Features, ImageEncoder};
 
 /// How the position embedding is brought to another grid than it was trained on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,24 +25,18 @@ pub enum PositionResize {
 
 /// CLIP's image encoder.
 pub struct ClipVision {
-    name: String,
     config: VisionConfig,
-    position_resize: PositionResize,
-    /// The patch projection as a matrix `[width, 3 * patch * patch]`.
-    projection: Linear,
-    class_token: Tensor,
-    positions: Tensor,
-    norm: LayerNorm,
-    tower: Tower,
-    device: Device,
+    network: VisionTransformer,
     /// The file, from which the text tower is read when it is asked for.
     checkpoint: Arc<Checkpoint>,
     activation: Activation,
+    device: Device,
 }
 
 impl ClipVision {
-    /// Builds the encoder from its weights, on `device`; the text tower's are not touched.
-    /// `activation` is needed where the file does not tell it or is wrong.
+    /// Builds the encoder from its weights, for `compute` (a device stands for candle on it); the
+    /// text tower's are not touched. `activation` is needed where the file does not tell it or is
+    /// wrong.
     ///
     /// # Errors
     /// [`BackboneError`] that names the tensor which is missing or has another shape than the
@@ -52,41 +44,31 @@ impl ClipVision {
     pub fn new(
         checkpoint: Arc<Checkpoint>,
         activation: Option<Activation>,
-        device: &Device,
+        compute: impl Into<Compute>,
     ) -> Result<Self, BackboneError> {
-        let tensors = &tensors(&checkpoint)?;
+        let compute = compute.into();
+        let tensors = tensors(&checkpoint)?;
         let activation = activation.map_or_else(|| tensors.activation(), Ok)?;
-        let config = VisionConfig::of(tensors)?;
-        let VisionConfig {
-            width,
-            patch,
-            embedding,
-            ..
-        } = config;
-        let reader = Reader {
-            tensors,
-            prefix: "visual.".to_owned(),
-            device,
-        };
-        let projection = reader.tensor("conv1.weight", &[width, 3, patch, patch])?;
-        Ok(Self {
+        let config = VisionConfig::of(&tensors)?;
+        let shape = Shape {
             name: config.name(),
-            position_resize: PositionResize::default(),
-            projection: Linear::new(projection.flatten_from(1)?, None),
-            class_token: reader.tensor("class_embedding", &[width])?,
-            positions: reader.tensor(
-                "positional_embedding",
-                &[1 + config.position_side.pow(2), width],
-            )?,
-            norm: reader.layer_norm("ln_pre", width)?,
-            tower: Tower {
-                blocks: (0..config.blocks)
-                    .map(|i| block(tensors, i, &config, activation, device))
-                    .collect::<Result<_, _>>()?,
-                final_norm: reader.layer_norm("ln_post", width)?,
-                projection: Some(reader.tensor("proj", &[width, embedding])?),
-            },
-            device: device.clone(),
+            width: config.width,
+            blocks: config.blocks,
+            heads: config.heads,
+            patch: config.patch,
+            position_side: config.position_side,
+            position_resize: parts::PositionResize::Clip(PositionResize::default()),
+            epsilon: LAYER_NORM_EPS,
+            feed_forward: FeedForward::Plain(activation),
+            embedding: config.embedding,
+        };
+        let weights = VisionWeights {
+            tensors,
+            config: &config,
+        };
+        Ok(Self {
+            network: VisionTransformer::new(shape, &weights, &compute)?,
+            device: compute.device(),
             activation,
             checkpoint,
             config,
@@ -94,30 +76,21 @@ impl ClipVision {
     }
 
     /// The same network with another rule for position embeddings at other sizes.
-    pub fn with_position_resize(self, position_resize: PositionResize) -> Self {
+    pub fn with_position_resize(self, rule: PositionResize) -> Self {
+        let rule = parts::PositionResize::Clip(rule);
         Self {
-            position_resize,
+            network: self.network.with_position_resize(rule),
             ..self
         }
+    }
+
+    pub(crate) fn transformer(&self) -> &VisionTransformer {
+        &self.network
     }
 
     /// What the shapes of the weights tell.
     pub fn config(&self) -> &VisionConfig {
         &self.config
-    }
-
-    /// Tokens before the first block, `[batch, 1 + rows * columns, width]`.
-    fn embed(&self, images: &Tensor, grid: Grid) -> Result<Tensor, BackboneError> {
-        let VisionConfig { width, patch, .. } = self.config;
-        let batch = images.dim(0)?;
-        let patches = self.projection.forward(&patches(images, patch)?)?;
-        let class = self.class_token.expand((batch, 1, width))?;
-        let side = self.config.position_side;
-        let positions = resize(&self.positions, side, grid, |to| {
-            position::weights(side, to, self.position_resize)
-        })?;
-        let tokens = Tensor::cat(&[class, patches], 1)?.broadcast_add(&positions)?;
-        Ok(self.norm.forward(&tokens)?)
     }
 }
 
@@ -129,56 +102,99 @@ fn tensors(checkpoint: &Checkpoint) -> Result<ClipTensors<'_>, BackboneError> {
     })
 }
 
-/// Block `i`, counted from 0, of the vision tower.
-fn block(
-    tensors: &ClipTensors,
-    i: usize,
-    config: &VisionConfig,
-    activation: Activation,
-    device: &Device,
-) -> Result<Block, BackboneError> {
-    let width = config.width;
-    let reader = Reader {
-        tensors,
-        prefix: format!("visual.transformer.resblocks.{i}."),
-        device,
-    };
-    Ok(Block {
-        norm1: reader.layer_norm("ln_1", width)?,
-        attention: Attention::new(
-            &reader.tensor("attn.in_proj_weight", &[3 * width, width])?,
-            &reader.tensor("attn.in_proj_bias", &[3 * width])?,
-            reader.linear("attn.out_proj", width, width)?,
-            config.heads,
-        )?,
-        norm2: reader.layer_norm("ln_2", width)?,
-        feed_forward: FeedForward::Plain {
-            up: reader.linear("mlp.c_fc", width, 4 * width)?,
-            activation,
-            down: reader.linear("mlp.c_proj", 4 * width, width)?,
-        },
-    })
+/// The vision tower's weights.
+struct VisionWeights<'a> {
+    tensors: ClipTensors<'a>,
+    config: &'a VisionConfig,
+}
+
+impl VisionWeights<'_> {
+    fn reader<'a>(&'a self, prefix: String, device: &'a Device) -> Reader<'a> {
+        Reader {
+            tensors: &self.tensors,
+            prefix,
+            device,
+        }
+    }
+
+    fn outside<'a>(&'a self, device: &'a Device) -> Reader<'a> {
+        self.reader("visual.".to_owned(), device)
+    }
+}
+
+impl Weights for VisionWeights<'_> {
+    fn positions(&self, device: &Device) -> Result<Tensor, BackboneError> {
+        let shape = [1 + self.config.position_side.pow(2), self.config.width];
+        self.outside(device).tensor("positional_embedding", &shape)
+    }
+
+    fn stem(&self, device: &Device) -> Result<Stem, BackboneError> {
+        let VisionConfig { width, patch, .. } = *self.config;
+        let reader = self.outside(device);
+        let projection = reader.tensor("conv1.weight", &[width, 3, patch, patch])?;
+        Ok(Stem {
+            projection: Layer {
+                weight: projection.flatten_from(1)?,
+                bias: Tensor::zeros(width, projection.dtype(), device)?,
+            },
+            class_token: reader.tensor("class_embedding", &[width])?,
+            norm: Some(reader.norm("ln_pre", width)?),
+        })
+    }
+
+    fn block(&self, i: usize, device: &Device) -> Result<BlockParts, BackboneError> {
+        let width = self.config.width;
+        let reader = self.reader(format!("visual.transformer.resblocks.{i}."), device);
+        Ok(BlockParts {
+            norm1: reader.norm("ln_1", width)?,
+            qkv: Layer {
+                weight: reader.tensor("attn.in_proj_weight", &[3 * width, width])?,
+                bias: reader.tensor("attn.in_proj_bias", &[3 * width])?,
+            },
+            output: reader.layer("attn.out_proj", width, width)?,
+            scale1: None,
+            norm2: reader.norm("ln_2", width)?,
+            up: reader.layer("mlp.c_fc", width, 4 * width)?,
+            down: reader.layer("mlp.c_proj", 4 * width, width)?,
+            scale2: None,
+        })
+    }
+
+    fn head(&self, device: &Device) -> Result<Head, BackboneError> {
+        let VisionConfig {
+            width, embedding, ..
+        } = *self.config;
+        let reader = self.outside(device);
+        Ok(Head {
+            norm: reader.norm("ln_post", width)?,
+            projection: Some(reader.tensor("proj", &[width, embedding])?),
+        })
+    }
+
+    fn release(&self) {
+        self.tensors.checkpoint().release();
+    }
 }
 
 impl ImageEncoder for ClipVision {
     fn name(&self) -> &str {
-        &self.name
+        self.network.name()
     }
 
     fn width(&self) -> usize {
-        self.config.width
+        self.network.width()
     }
 
     fn embedding_width(&self) -> usize {
-        self.config.embedding
+        self.network.embedding_width()
     }
 
     fn blocks(&self) -> usize {
-        self.config.blocks
+        self.network.blocks()
     }
 
     fn patch(&self) -> usize {
-        self.config.patch
+        self.network.patch()
     }
 
     fn text_encoder(&self) -> Result<Option<ClipText>, BackboneError> {
@@ -187,11 +203,6 @@ impl ImageEncoder for ClipVision {
     }
 
     fn encode(&self, images: &Tensor, request: &FeatureRequest) -> Result<Features, BackboneError> {
-        let images = images.to_device(&self.device)?;
-        let patch = self.config.patch;
-        self.tower
-            .encode(&images, patch, &self.name, request, |images, grid| {
-                self.embed(images, grid)
-            })
+        self.network.encode(images, request)
     }
 }

@@ -4,21 +4,21 @@
 //! Pre-norm blocks with LayerScale on both branches, exact GELU (SwiGLU in ViT-g), layer norm
 //! with epsilon 1e-6. Everything else follows from the shapes of the weights.
 
-mod block;
 mod config;
 mod position;
+mod weights;
 
-use candle_core::{Device, Tensor};
-use candle_nn::{LayerNorm, Linear, Module};
+use candle_core::Tensor;
 
-pub use config::Config;
+pub use config::{Config, FeedForwardKind};
 pub use position::PositionResize;
+pub(crate) use position::weights as position_weights;
 
 use crate::checkpoint::Checkpoint;
-use crate::position::resize;
-use crate::tower::Tower;
-use crate::transformer::patches;
-use crate::{BackboneError, FeatureRequest, Features, Grid, ImageEncoder};
+use crate::vit::parts::{self, FeedForward, Shape};
+use crate::vit::{Activation, VisionTransformer};
+use crate::{BackboneError, Compute, FeatureRequest, Features, Grid, ImageEncoder};
+use weights::DinoWeights;
 
 /// The name of a DINOv2 checkpoint's class token, by which the family is recognised.
 const CLASS_TOKEN: &str = "embeddings.cls_token";
@@ -28,15 +28,8 @@ const LAYER_NORM_EPS: f64 = 1e-6;
 
 /// A DINOv2 image encoder.
 pub struct DinoV2 {
-    name: String,
     config: Config,
-    position_resize: PositionResize,
-    /// The patch projection as a matrix `[width, 3 * patch * patch]`: patches do not overlap.
-    projection: Linear,
-    class_token: Tensor,
-    positions: Tensor,
-    tower: Tower,
-    device: Device,
+    network: VisionTransformer,
 }
 
 impl DinoV2 {
@@ -45,54 +38,52 @@ impl DinoV2 {
         checkpoint.contains(CLASS_TOKEN) && checkpoint.contains("encoder.layer.0.norm1.weight")
     }
 
-    /// Builds the network from its weights, on `device`.
+    /// Builds the network from its weights, for `compute` (a device stands for candle on it).
     ///
     /// # Errors
     /// [`BackboneError`] that names the tensor which is missing or has another shape than the
     /// rest of the network needs.
-    pub fn new(checkpoint: &Checkpoint, device: &Device) -> Result<Self, BackboneError> {
+    pub fn new(
+        checkpoint: &Checkpoint,
+        compute: impl Into<Compute>,
+    ) -> Result<Self, BackboneError> {
         let config = Config::from_checkpoint(checkpoint)?;
-        let Config { width, patch, .. } = config;
-        let tensor = |name: &str, shape: &[usize]| checkpoint.tensor(name, shape, device);
-        let projection = tensor(
-            "embeddings.patch_embeddings.projection.weight",
-            &[width, 3, patch, patch],
-        )?;
-        Ok(Self {
+        let shape = Shape {
             name: config.name(),
-            position_resize: PositionResize::default(),
-            projection: Linear::new(
-                projection.flatten_from(1)?,
-                Some(tensor(
-                    "embeddings.patch_embeddings.projection.bias",
-                    &[width],
-                )?),
-            ),
-            class_token: tensor(CLASS_TOKEN, &[1, 1, width])?,
-            positions: tensor(
-                "embeddings.position_embeddings",
-                &[1, 1 + config.position_side.pow(2), width],
-            )?,
-            tower: Tower {
-                blocks: (0..config.blocks)
-                    .map(|i| {
-                        block::read(checkpoint, &format!("encoder.layer.{i}"), &config, device)
-                    })
-                    .collect::<Result<_, _>>()?,
-                final_norm: layer_norm(checkpoint, "layernorm", width, device)?,
-                projection: None,
+            width: config.width,
+            blocks: config.blocks,
+            heads: config.heads,
+            patch: config.patch,
+            position_side: config.position_side,
+            position_resize: parts::PositionResize::DinoV2(PositionResize::default()),
+            epsilon: LAYER_NORM_EPS,
+            feed_forward: match config.feed_forward {
+                FeedForwardKind::Gelu(_) => FeedForward::Plain(Activation::Gelu),
+                FeedForwardKind::SwiGlu(_) => FeedForward::SwiGlu,
             },
-            device: device.clone(),
+            embedding: config.width,
+        };
+        let weights = DinoWeights {
+            checkpoint,
+            config: &config,
+        };
+        Ok(Self {
+            network: VisionTransformer::new(shape, &weights, &compute.into())?,
             config,
         })
     }
 
     /// The same network with another rule for position embeddings at other sizes.
-    pub fn with_position_resize(self, position_resize: PositionResize) -> Self {
+    pub fn with_position_resize(self, rule: PositionResize) -> Self {
+        let rule = parts::PositionResize::DinoV2(rule);
         Self {
-            position_resize,
+            network: self.network.with_position_resize(rule),
             ..self
         }
+    }
+
+    pub(crate) fn transformer(&self) -> &VisionTransformer {
+        &self.network
     }
 
     /// What the shapes of the weights tell.
@@ -106,62 +97,28 @@ impl DinoV2 {
     /// # Errors
     /// Only those of the tensor library.
     pub fn position_embedding(&self, grid: Grid) -> Result<Tensor, BackboneError> {
-        let side = self.config.position_side;
-        let positions = resize(&self.positions.squeeze(0)?, side, grid, |to| {
-            position::weights(side, to, self.position_resize)
-        })?;
-        Ok(positions.unsqueeze(0)?)
-    }
-
-    /// Class and patch tokens before the first block, `[batch, 1 + rows * columns, width]`.
-    fn embed(&self, images: &Tensor, grid: Grid) -> Result<Tensor, BackboneError> {
-        let batch = images.dim(0)?;
-        let patches = self
-            .projection
-            .forward(&patches(images, self.config.patch)?)?;
-        let class = self.class_token.expand((batch, 1, self.config.width))?;
-        let tokens = Tensor::cat(&[class, patches], 1)?;
-        Ok(tokens.broadcast_add(&self.position_embedding(grid)?)?)
+        Ok(self.network.position_embedding(grid)?.unsqueeze(0)?)
     }
 }
 
 impl ImageEncoder for DinoV2 {
     fn name(&self) -> &str {
-        &self.name
+        self.network.name()
     }
 
     fn width(&self) -> usize {
-        self.config.width
+        self.network.width()
     }
 
     fn blocks(&self) -> usize {
-        self.config.blocks
+        self.network.blocks()
     }
 
     fn patch(&self) -> usize {
-        self.config.patch
+        self.network.patch()
     }
 
     fn encode(&self, images: &Tensor, request: &FeatureRequest) -> Result<Features, BackboneError> {
-        let images = images.to_device(&self.device)?;
-        let patch = self.config.patch;
-        self.tower
-            .encode(&images, patch, &self.name, request, |images, grid| {
-                self.embed(images, grid)
-            })
+        self.network.encode(images, request)
     }
-}
-
-/// A layer norm of the network.
-fn layer_norm(
-    checkpoint: &Checkpoint,
-    name: &str,
-    width: usize,
-    device: &Device,
-) -> Result<LayerNorm, BackboneError> {
-    Ok(LayerNorm::new(
-        checkpoint.tensor(&format!("{name}.weight"), &[width], device)?,
-        checkpoint.tensor(&format!("{name}.bias"), &[width], device)?,
-        LAYER_NORM_EPS,
-    ))
 }

@@ -18,7 +18,7 @@ pub enum PositionResize {
 }
 
 /// Row-major `[to, from]`: the weight of each trained position for each new one.
-pub(super) fn weights(from: usize, to: usize, rule: PositionResize) -> Vec<f32> {
+pub(crate) fn weights(from: usize, to: usize, rule: PositionResize) -> Vec<f32> {
     let step = match rule {
         PositionResize::ExactSize => from as f64 / to as f64,
         PositionResize::PaddedScale => from as f64 / (to as f64 + 0.1),

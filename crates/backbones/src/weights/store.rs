@@ -4,6 +4,7 @@
 //! CACHE/FILE                 an entry's verified file or folder
 //! CACHE/FILE.verified.json   its seal
 //! CACHE/.given/              seals of files outside the cache, which may not be written beside
+//! CACHE/packed/              weights packed for this machine's kernels, made anew when missing
 //! CACHE/.pull/               locks and downloads under way
 //! ```
 
@@ -158,10 +159,7 @@ impl Store {
         if let Some(path) = self.given_path(entry)? {
             let named_outright = self.given.as_ref() == Some(&path) && path.is_file();
             let expected = if named_outright { None } else { entry.sha256 };
-            let seal_file = self.cache.join(".given").join(format!(
-                "{}.verified.json",
-                ContentHash::of_bytes(path.as_os_str().as_encoded_bytes())
-            ));
+            let seal_file = self.seal_of_given(&path);
             return verify(path, &seal_file, expected, Origin::Given);
         }
         let path = self.cached_path(entry);
@@ -196,6 +194,24 @@ impl Store {
                 origin,
             }),
         }
+    }
+
+    /// Where packed copies of weight files are kept.
+    pub(crate) fn packed_folder(&self) -> PathBuf {
+        self.cache.join("packed")
+    }
+
+    /// The hash of a file of the user's; quick, unless it changed since it was hashed.
+    pub(crate) fn hash(&self, path: &Path) -> Result<ContentHash, WeightsError> {
+        let path = full(path);
+        Ok(seal(&path, &self.seal_of_given(&path), None)?.sha256)
+    }
+
+    fn seal_of_given(&self, path: &Path) -> PathBuf {
+        self.cache.join(".given").join(format!(
+            "{}.verified.json",
+            ContentHash::of_bytes(path.as_os_str().as_encoded_bytes())
+        ))
     }
 
     pub(super) fn seal_file(&self, entry: &Entry) -> PathBuf {
@@ -235,16 +251,7 @@ fn verify(
     expected: Option<ContentHash>,
     origin: Origin,
 ) -> Result<Status, WeightsError> {
-    let unreadable = |source| WeightsError::Unreadable {
-        path: path.clone(),
-        source,
-    };
-    let stamp = Stamp::of_path(&path).map_err(unreadable)?;
-    let known = Seal::load(seal_file).filter(|seal| seal.stamp == stamp);
-    let seal = match known {
-        Some(seal) => seal,
-        None => Seal::of_path(&path).map_err(unreadable)?,
-    };
+    let seal = seal(&path, seal_file, expected)?;
     if let Some(expected) = expected.filter(|expected| *expected != seal.sha256) {
         return Ok(Status::Damaged {
             path,
@@ -253,16 +260,35 @@ fn verify(
             origin,
         });
     }
-    if known.is_none() {
-        // A seal only saves time: a cache that cannot be written is still good to read from.
-        let _ = seal.save(seal_file);
-    }
     Ok(Status::Ready(Located {
         path,
         bytes: seal.stamp.bytes,
         sha256: seal.sha256,
         origin,
     }))
+}
+
+/// The seal of what is at `path` now: the one kept in `seal_file`, or a new one, which is kept if
+/// the content is as `expected`.
+fn seal(
+    path: &Path,
+    seal_file: &Path,
+    expected: Option<ContentHash>,
+) -> Result<Seal, WeightsError> {
+    let unreadable = |source| WeightsError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let stamp = Stamp::of_path(path).map_err(unreadable)?;
+    if let Some(known) = Seal::load(seal_file).filter(|seal| seal.stamp == stamp) {
+        return Ok(known);
+    }
+    let seal = Seal::of_path(path).map_err(unreadable)?;
+    if expected.is_none_or(|expected| expected == seal.sha256) {
+        // A seal only saves time: a cache that cannot be written is still good to read from.
+        let _ = seal.save(seal_file);
+    }
+    Ok(seal)
 }
 
 fn is_there(path: &Path, format: Format) -> bool {

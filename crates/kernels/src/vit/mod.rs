@@ -5,6 +5,7 @@
 //! section 3.3): it adds up attentions of another kind, computed from the own stream, and skips
 //! the feed-forward layers.
 
+mod saved;
 mod weights;
 mod work;
 
@@ -17,6 +18,7 @@ use crate::linear::PackedLinear;
 use crate::parallel::{Parallel, Shared};
 use crate::product::Epilogue;
 use crate::rows::LayerNorm;
+pub use saved::VitSizes;
 use weights::{Block, Packer};
 pub use weights::{BlockWeights, HeadWeights, LinearWeights, NormWeights, StemWeights};
 use work::{Plan, Workspace};
@@ -184,6 +186,15 @@ impl Vit {
         };
         self.blocks.push(packer.block(weights)?);
         Ok(())
+    }
+
+    /// The formats of its numbers, for people and for names of files: `int8-bfloat16`.
+    pub fn format_name(engine: Engine, precision: Precision) -> String {
+        let name = |precision| engine.kernel(precision).format.name();
+        match (name(precision), name(precision.wide())) {
+            (narrow, wide) if narrow == wide => narrow.to_owned(),
+            (narrow, wide) => format!("{narrow}-{wide}"),
+        }
     }
 
     /// Length of a token.

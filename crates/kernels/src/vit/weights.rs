@@ -88,11 +88,10 @@ pub(super) struct Packer<'a> {
 impl Packer<'_> {
     /// The same for layers whose inputs or outputs do not suit 8 bits: pixels and final tokens.
     pub(super) fn wide(self) -> Self {
-        let precision = match self.precision {
-            Precision::Int8 => Precision::Half,
-            other => other,
-        };
-        Self { precision, ..self }
+        Self {
+            precision: self.precision.wide(),
+            ..self
+        }
     }
 
     pub(super) fn norm(&self, norm: NormWeights) -> Result<LayerNorm, ShapeError> {

@@ -88,7 +88,7 @@ impl Workspace {
         place: impl Fn(usize) -> (&'a mut [f32], &'a mut [f32]),
     ) {
         let (vit, request) = (plan.vit, plan.request);
-        let last_wanted = request.blocks.last().copied().unwrap_or(0);
+        let last_wanted = request.blocks.iter().copied().max().unwrap_or(0);
         let last = match request.embedding {
             Some(_) => vit.blocks.len(),
             None => last_wanted,

@@ -1,12 +1,14 @@
 //! `anomalens bench`: how fast this machine is with it. A time alone says little: the scripts in
 //! `benchmarks/` set these beside what else one would run.
 
+mod cpu;
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anomalens::backbones::{
-    Dpam, Embedding, FeatureRequest, ImageEncoder, SelfAttention, TokenStage,
+    Dpam, Embedding, Engine, FeatureRequest, ImageEncoder, SelfAttention, TokenStage,
 };
 use anomalens::detectors::{FitOptions, ImageSource, StreamOptions, find as find_method, predict};
 use anomalens::vision::{Image, Limits};
@@ -42,6 +44,12 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         batch: usize,
     },
+    /// The processor's arithmetic in each precision, beside the most that it can do
+    Cpu {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// From image files to scores with anomaly-dino, two shots
     Pipeline {
         #[command(flatten)]
@@ -65,7 +73,7 @@ struct Common {
 }
 
 pub(super) fn run(args: &Args) -> Result<End> {
-    let (common, result) = match &args.command {
+    let (json, result) = match &args.command {
         Command::Encoder {
             common,
             arch,
@@ -74,25 +82,32 @@ pub(super) fn run(args: &Args) -> Result<End> {
             batch,
         } => {
             let weights = match arch {
-                Some(arch) => format!("{}:{arch}", common.backbone.weights),
-                None => common.backbone.weights.clone(),
+                Some(arch) => format!("{}:{arch}", common.backbone.weights()),
+                None => common.backbone.weights().to_owned(),
             };
-            (common, encoder(common, &weights, *dpam, *size, *batch)?)
+            let result = encoder(common, &weights, *dpam, *size, *batch)?;
+            (common.json, result)
         }
-        Command::Pipeline { common, images } => (common, pipeline(common, images)?),
+        Command::Cpu { json } => (*json, cpu::measure()?),
+        Command::Pipeline { common, images } => (common.json, pipeline(common, images)?),
     };
-    if common.json {
+    if json {
         print_line(result)?;
     } else if let Value::Object(values) = result {
         for (name, value) in values {
-            print_line(format!("{name}: {value}"))?;
+            match value {
+                Value::Array(rows) if rows.iter().any(Value::is_object) => {
+                    rows.iter().try_for_each(print_line)?;
+                }
+                value => print_line(format!("{name}: {value}"))?,
+            }
         }
     }
     Ok(End::Done)
 }
 
 fn encoder(common: &Common, weights: &str, dpam: bool, size: usize, batch: usize) -> Result<Value> {
-    let backbone = backbone::open(weights)?;
+    let backbone = common.backbone.open_named(weights)?;
     let encoder = backbone.encoder.as_ref();
     let images = Tensor::zeros((batch, 3, size, size), DType::F32, &Device::Cpu)?;
     let request = FeatureRequest {
@@ -110,7 +125,7 @@ fn encoder(common: &Common, weights: &str, dpam: bool, size: usize, batch: usize
     let gflops = flops(encoder, &request, size) / seconds / 1e9;
     Ok(json!({
         "arch": encoder.name(),
-        "engine": "candle-f32",
+        "engine": Engine::from_env()?.kernel_name(backbone.precision),
         "threads": rayon::current_num_threads(),
         "batch": batch,
         "runs": common.runs,
@@ -146,7 +161,7 @@ fn pipeline(common: &Common, paths: &[PathBuf]) -> Result<Value> {
         .map(|file| Image::open(&file.path, &Limits::default()))
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
-    let backbone = backbone::open(&common.backbone.weights)?;
+    let backbone = common.backbone.open()?;
     let encoder = backbone.encoder.as_ref();
     let detector = find_method("anomaly-dino")?.fit(&FitOptions::new(), encoder, &shots)?;
     let sources: Vec<ImageSource> = files.into_iter().map(|file| file.path.into()).collect();

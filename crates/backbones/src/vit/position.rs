@@ -2,22 +2,29 @@
 
 use candle_core::Tensor;
 
-use crate::{BackboneError, Grid};
+use super::parts::{PositionResize, Shape};
+use crate::{BackboneError, Grid, clip, dinov2};
 
 /// `positions` `[1 + side * side, width]`, the class token's first, for `grid`:
-/// `[1 + rows * columns, width]`. `matrix` gives the weights `[to, side]` of the trained positions
-/// for each of `to` new ones on one axis: every interpolation of the field is a product on each.
-pub(crate) fn resize(
+/// `[1 + rows * columns, width]`.
+pub(super) fn resize(
     positions: &Tensor,
-    side: usize,
+    shape: &Shape,
     grid: Grid,
-    matrix: impl Fn(usize) -> Vec<f32>,
 ) -> Result<Tensor, BackboneError> {
+    let (side, width) = (shape.position_side, shape.width);
     if grid.rows == side && grid.columns == side {
         return Ok(positions.clone());
     }
-    let width = positions.dim(1)?;
-    let matrix = |to: usize| Tensor::from_vec(matrix(to), (to, side), positions.device());
+    // The weights `[to, side]` of the trained positions for each of `to` new ones on one axis:
+    // every interpolation of the field is a product on each.
+    let matrix = |to: usize| {
+        let weights = match shape.position_resize {
+            PositionResize::DinoV2(rule) => dinov2::position_weights(side, to, rule),
+            PositionResize::Clip(rule) => clip::position_weights(side, to, rule),
+        };
+        Tensor::from_vec(weights, (to, side), positions.device())
+    };
     let patches = positions
         .narrow(0, 1, side * side)?
         .reshape((side, side * width))?;
