@@ -237,6 +237,7 @@ fn mistakes_are_told_in_one_sentence() {
             1,
         ),
         ("eval --data folder:data", 2),
+        ("eval --method musc --data folder:data --published mvtek", 1),
         ("train --data folder:data -o missing/x.detector", 1),
         ("train --method musc --data folder:data -o x.detector", 1),
         ("train --data folder:data --leave-out 3/2 -o x.detector", 2),
@@ -355,6 +356,12 @@ fn evaluation_prints_metrics_and_writes_a_report() {
             .contains("2 shots, 2 seeds: image AUROC 1.000 ± 0.000"),
         "{several:?}"
     );
+
+    let beside = sandbox.run(&format!(
+        "eval --method anomaly-dino --data folder:data --published tn3k {TINY}"
+    ));
+    let told = "AnomalyCLIP      -            -         -        0.815      0.504  Zhou et al.";
+    assert!(beside.stdout.contains(told), "{beside:?}");
 
     let fitted = sandbox.run(&format!(
         "fit --normal data/nut/train -o nut.detector {TINY}"

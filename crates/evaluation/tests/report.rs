@@ -326,11 +326,12 @@ fn text_from_outside_is_escaped() {
         backbone: EVIL.to_owned(),
         backbone_sha256: EVIL.to_owned(),
         published: vec![Published {
-            method: EVIL,
-            data: EVIL,
-            shots: None,
-            image_auroc: 0.5,
+            method: EVIL.to_owned(),
+            data: EVIL.to_owned(),
+            image_auroc: Some(0.5),
+            note: Some(EVIL.to_owned()),
             source: EVIL,
+            ..Published::default()
         }],
         ..context()
     };
@@ -541,14 +542,21 @@ fn published_figures_stand_beside_ours_with_their_source() {
     let folder = Folder::new();
     let mut class = folder.class("a", &MIXED);
     class.metrics.image_auroc = Some(0.8333);
-    let figure = |data, image_auroc| Published {
-        method: "WinCLIP",
-        data,
-        shots: None,
-        image_auroc,
+    let figure = |data: &str, image_auroc| Published {
+        method: "WinCLIP".to_owned(),
+        data: data.to_owned(),
+        image_auroc: Some(image_auroc),
         source: "Jeong et al., CVPR 2023",
+        ..Published::default()
     };
-    let published = vec![figure("sdd", 0.843), figure("headct", 0.818)];
+    let published = vec![
+        figure("sdd", 0.843),
+        Published {
+            pixel_auroc: Some(0.688),
+            note: Some("doubtful".to_owned()),
+            ..figure("headct", 0.818)
+        },
+    ];
     let context = ReportContext {
         published,
         ..context()
@@ -560,9 +568,9 @@ fn published_figures_stand_beside_ours_with_their_source() {
             .filter(|row| row.contains("report") || row.contains("CVPR"))
             .collect::<Vec<_>>(),
         [
-            "headct WinCLIP none 0.818 Jeong et al., CVPR 2023",
-            "sdd AnomalyDINO 8 0.833 this report",
-            "sdd WinCLIP none 0.843 Jeong et al., CVPR 2023",
+            "headct WinCLIP none 0.818 – 0.688 – Jeong et al., CVPR 2023; doubtful",
+            "sdd AnomalyDINO 8 0.833 – – – this report",
+            "sdd WinCLIP none 0.843 – – – Jeong et al., CVPR 2023",
         ],
     );
 }

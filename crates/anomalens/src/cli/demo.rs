@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use anomalens::backbones::weights::{Registry, Store};
 use anomalens::datasets::{DataRef, DataSet, Split};
 use anomalens::detectors::{FitOptions, find as find_method};
-use anomalens::evaluation::published::figures;
-use anomalens::evaluation::report::{ReportContext, write_report};
+use anomalens::evaluation::report::write_report;
 use anomalens::evaluation::{Contestant, Evaluation, RunOptions};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::eval::{brief, context, evaluate_shown, published, warn_of_failures};
+use super::eval::{brief, context, evaluate_shown, warn_of_failures};
 use super::{End, backbone, print_line, table};
 
 /// The data set of the demo, in the registry and as a layout.
@@ -59,13 +58,8 @@ pub(super) fn run(args: &Args) -> Result<End> {
         keep_some(&mut data);
     }
     let evaluations = evaluate_shown(&backbone, &data, &contestants()?, &RunOptions::default())?;
-    let context = ReportContext {
-        published: figures(DATA).copied().collect(),
-        ..context(
-            "Anomalens demo: defective solar cells".to_owned(),
-            &backbone,
-        )
-    };
+    let title = "Anomalens demo: defective solar cells".to_owned();
+    let context = context(title, &backbone, DATA);
     write_report(&report, &evaluations, &context)?;
     if args.json {
         print_line(json!({
@@ -111,8 +105,8 @@ fn contestants() -> Result<Vec<Contestant<'static>>> {
 
 fn tell(evaluations: &[Evaluation]) -> Result<()> {
     print_line(table::evaluations(evaluations))?;
-    for line in published(DATA) {
-        print_line(line)?;
+    match table::published(DATA) {
+        Some(published) => print_line(published),
+        None => Ok(()),
     }
-    Ok(())
 }

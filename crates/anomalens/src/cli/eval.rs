@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anomalens::backbones::Backbone;
 use anomalens::datasets::DataSet;
 use anomalens::detectors::{DetectorFile, Needs, find as find_method};
-use anomalens::evaluation::published::figures;
+use anomalens::evaluation::published;
 use anomalens::evaluation::report::{ReportContext, write_report};
 use anomalens::evaluation::{Contestant, Evaluation, Fold, RunOptions, evaluate};
 use anyhow::{Context, Result, bail};
@@ -45,6 +45,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "PIXELS", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(1..=4096))]
     resolution: u32,
+    /// The data set whose published figures are shown, where the layout does not tell: mpdd, btad, ...
+    #[arg(long, value_name = "NAME")]
+    published: Option<String>,
     /// Write a report to this HTML file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -59,6 +62,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<End> {
     let data = args.data.open()?;
+    let name = published_name(args.published.as_deref(), data.layout.name)?;
     let saved = args
         .detector
         .as_deref()
@@ -81,22 +85,27 @@ pub(super) fn run(args: &Args) -> Result<End> {
     let evaluations = evaluate_shown(&backbone, &data, &contestants, &options)?;
     if let Some(path) = &args.report {
         let title = format!("Anomalens on {}", data.layout.name);
-        write_report(path, &evaluations, &context(title, &backbone))?;
+        write_report(path, &evaluations, &context(title, &backbone, name))?;
     }
     if args.json {
         for evaluation in &evaluations {
             let mut line = serde_json::to_value(evaluation)?;
             line["backbone"] = json!(backbone.name);
             line["report"] = json!(args.report);
+            line["published"] = json!(published::figures(name).collect::<Vec<_>>());
             print_line(line)?;
         }
     } else {
         print_line(table::evaluations(&evaluations))?;
-        for line in spreads(&evaluations)
-            .into_iter()
-            .chain(published(data.layout.name))
-        {
+        for line in spreads(&evaluations) {
             print_line(line)?;
+        }
+        let classes = match evaluations.as_slice() {
+            [only] if only.classes.len() > 1 => Some(table::classes(only, name)),
+            _ => None,
+        };
+        for text in classes.into_iter().chain(table::published(name)) {
+            print_line(format!("\n{text}"))?;
         }
         if let Some(path) = &args.report {
             print_line(format!("report: {}", path.display()))?;
@@ -105,6 +114,21 @@ pub(super) fn run(args: &Args) -> Result<End> {
     warn_of_failures(&evaluations);
     let whole = evaluations.iter().all(|evaluation| evaluation.failed == 0);
     Ok(if whole { End::Done } else { End::Incomplete })
+}
+
+/// The name under which figures are published for the data: the one `given`, or the layout's.
+fn published_name<'a>(given: Option<&'a str>, layout: &'a str) -> Result<&'a str> {
+    let Some(name) = given else {
+        return Ok(layout);
+    };
+    let known = published::data_sets();
+    if !known.contains(&name) {
+        bail!(
+            "no figures are stored for `{name}`; they are for {}",
+            known.join(", ")
+        );
+    }
+    Ok(name)
 }
 
 /// A contestant for every number of shots and every seed.
@@ -163,7 +187,7 @@ pub(super) fn evaluate_shown(
 }
 
 /// What the report tells beside the evaluations.
-pub(super) fn context(title: String, backbone: &Backbone) -> ReportContext {
+pub(super) fn context(title: String, backbone: &Backbone, data: &str) -> ReportContext {
     ReportContext {
         title,
         command: command_line(),
@@ -171,7 +195,7 @@ pub(super) fn context(title: String, backbone: &Backbone) -> ReportContext {
         program: format!("anomalens {}", env!("CARGO_PKG_VERSION")),
         backbone: format!("{} ({})", backbone.name, backbone.encoder.name()),
         backbone_sha256: backbone.sha256.to_string(),
-        published: vec![],
+        published: published::figures(data).cloned().collect(),
         limits: RunOptions::default().stream.limits,
     }
 }
@@ -211,19 +235,6 @@ fn mean_and_deviation(values: &[f64]) -> Option<(f64, f64)> {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     Some((mean, (squares / (values.len() - 1) as f64).sqrt()))
-}
-
-/// The published figures for the data set, a line each.
-pub(super) fn published(data: &str) -> Vec<String> {
-    let line = |figure: &anomalens::evaluation::published::Published| {
-        let shots = match figure.shots {
-            Some(shots) => format!("{shots} shots"),
-            None => "zero-shot".to_owned(),
-        };
-        let (method, auroc, source) = (figure.method, figure.image_auroc, figure.source);
-        format!("published: {method}, {shots}: image AUROC {auroc:.3} [{source}]")
-    };
-    figures(data).map(line).collect()
 }
 
 /// Tells on standard error which images could not be used.

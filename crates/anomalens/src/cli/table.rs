@@ -1,6 +1,6 @@
 //! Results as tables on the terminal.
 
-use anomalens::evaluation::{Evaluation, ResultRecord};
+use anomalens::evaluation::{Evaluation, Metrics, ResultRecord, published};
 
 /// Images in a table of scores, the most anomalous first.
 const SHOWN: usize = 20;
@@ -26,54 +26,130 @@ pub(super) fn scores(records: &[&ResultRecord]) -> String {
     text
 }
 
+/// A metric's title and where it is found.
+type Column = (&'static str, fn(&Metrics) -> Option<f64>);
+
+const IMAGE_COLUMNS: [Column; 3] = [
+    ("image AUROC", |m| m.image_auroc),
+    ("image AP", |m| m.image_ap),
+    ("image F1-max", |m| m.image_f1_max),
+];
+
+const PIXEL_COLUMNS: [Column; 4] = [
+    ("pixel AUROC", |m| m.pixel_auroc),
+    ("pixel AP", |m| m.pixel_ap),
+    ("AUPRO", |m| m.aupro),
+    ("AUPRO 200", |m| m.aupro_200_steps),
+];
+
+/// The metrics that papers give.
+const PUBLISHED_COLUMNS: [Column; 4] = [
+    IMAGE_COLUMNS[0],
+    IMAGE_COLUMNS[1],
+    PIXEL_COLUMNS[0],
+    PIXEL_COLUMNS[3],
+];
+
+fn titles(columns: &[Column]) -> impl Iterator<Item = &'static str> {
+    columns.iter().map(|(title, _)| *title)
+}
+
+fn cells(columns: &[Column], metrics: &Metrics) -> impl Iterator<Item = String> {
+    columns.iter().map(|(_, metric)| fraction(metric(metrics)))
+}
+
 /// A row for each evaluation.
 pub(super) fn evaluations(evaluations: &[Evaluation]) -> String {
     let pixels = evaluations.iter().any(|e| e.metrics.pixel_auroc.is_some());
-    let mut titles = vec![
-        "data",
-        "method",
-        "shots",
-        "seed",
-        "image AUROC",
-        "image AP",
-        "image F1-max",
-    ];
-    if pixels {
-        titles.extend(["pixel AUROC", "pixel AP", "AUPRO", "AUPRO 200"]);
-    }
-    titles.extend(["images", "seconds"]);
+    let columns = [
+        &IMAGE_COLUMNS[..],
+        if pixels { &PIXEL_COLUMNS } else { &[] },
+    ]
+    .concat();
+    let head = ["data", "method", "shots", "seed"].into_iter();
+    let titles: Vec<&str> = head
+        .chain(titles(&columns))
+        .chain(["images", "seconds"])
+        .collect();
     let rows = evaluations.iter().map(|evaluation| {
-        let metrics = &evaluation.metrics;
-        let mut row = vec![
+        let run = [
             evaluation.data.clone(),
             evaluation.method.clone(),
-            evaluation
-                .shots
-                .map_or_else(|| "-".to_owned(), |shots| shots.to_string()),
+            shots(evaluation.shots),
             evaluation.seed.to_string(),
-            fraction(metrics.image_auroc),
-            fraction(metrics.image_ap),
-            fraction(metrics.image_f1_max),
         ];
-        if pixels {
-            row.extend([
-                fraction(metrics.pixel_auroc),
-                fraction(metrics.pixel_ap),
-                fraction(metrics.aupro),
-                fraction(metrics.aupro_200_steps),
-            ]);
-        }
-        row.extend([
+        let size = [
             evaluation.images.to_string(),
             format!("{:.1}", evaluation.seconds),
-        ]);
-        row
+        ];
+        run.into_iter()
+            .chain(cells(&columns, &evaluation.metrics))
+            .chain(size)
+            .collect()
     });
     align(&titles, rows.collect())
 }
 
+/// The figures published for `data`, if there are any.
+pub(super) fn published(data: &str) -> Option<String> {
+    let rows: Vec<Vec<String>> = published::figures(data)
+        .map(|figure| {
+            [figure.method.clone(), shots(figure.shots)]
+                .into_iter()
+                .chain(cells(&PUBLISHED_COLUMNS, &figure.metrics()))
+                .chain([figure.origin()])
+                .collect()
+        })
+        .collect();
+    let titles: Vec<&str> = ["published", "shots"]
+        .into_iter()
+        .chain(titles(&PUBLISHED_COLUMNS))
+        .chain(["source"])
+        .collect();
+    (!rows.is_empty()).then(|| align(&titles, rows))
+}
+
+/// The classes of an evaluation, each above the figures published for it under `data`.
+pub(super) fn classes(evaluation: &Evaluation, data: &str) -> String {
+    let row = |class: &str, method: &str, metrics: &Metrics, source: String| -> Vec<String> {
+        [class.to_owned(), method.to_owned()]
+            .into_iter()
+            .chain(cells(&PUBLISHED_COLUMNS, metrics))
+            .chain([source])
+            .collect()
+    };
+    let rows = evaluation.classes.iter().flat_map(|result| {
+        let ours = row(
+            &result.class,
+            &evaluation.method,
+            &result.metrics,
+            "this run".to_owned(),
+        );
+        let theirs = published::class_figures(data, &result.class).map(|figure| {
+            row(
+                &result.class,
+                &figure.method,
+                &figure.metrics(),
+                figure.origin(),
+            )
+        });
+        [ours].into_iter().chain(theirs).collect::<Vec<_>>()
+    });
+    let titles: Vec<&str> = ["class", "method"]
+        .into_iter()
+        .chain(titles(&PUBLISHED_COLUMNS))
+        .chain(["source"])
+        .collect();
+    align(&titles, rows.collect())
+}
+
+/// A number of normal images, or a dash.
+fn shots(shots: Option<usize>) -> String {
+    shots.map_or_else(|| "-".to_owned(), |shots| shots.to_string())
+}
+
 /// Three decimals, or a dash for what is not defined.
-pub(super) fn fraction(value: Option<f64>) -> String {
+fn fraction(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"))
 }
 

@@ -46,6 +46,14 @@ const PIXEL_COLUMNS: [Column; 5] = [
     ("AUPRO\n200 steps", |m| m.aupro_200_steps),
 ];
 
+/// The metrics that published figures have.
+const COMPARED_COLUMNS: [Column; 4] = [
+    ("Image AUROC", |m| m.image_auroc),
+    ("Image AP", |m| m.image_ap),
+    ("Pixel AUROC", |m| m.pixel_auroc),
+    ("AUPRO\n200 steps", |m| m.aupro_200_steps),
+];
+
 impl Columns {
     /// The values of a row; none where a metric is undefined.
     fn values(&self, metrics: &Metrics) -> Vec<Option<String>> {
@@ -96,9 +104,10 @@ struct Compared<'a> {
     data: &'a str,
     method: &'a str,
     shots: String,
-    image_auroc: Option<String>,
+    /// As [`COMPARED_COLUMNS`] orders them.
+    metrics: Vec<Option<String>>,
     /// Where it was published; `None` if it is ours.
-    source: Option<&'a str>,
+    source: Option<String>,
 }
 
 impl<'a> Page<'a> {
@@ -270,24 +279,32 @@ impl<'a> Figure<'a> {
     }
 }
 
-/// Our image AUROC and the published ones, data set by data set.
+/// Our figures and the published ones, data set by data set; nothing where none are published.
 fn compared<'a>(evaluations: &'a [Evaluation], published: &'a [Published]) -> Vec<Compared<'a>> {
+    if published.is_empty() {
+        return vec![];
+    }
+    let values = |metrics: &Metrics| {
+        let columns = COMPARED_COLUMNS.iter();
+        columns
+            .map(|(_, metric)| metric(metrics).map(three))
+            .collect()
+    };
     let ours = evaluations.iter().map(|evaluation| Compared {
         data: &evaluation.data,
         method: &evaluation.method,
         shots: shots(evaluation.shots),
-        image_auroc: evaluation.metrics.image_auroc.map(three),
+        metrics: values(&evaluation.metrics),
         source: None,
     });
     let theirs = published.iter().map(|figure| Compared {
-        data: figure.data,
-        method: figure.method,
+        data: &figure.data,
+        method: &figure.method,
         shots: shots(figure.shots),
-        image_auroc: Some(three(figure.image_auroc)),
-        source: Some(figure.source),
+        metrics: values(&figure.metrics()),
+        source: Some(figure.origin()),
     });
     let mut rows: Vec<Compared> = ours.chain(theirs).collect();
-    rows.retain(|row| published.iter().any(|figure| figure.data == row.data));
     rows.sort_by_key(|row| row.data);
     rows
 }
