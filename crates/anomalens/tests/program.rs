@@ -240,6 +240,18 @@ fn mistakes_are_told_in_one_sentence() {
         ("eval --method musc --data folder:data --published mvtek", 1),
         ("train --data folder:data -o missing/x.detector", 1),
         ("train --method musc --data folder:data -o x.detector", 1),
+        (
+            "train --data folder:data --set object_aware=true -o x.detector --weights tiny.safetensors",
+            1,
+        ),
+        (
+            "detect test --normal good --class nut --weights tiny.safetensors",
+            1,
+        ),
+        (
+            "bench ablation --train folder:data --test folder:data --only defualt -o ablation --weights tiny.safetensors",
+            1,
+        ),
         ("train --data folder:data --leave-out 3/2 -o x.detector", 2),
         (
             "train --data folder:data --set prompt=text -o x.detector --weights tiny.safetensors",
@@ -380,7 +392,9 @@ fn training_goes_on_where_it_stopped_and_gives_the_same_detector() {
     sandbox.data();
     let train = "train --data folder:data --weights tiny.safetensors --set blocks=[2] \
                  --set image_size=56 --batch 2 --learning-rate 0.01";
-    let whole = sandbox.run(&format!("{train} -o whole.detector --epochs 3 --json"));
+    let whole = sandbox.run(&format!(
+        "{train} -o whole.detector --epochs 3 --json --report losses.html"
+    ));
     assert_eq!(whole.code, Some(0), "{whole:?}");
     let told: serde_json::Value = serde_json::from_str(&whole.stdout).unwrap();
     assert_eq!(told["epochs"].as_array().unwrap().len(), 3);
@@ -388,6 +402,13 @@ fn training_goes_on_where_it_stopped_and_gives_the_same_detector() {
         let path = format!("whole.detector.training/{file}");
         assert!(sandbox.path(&path).is_file(), "{path}");
     }
+    let seconds = |name: &str| told[name].as_f64().unwrap();
+    assert!(seconds("seconds") < seconds("seconds_without_cache"));
+    assert!(
+        sandbox
+            .read("losses.html")
+            .contains("dice anomalous</text>")
+    );
     // Two epochs, then the third: as if the run had been interrupted. Where features are kept
     // changes nothing.
     let parts = format!("{train} -o parts.detector --cache disk");
@@ -405,9 +426,110 @@ fn training_goes_on_where_it_stopped_and_gives_the_same_detector() {
     };
     assert_eq!(scores("whole.detector"), scores("parts.detector"));
 
+    let report = sandbox.run(
+        "eval --detector parts.detector --data folder:data --weights tiny.safetensors --report r.html",
+    );
+    assert_eq!(report.code, Some(0), "{report:?}");
+    assert!(sandbox.read("r.html").contains("dice anomalous</text>"));
+
     let other = sandbox.run(&format!("{parts} --epochs 4 --seed 5"));
     assert_eq!(other.code, Some(1));
     assert!(other.stderr.contains("other data or settings"), "{other:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_training_run_that_is_killed_loses_one_epoch_at_most() {
+    let sandbox = Sandbox::new();
+    sandbox.data();
+    let train = "train --data folder:data --weights tiny.safetensors --set blocks=[2] \
+                 --set image_size=56 --batch 1 --epochs 40";
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("anomalens"))
+        .args(format!("{train} -o killed.detector").split_whitespace())
+        .current_dir(sandbox.path("."))
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let epochs = || {
+        let log = sandbox.path("killed.detector.training/log.jsonl");
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        text.lines().count()
+    };
+    while epochs() < 2 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let kept = epochs();
+    assert!((2..40).contains(&kept), "{kept}");
+    let rest = sandbox.run(&format!("{train} -o killed.detector --json"));
+    // The checkpoint is written before the log.
+    let from = [kept, kept + 1].map(|epoch| format!("going on after epoch {epoch}\n"));
+    assert!(
+        from.iter().any(|text| rest.stderr.contains(text)),
+        "{rest:?}"
+    );
+    let whole = sandbox.run(&format!("{train} -o whole.detector --json"));
+    let losses = |run: &common::Run| -> Vec<f64> {
+        let epochs = run.lines()[0]["epochs"].as_array().unwrap().clone();
+        let losses = epochs.iter().map(|epoch| epoch["loss"].as_f64().unwrap());
+        losses.collect()
+    };
+    assert_eq!(losses(&rest), losses(&whole));
+}
+
+#[test]
+fn variants_of_a_method_are_compared_in_a_table() {
+    let sandbox = Sandbox::new();
+    sandbox.data();
+    let ablation = "bench ablation --train folder:data --test folder:data --epochs 1 --part 1/2 \
+                    --weights tiny.safetensors --set image_size=56 -o ablation";
+    let some = sandbox.run(&format!("{ablation} --only default,global-only --json"));
+    assert_eq!(some.code, Some(0), "{some:?}");
+    let found = some.lines();
+    let names: Vec<&str> = found
+        .iter()
+        .map(|l| l["variant"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["default", "global-only"]);
+    assert_eq!(sandbox.read("ablation/results.jsonl").lines().count(), 2);
+    assert!(
+        sandbox
+            .read("ablation/ablation.md")
+            .contains("| global-only | ")
+    );
+    sandbox.write(
+        "grid.json",
+        br#"{"default": {}, "cold": {"temperature": 0.01}}"#,
+    );
+    let own = sandbox.run(&format!("{ablation} --grid grid.json"));
+    assert_eq!(own.code, Some(0), "{own:?}");
+    assert!(
+        own.stdout.contains("| cold | `temperature=0.01` | "),
+        "{own:?}"
+    );
+    assert_eq!(sandbox.read("ablation/results.jsonl").lines().count(), 3);
+}
+
+#[test]
+fn a_pipeline_is_measured_stage_by_stage() {
+    let sandbox = Sandbox::new();
+    sandbox.pictures(0, 2, 1);
+    for method in ["anomaly-dino", "musc", "anomalyclip"] {
+        let run = sandbox.run(&format!(
+            "bench pipeline test --runs 1 --method {method} --set image_size=56 --json {TINY}"
+        ));
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let stages = run.lines()[0]["stages_one_after_another"].clone();
+        let shares = stages.as_object().unwrap().values();
+        let shares: Vec<f64> = shares.map(|s| s["share"].as_f64().unwrap()).collect();
+        assert_eq!(shares.len(), 4);
+        assert!(
+            (shares.iter().sum::<f64>() - 1.0).abs() < 0.01,
+            "{shares:?}"
+        );
+    }
 }
 
 #[test]

@@ -40,9 +40,22 @@ pub trait Detector: Send + Sync {
     /// The score and the map of each image, in the order given.
     ///
     /// # Errors
-    /// [`DetectorError`] if the features are not those that [`setup`](Self::setup) asks for, or
-    /// if a group is too small to be scored.
+    /// [`DetectorError`] if the features are not those that [`setup`](Self::setup) asks for, if a
+    /// group is too small to be scored, or if one of several classes must be chosen first.
     fn score(&self, images: &[&ImageFeatures]) -> Result<Vec<Scored>, DetectorError>;
+
+    /// The classes that it is made for one by one; none if it is the same for all.
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+
+    /// The detector for the images of `class`; none if it is the same for all classes.
+    ///
+    /// # Errors
+    /// [`DetectorError::UnknownClass`] if it is made for others.
+    fn for_class(&self, _class: &str) -> Result<Option<Box<dyn Detector>>, DetectorError> {
+        Ok(None)
+    }
 
     /// Everything that is needed to make the same detector again.
     fn state(&self) -> State;

@@ -53,6 +53,19 @@ pub enum DetectorError {
         /// The features' width.
         found: usize,
     },
+    /// A detector has no prompts for a class.
+    #[error("the detector knows no class `{name}`{}; it knows: {known}", suggestion(.nearest))]
+    UnknownClass {
+        /// The class that was asked for.
+        name: String,
+        /// The most similar one.
+        nearest: Option<String>,
+        /// Every class.
+        known: String,
+    },
+    /// A detector for several classes was used without choosing one.
+    #[error("the detector is made for each class by itself; choose one with --class: {0}")]
+    ClassNeeded(String),
     /// A detector file could not be read.
     #[error("cannot read the detector file {path}: {source}")]
     ReadFile {
@@ -140,6 +153,15 @@ pub enum SourceError {
         /// What does not fit.
         source: GeometryError,
     },
+}
+
+/// The most similar of `names`, if one is similar at all.
+pub(crate) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    names
+        .map(|known| (strsim::normalized_damerau_levenshtein(name, known), known))
+        .filter(|(similarity, _)| *similarity > 0.4)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known.to_owned())
 }
 
 /// ` (did you mean NAME?)`, or nothing.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::detector::{Array, Detector, State};
+use crate::training::EpochLog;
 use crate::{DetectorError, Setup, find};
 
 /// The version of the file format that this program writes.
@@ -36,7 +37,7 @@ fn exact() -> Precision {
 }
 
 /// Where a detector came from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     /// The command that made it.
     pub command: String,
@@ -46,6 +47,9 @@ pub struct Provenance {
     pub date: String,
     /// Version of the program.
     pub version: String,
+    /// The losses of its training, epoch by epoch, where it was trained.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<EpochLog>,
 }
 
 /// A saved detector: everything but the backbone's weights.

@@ -35,6 +35,6 @@ pub use detector::{Array, Detector, NormalRange, Scope, Scored, State};
 pub use error::{DetectorError, SourceError};
 pub use file::{BackboneRef, DetectorFile, FORMAT_VERSION, Provenance};
 pub use predict::{Outcome, Prediction, predict};
-pub use registry::{FitOptions, Method, Needs, Shots, find, methods};
+pub use registry::{FitOptions, Method, Needs, Shots, Variant, find, methods};
 pub use setup::Setup;
 pub use stream::{Encoded, ImageSize, ImageSource, StreamOptions, stream_features};

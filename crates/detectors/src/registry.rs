@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::error::nearest;
 use crate::stream::encode_images;
 use crate::training::{TrainOptions, Trained, TrainingSample, Watch};
 use crate::{Detector, DetectorError, Setup, State, anomaly_dino, anomalyclip, musc};
@@ -35,7 +36,24 @@ pub struct Method {
     pub needs: Needs,
     fit: Fit,
     load: Load,
-    train: Option<Train>,
+    training: Option<Training>,
+}
+
+/// What a method that is trained offers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Training {
+    pub(crate) train: Train,
+    pub(crate) untrained: Untrained,
+    pub(crate) variants: Variants,
+}
+
+/// One line of a table of ablations.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Variant {
+    /// Its name, fit for a file.
+    pub name: String,
+    /// The settings that differ from the defaults.
+    pub settings: FitOptions,
 }
 
 /// Makes a detector from settings and normal images.
@@ -49,6 +67,12 @@ type Train = fn(
     &TrainOptions,
     &mut Watch,
 ) -> Result<Trained, DetectorError>;
+
+/// Makes a detector with the initial values that the seed gives.
+type Untrained = fn(&Value, &dyn ImageEncoder, u32) -> Result<Box<dyn Detector>, DetectorError>;
+
+/// What the ablations of a method compare.
+type Variants = fn(&dyn ImageEncoder) -> Result<Vec<Variant>, DetectorError>;
 
 /// Makes a detector again from its saved state.
 type Load = fn(State) -> Result<Box<dyn Detector>, DetectorError>;
@@ -65,7 +89,7 @@ const METHODS: [Method; 3] = [
         needs: Needs::NormalImages,
         fit: anomaly_dino::fit,
         load: anomaly_dino::load,
-        train: None,
+        training: None,
     },
     Method {
         name: anomalyclip::NAME,
@@ -75,7 +99,7 @@ const METHODS: [Method; 3] = [
         needs: Needs::Training,
         fit: anomalyclip::fit,
         load: anomalyclip::load,
-        train: Some(anomalyclip::train),
+        training: Some(anomalyclip::TRAINING),
     },
     Method {
         name: musc::NAME,
@@ -85,7 +109,7 @@ const METHODS: [Method; 3] = [
         needs: Needs::Nothing,
         fit: musc::fit,
         load: musc::load,
-        train: None,
+        training: None,
     },
 ];
 
@@ -102,22 +126,10 @@ pub fn find(name: &str) -> Result<&'static Method, DetectorError> {
     METHODS
         .iter()
         .find(|method| method.name == name)
-        .ok_or_else(|| {
-            let nearest = METHODS
-                .iter()
-                .map(|method| {
-                    (
-                        strsim::normalized_damerau_levenshtein(name, method.name),
-                        method.name,
-                    )
-                })
-                .filter(|(similarity, _)| *similarity > 0.4)
-                .max_by(|a, b| a.0.total_cmp(&b.0));
-            DetectorError::UnknownMethod {
-                name: name.to_owned(),
-                nearest: nearest.map(|(_, name)| name.to_owned()),
-                known: METHODS.map(|method| method.name).join(", "),
-            }
+        .ok_or_else(|| DetectorError::UnknownMethod {
+            name: name.to_owned(),
+            nearest: nearest(name, METHODS.iter().map(|method| method.name)),
+            known: METHODS.map(|method| method.name).join(", "),
         })
 }
 
@@ -141,7 +153,31 @@ impl Method {
 
     /// Whether the method can be trained.
     pub fn is_trained(&self) -> bool {
-        self.train.is_some()
+        self.training.is_some()
+    }
+
+    /// The detector that training starts from, with initial values from `seed`: good for nothing
+    /// but measuring time.
+    ///
+    /// # Errors
+    /// [`DetectorError::NotTrained`] for methods without training, or [`DetectorError::Config`].
+    pub fn untrained(
+        &self,
+        settings: &FitOptions,
+        encoder: &dyn ImageEncoder,
+        seed: u32,
+    ) -> Result<Box<dyn Detector>, DetectorError> {
+        let training = self.training.ok_or(DetectorError::NotTrained(self.name))?;
+        (training.untrained)(&Value::Object(settings.clone()), encoder, seed)
+    }
+
+    /// The variants of the method that its ablations compare, the defaults first.
+    ///
+    /// # Errors
+    /// [`DetectorError::NotTrained`] for methods without training, or that of the backbone.
+    pub fn variants(&self, encoder: &dyn ImageEncoder) -> Result<Vec<Variant>, DetectorError> {
+        let training = self.training.ok_or(DetectorError::NotTrained(self.name))?;
+        (training.variants)(encoder)
     }
 
     /// Learns a detector from labelled auxiliary images; `watch` is told what happens. A run that
@@ -160,14 +196,14 @@ impl Method {
         options: &TrainOptions,
         watch: &mut Watch,
     ) -> Result<Trained, DetectorError> {
-        let train = self.train.ok_or(DetectorError::NotTrained(self.name))?;
+        let training = self.training.ok_or(DetectorError::NotTrained(self.name))?;
         for (anomalous, kind) in [(false, "normal"), (true, "anomalous")] {
             if !samples.iter().any(|sample| sample.anomalous == anomalous) {
                 return Err(DetectorError::NothingToLearn(kind));
             }
         }
         let settings = Value::Object(settings.clone());
-        train(&settings, encoder, samples, options, watch)
+        (training.train)(&settings, encoder, samples, options, watch)
     }
 
     /// Makes the detector again whose state was saved.

@@ -6,10 +6,13 @@ mod common;
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use anomalens_backbones::Precision;
-use anomalens_detectors::training::{TrainOptions, TrainingMask, TrainingSample};
+use anomalens_detectors::training::{
+    Cache, TrainEvent, TrainOptions, Trained, TrainingMask, TrainingSample, Watch,
+};
 use anomalens_detectors::{
     BackboneRef, Detector, DetectorError, DetectorFile, FitOptions, ImageSource, Method, Needs,
     Prediction, Provenance, State, StreamOptions, find, methods, predict,
@@ -46,12 +49,44 @@ fn fit(method: &Method) -> Box<dyn Detector> {
 /// A detector of `method` trained on normal and anomalous images with masks.
 fn train(method: &Method) -> Box<dyn Detector> {
     let folder = tempfile::tempdir().unwrap();
+    let trained = train_in(
+        method,
+        folder.path(),
+        TrainOptions {
+            epochs: Some(12),
+            batch: Some(2),
+            learning_rate: Some(0.1),
+            ..TrainOptions::default()
+        },
+        &mut |_| ControlFlow::Continue(()),
+    )
+    .unwrap();
+    let log = trained.log;
+    assert_eq!(log.stopped, None);
+    assert!(log.epochs.last().unwrap().loss < log.epochs[0].loss);
+    let (kept, again) = log.costs().unwrap();
+    assert!(kept < again, "{kept} {again}");
+    trained.detector
+}
+
+/// Trains `method` on images in `folder`, where its files go, too.
+fn train_in(
+    method: &Method,
+    folder: &Path,
+    options: TrainOptions,
+    watch: &mut Watch,
+) -> Result<Trained, DetectorError> {
     let images: Vec<Image> = [0, 3, 6, 9]
         .into_iter()
         .flat_map(|i| [normal(i), anomalous(i)])
         .collect();
-    let sources = save(folder.path(), &images);
-    let mask = folder.path().join("mask.png");
+    let mask = folder.join("mask.png");
+    let sources: Vec<ImageSource> = if mask.exists() {
+        let files = (0..images.len()).map(|i| folder.join(format!("{i}.png")));
+        files.map(ImageSource::from).collect()
+    } else {
+        save(folder, &images)
+    };
     let spot = (0..224 * 224_usize).flat_map(|i| {
         let (row, column) = (i / 224 / 14, i % 224 / 14);
         [if (row, column) == SPOT { 255 } else { 0 }; 3]
@@ -65,6 +100,7 @@ fn train(method: &Method) -> Box<dyn Detector> {
         .enumerate()
         .map(|(i, source)| TrainingSample {
             source,
+            class: "plate".into(),
             anomalous: i % 2 == 1,
             mask: match i % 2 {
                 1 => TrainingMask::File(mask.clone()),
@@ -78,20 +114,79 @@ fn train(method: &Method) -> Box<dyn Detector> {
         ("temperature".to_owned(), 0.02.into()),
     ]);
     let options = TrainOptions {
-        epochs: Some(12),
-        batch: Some(2),
-        learning_rate: Some(0.1),
-        folder: folder.path().join("training"),
+        folder: folder.join("training"),
+        ..options
+    };
+    method.train(&settings, &MeanColour, &samples, &options, watch)
+}
+
+#[test]
+fn features_on_disk_are_not_computed_twice() {
+    let method = find("anomalyclip").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let training = folder.path().join("training");
+    let features = || {
+        let files = std::fs::read_dir(&training).into_iter().flatten().flatten();
+        let mut paths = files.map(|file| file.path());
+        paths.find(|path| path.extension().is_some_and(|e| e == "bf16"))
+    };
+    let options = |cache| TrainOptions {
+        epochs: Some(2),
+        batch: Some(3),
+        cache,
         ..TrainOptions::default()
     };
-    let trained = method
-        .train(&settings, &MeanColour, &samples, &options, &mut |_| {
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    assert_eq!(trained.stopped, None);
-    assert!(trained.epochs.last().unwrap().loss < trained.epochs[0].loss);
-    trained.detector
+    // Broken off after five images, and then in the middle of the sixth.
+    let stopped = train_in(
+        method,
+        folder.path(),
+        options(Cache::Disk),
+        &mut |event| match event {
+            TrainEvent::Encoded(5) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        },
+    );
+    let stopped = stopped.unwrap();
+    assert_eq!(stopped.log.stopped.as_deref(), Some("interrupted"));
+    let file = features().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes.extend([7; 9]);
+    std::fs::write(&file, bytes).unwrap();
+    let mut seen = vec![];
+    let rest = train_in(method, folder.path(), options(Cache::Disk), &mut |event| {
+        if let TrainEvent::Encoded(done) = event {
+            seen.push(done);
+        }
+        ControlFlow::Continue(())
+    });
+    assert_eq!(seen, [5, 6, 7, 8]);
+    assert_eq!(features(), None, "removed when the run is done");
+    std::fs::remove_dir_all(&training).unwrap();
+    let watch = &mut |_| ControlFlow::Continue(());
+    let memory = train_in(method, folder.path(), options(Cache::Memory), watch);
+    assert_eq!(
+        memory.unwrap().detector.state(),
+        rest.unwrap().detector.state()
+    );
+}
+
+#[test]
+fn a_checkpoint_is_bound_to_the_weights() {
+    let method = find("anomalyclip").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let train = |backbone: &str| {
+        let options = TrainOptions {
+            epochs: Some(1),
+            backbone: backbone.to_owned(),
+            ..TrainOptions::default()
+        };
+        let watch = &mut |_: TrainEvent| ControlFlow::Continue(());
+        train_in(method, folder.path(), options, watch)
+    };
+    assert!(train("one").is_ok());
+    assert!(train("one").is_ok());
+    let message = train("another").err().unwrap().to_string();
+    assert!(message.contains("other data or settings"), "{message}");
 }
 
 fn scores(
@@ -128,6 +223,7 @@ fn file(detector: Box<dyn Detector>) -> DetectorFile {
             data: "made up".into(),
             date: "2026-01-01T00:00:00Z".into(),
             version: "0.1.0".into(),
+            losses: vec![],
         },
     }
 }

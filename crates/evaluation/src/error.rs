@@ -7,6 +7,8 @@ use anomalens_metrics::MetricError;
 use anomalens_vision::{GeometryError, ImageError};
 use thiserror::Error;
 
+use crate::ResultsError;
+
 /// An error that ends an evaluation; a single unreadable image does not.
 #[derive(Debug, Error)]
 pub enum EvaluationError {
@@ -55,6 +57,9 @@ pub enum EvaluationError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// The folder of results cannot be used.
+    #[error(transparent)]
+    Results(#[from] ResultsError),
     /// The report's page cannot be made.
     #[error("cannot make the report: {0}")]
     Page(#[from] askama::Error),

@@ -2,7 +2,7 @@
 
 use anomalens_datasets::{Label, Sample};
 use anomalens_detectors::Prediction;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How one contestant did on one data set. Serialised without the images, as `eval --json` and
 /// `demo --json` print it.
@@ -51,7 +51,8 @@ pub struct ClassResult {
 }
 
 /// The metrics; `None` where one is not defined.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Metrics {
     /// Area under the ROC curve of the image scores.
     pub image_auroc: Option<f64>,

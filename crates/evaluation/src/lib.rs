@@ -6,10 +6,12 @@
 //! published.rs     the papers' figures, each with its source
 //! picture.rs       heat maps, overlays and boxes of predictions
 //! results.rs       the folder of results that `detect` fills
-//! training.rs      data sets to learn from; the picture of losses
+//! training.rs      data sets to learn from
+//! ablation.rs      variants of a method trained and measured side by side
 //! report/          the HTML page
 //! ```
 
+pub mod ablation;
 mod error;
 mod evaluation;
 pub mod picture;
@@ -21,6 +23,7 @@ mod training;
 
 pub use error::EvaluationError;
 pub use evaluation::{ClassResult, Evaluation, ImageRecord, Metrics};
-pub use results::{ResultFolder, ResultRecord, ResultsError};
+pub use report::write_loss_curve;
+pub use results::{Record, ResultFolder, ResultRecord, ResultsError};
 pub use run::{Contestant, RunOptions, evaluate};
-pub use training::{Fold, training_samples, write_loss_curve};
+pub use training::{Fold, training_samples};

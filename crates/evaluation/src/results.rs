@@ -2,7 +2,7 @@
 //! scored, `results.csv` with the same at the end, heat maps and overlays.
 //!
 //! `run.json` tells which detector the results are of. A run that was broken off goes on where it
-//! stopped; results of another detector are never mixed in.
+//! stopped; results of another detector are never mixed in. Any [`Record`] can be kept so.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use anomalens_vision::write_atomic;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -64,11 +65,32 @@ pub enum ResultsError {
     OtherRun(PathBuf),
 }
 
+/// What a folder of results has a line for.
+pub trait Record: Serialize + DeserializeOwned {
+    /// What the line is of, unique in its folder.
+    fn key(&self) -> String;
+
+    /// Whether it stays when the folder is opened again; else it is to be tried again.
+    fn is_final(&self) -> bool {
+        true
+    }
+}
+
+impl Record for ResultRecord {
+    fn key(&self) -> String {
+        self.image.clone()
+    }
+
+    fn is_final(&self) -> bool {
+        self.error.is_none()
+    }
+}
+
 /// A folder of results, open for more.
-pub struct ResultFolder {
+pub struct ResultFolder<R = ResultRecord> {
     root: PathBuf,
     lines: File,
-    records: HashMap<String, ResultRecord>,
+    records: HashMap<String, R>,
     order: Vec<String>,
 }
 
@@ -76,7 +98,7 @@ const RUN: &str = "run.json";
 const LINES: &str = "results.jsonl";
 const TABLE: &str = "results.csv";
 
-impl ResultFolder {
+impl<R: Record> ResultFolder<R> {
     /// Opens `root` for the results of the detector that `identity` tells; what an earlier run of
     /// the same left there stays, except for images that failed.
     ///
@@ -110,7 +132,7 @@ impl ResultFolder {
             }
             Err(error) => return Err(unreadable(&run, error.to_string())),
         }
-        let earlier = read_lines(&lines).map_err(|reason| unreadable(&lines, reason))?;
+        let earlier: Vec<R> = read_lines(&lines).map_err(|reason| unreadable(&lines, reason))?;
         // Written anew: without failures and without a line that was cut off.
         let mut text = Vec::new();
         for record in &earlier {
@@ -126,10 +148,10 @@ impl ResultFolder {
         Ok(Self {
             root: root.to_owned(),
             lines: file,
-            order: earlier.iter().map(|record| record.image.clone()).collect(),
+            order: earlier.iter().map(Record::key).collect(),
             records: earlier
                 .into_iter()
-                .map(|record| (record.image.clone(), record))
+                .map(|record| (record.key(), record))
                 .collect(),
         })
     }
@@ -139,33 +161,33 @@ impl ResultFolder {
         &self.root
     }
 
-    /// The record of `image`, if it is done.
-    pub fn record(&self, image: &str) -> Option<&ResultRecord> {
-        self.records.get(image)
+    /// The record of this key, such as an image's name, if it is done.
+    pub fn record(&self, key: &str) -> Option<&R> {
+        self.records.get(key)
     }
 
     /// Every record, in the order in which they came.
-    pub fn records(&self) -> impl Iterator<Item = &ResultRecord> {
-        self.order
-            .iter()
-            .filter_map(|image| self.records.get(image))
+    pub fn records(&self) -> impl Iterator<Item = &R> {
+        self.order.iter().filter_map(|key| self.records.get(key))
     }
 
     /// Adds a record and writes its line at once.
     ///
     /// # Errors
     /// [`ResultsError::Write`].
-    pub fn add(&mut self, record: ResultRecord) -> Result<(), ResultsError> {
+    pub fn add(&mut self, record: R) -> Result<(), ResultsError> {
         let path = self.root.join(LINES);
         let line = serde_json::to_string(&record)
             .map_err(std::io::Error::from)
             .and_then(|line| self.lines.write_all(format!("{line}\n").as_bytes()));
         line.map_err(|source| ResultsError::Write { path, source })?;
-        self.order.push(record.image.clone());
-        self.records.insert(record.image.clone(), record);
+        self.order.push(record.key());
+        self.records.insert(record.key(), record);
         Ok(())
     }
+}
 
+impl ResultFolder {
     /// Writes `results.csv` from all records.
     ///
     /// # Errors
@@ -198,7 +220,7 @@ impl ResultFolder {
 }
 
 /// The records of an earlier run that need not be made again.
-fn read_lines(path: &Path) -> Result<Vec<ResultRecord>, String> {
+fn read_lines<R: Record>(path: &Path) -> Result<Vec<R>, String> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
@@ -210,8 +232,8 @@ fn read_lines(path: &Path) -> Result<Vec<ResultRecord>, String> {
         .map_err(|error| error.to_string())?;
     let mut records = Vec::with_capacity(lines.len());
     for (i, line) in lines.iter().enumerate() {
-        match serde_json::from_str::<ResultRecord>(line) {
-            Ok(record) if record.error.is_some() => {} // To be tried again.
+        match serde_json::from_str::<R>(line) {
+            Ok(record) if !record.is_final() => {}
             Ok(record) => records.push(record),
             Err(_) if i + 1 == lines.len() => {} // Cut off while it was written.
             Err(error) => return Err(format!("line {}: {error}", i + 1)),

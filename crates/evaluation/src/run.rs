@@ -176,7 +176,10 @@ impl<'a> Contestant<'a> {
         limits: &Limits,
     ) -> Result<Fitted<'a>, EvaluationError> {
         match self {
-            Self::Ready(detector) => Ok(Fitted::Ready(*detector)),
+            Self::Ready(detector) => Ok(match detector.for_class(class)? {
+                Some(detector) => Fitted::Anew(detector),
+                None => Fitted::Ready(*detector),
+            }),
             Self::Method {
                 method,
                 options,
@@ -192,7 +195,11 @@ impl<'a> Contestant<'a> {
                     .iter()
                     .map(|sample| source(sample).open(limits))
                     .collect::<Result<Vec<_>, _>>()?;
-                Ok(Fitted::Anew(method.fit(options, encoder, &images)?))
+                let detector = method.fit(options, encoder, &images)?;
+                Ok(Fitted::Anew(match detector.for_class(class)? {
+                    Some(detector) => detector,
+                    None => detector,
+                }))
             }
         }
     }

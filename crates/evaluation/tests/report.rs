@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use anomalens_datasets::{GOOD, Label, MaskSource, Sample, Split};
+use anomalens_detectors::training::EpochLog;
 use anomalens_detectors::{ImageSize, NormalRange, Prediction};
 use anomalens_evaluation::published::Published;
 use anomalens_evaluation::report::{ReportContext, write_report};
@@ -120,6 +121,7 @@ fn context() -> ReportContext {
         backbone: "dinov2-small".to_owned(),
         backbone_sha256: "0123abcd".to_owned(),
         published: vec![],
+        losses: vec![],
         limits: Limits::default(),
     }
 }
@@ -573,6 +575,26 @@ fn published_figures_stand_beside_ours_with_their_source() {
             "sdd WinCLIP none 0.843 – – – Jeong et al., CVPR 2023",
         ],
     );
+}
+
+#[test]
+fn the_losses_of_training_are_drawn_and_their_names_escaped() {
+    let folder = Folder::new();
+    let epoch = |epoch| EpochLog {
+        epoch,
+        loss: 2.0,
+        parts: vec![("<b>image</b>".to_owned(), 1.0)],
+        seconds: 1.0,
+    };
+    let context = ReportContext {
+        losses: vec![epoch(1), epoch(2)],
+        ..context()
+    };
+    let page = folder.report(&[], &context);
+    assert_eq!(elements(&page, "polyline").len(), 2);
+    assert!(elements(&page, "svg b").is_empty());
+    assert!(all_text(&page).contains("<b>image</b>"));
+    assert!(!all_text(&page).contains("Summary"));
 }
 
 #[test]

@@ -56,6 +56,11 @@ impl Args {
     }
 }
 
+/// What tells `backbone` from others that give other features.
+pub(super) fn identity(backbone: &Backbone) -> String {
+    format!("{} {}", backbone.sha256, backbone.precision)
+}
+
 fn open(weights: &str, precision: Precision) -> Result<Backbone> {
     let progress = Progress::bytes(weights);
     let backbone = Backbone::open(weights, precision, &Store::from_env()?, &|event| {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anomalens::backbones::Backbone;
 use anomalens::detectors::{
-    DetectorFile, ImageSource, Needs, Outcome, Prediction, Scope, StreamOptions,
-    find as find_method, predict,
+    Detector, DetectorError, DetectorFile, ImageSource, Needs, Outcome, Prediction, Scope,
+    StreamOptions, find as find_method, predict,
 };
 use anomalens::evaluation::picture::{Style, boxes, draw};
 use anomalens::evaluation::{ResultFolder, ResultRecord};
@@ -38,6 +38,9 @@ pub(super) struct Args {
     /// Normal images of the same thing: files or folders
     #[arg(long, value_name = "PATH", num_args = 1..)]
     normal: Vec<PathBuf>,
+    /// What the images show, for a detector that is made for each class by itself
+    #[arg(long, value_name = "CLASS")]
+    class: Option<String>,
     /// Where to write results, heat maps and overlays
     #[arg(short, long, value_name = "DIR", default_value = "anomalens-results")]
     output: PathBuf,
@@ -128,10 +131,23 @@ pub(super) fn run(args: &Args) -> Result<End> {
     report(args, &files, &folder)
 }
 
+/// The detector for images of `class`, where it must be told.
+fn of_class(detector: Box<dyn Detector>, class: Option<&str>) -> Result<Box<dyn Detector>> {
+    let Some(class) = class else {
+        return match detector.classes() {
+            [] | [_] => Ok(detector),
+            several => Err(DetectorError::ClassNeeded(several.join(", ")).into()),
+        };
+    };
+    let chosen = detector.for_class(class)?;
+    chosen.context("the detector is the same for all classes: leave --class out")
+}
+
 /// The detector that the arguments name or describe, and its backbone.
 fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
     if let Some(path) = &args.detector {
-        let file = DetectorFile::load(path)?;
+        let mut file = DetectorFile::load(path)?;
+        file.detector = of_class(file.detector, args.class.as_deref())?;
         if file.detector.scope() != Scope::Image {
             require_company(images)?;
         }
@@ -154,6 +170,7 @@ fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
     let normal = fit::normal_images(method, &args.normal, None)?;
     let backbone = args.backbone.open()?;
     let detector = method.fit(&options, backbone.encoder.as_ref(), &normal)?;
+    let detector = of_class(detector, args.class.as_deref())?;
     let data = match method.needs {
         Needs::NormalImages => format!("{} normal images", normal.len()),
         Needs::Nothing | Needs::Training => "none".to_owned(),

@@ -85,7 +85,12 @@ pub(super) fn run(args: &Args) -> Result<End> {
     let evaluations = evaluate_shown(&backbone, &data, &contestants, &options)?;
     if let Some(path) = &args.report {
         let title = format!("Anomalens on {}", data.layout.name);
-        write_report(path, &evaluations, &context(title, &backbone, name))?;
+        let losses = saved.as_ref().map(|file| file.provenance.losses.clone());
+        let context = ReportContext {
+            losses: losses.unwrap_or_default(),
+            ..context(title, &backbone, name)
+        };
+        write_report(path, &evaluations, &context)?;
     }
     if args.json {
         for evaluation in &evaluations {
@@ -196,6 +201,7 @@ pub(super) fn context(title: String, backbone: &Backbone, data: &str) -> ReportC
         backbone: format!("{} ({})", backbone.name, backbone.encoder.name()),
         backbone_sha256: backbone.sha256.to_string(),
         published: published::figures(data).cloned().collect(),
+        losses: vec![],
         limits: RunOptions::default().stream.limits,
     }
 }

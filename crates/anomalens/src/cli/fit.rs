@@ -153,5 +153,6 @@ pub(super) fn provenance(data: String) -> Provenance {
         data,
         date: now(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        losses: vec![],
     }
 }

@@ -57,7 +57,7 @@ enum Command {
     Data(data::Args),
     /// List, pull and find backbone weights
     Models(models::Args),
-    /// Measure the speed of this machine
+    /// Measure the speed of this machine, or variants of a method
     Bench(bench::Args),
 }
 

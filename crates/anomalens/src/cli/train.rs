@@ -4,13 +4,15 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anomalens::detectors::training::{
-    Cache, EpochLog, TrainEvent, TrainOptions, Trained, TrainingSample,
+    Cache, EpochLog, TrainEvent, TrainLog, TrainOptions, Trained, TrainingSample,
 };
-use anomalens::detectors::{DetectorFile, find as find_method};
+use anomalens::detectors::{DetectorFile, Provenance, find as find_method};
+use anomalens::evaluation::report::{ReportContext, write_report};
 use anomalens::evaluation::{Fold, training_samples, write_loss_curve};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use super::eval::context;
 use super::progress::{Progress, catch_interrupts, interrupted};
 use super::{End, backbone, data, fit, print_line, settings};
 
@@ -55,16 +57,19 @@ pub(super) struct Args {
     settings: settings::Args,
     #[command(flatten)]
     backbone: backbone::Args,
+    /// Write a report with the losses to this HTML file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum CacheArg {
+pub(super) enum CacheArg {
     /// In memory
     Memory,
-    /// In a temporary file beside the checkpoints
+    /// In a file beside the checkpoints, kept until the run is done
     Disk,
     /// Nowhere: encode every image in every epoch
     Off,
@@ -113,57 +118,24 @@ pub(super) fn run(args: &Args) -> Result<End> {
         seed: args.seed,
         cache: args.cache.into(),
         folder: folder.clone(),
+        backbone: backbone::identity(&backbone),
         ..TrainOptions::default()
     };
     catch_interrupts();
-    let encoding = Progress::images("encoding", samples.len());
-    let mut steps: Option<Progress> = None;
+    let mut shown = Shown::new("encoding", samples.len());
     let trained = method.train(
         &settings,
         backbone.encoder.as_ref(),
         &samples,
         &options,
-        &mut |event| {
-            match event {
-                TrainEvent::CacheSize { bytes, images, .. } => encoding.note(&format!(
-                    "features of {images} images take {:.1} MB",
-                    bytes as f64 / 1e6
-                )),
-                TrainEvent::Encoded(done) => encoding.set(done as u64, None),
-                TrainEvent::Resumed(epochs) => {
-                    encoding.note(&format!("going on after epoch {epochs}"));
-                }
-                TrainEvent::Step {
-                    epoch,
-                    step,
-                    steps: of,
-                } => {
-                    let bar = steps.get_or_insert_with(|| {
-                        encoding.finish();
-                        Progress::images(&format!("epoch {epoch}"), of)
-                    });
-                    bar.set(step as u64, None);
-                }
-                TrainEvent::Epoch(log) => {
-                    if let Some(bar) = steps.take() {
-                        bar.finish();
-                        bar.note(&line(&log));
-                    }
-                }
-            }
-            if interrupted() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        },
+        &mut |event| shown.take(event),
     );
-    encoding.finish();
-    let Trained {
-        detector,
-        epochs,
-        stopped,
-    } = trained?;
+    shown.finish();
+    let Trained { detector, log } = trained?;
+    let costs = log.costs();
+    let TrainLog {
+        epochs, stopped, ..
+    } = log;
     let last = match (&stopped, epochs.last()) {
         (Some(reason), None) => bail!("{reason}: no epoch was finished, nothing is kept"),
         (Some(reason), Some(_)) if reason == "interrupted" => bail!(
@@ -176,11 +148,22 @@ pub(super) fn run(args: &Args) -> Result<End> {
     let file = DetectorFile {
         detector,
         backbone: fit::reference(&backbone),
-        provenance: fit::provenance(data.join(" ")),
+        provenance: Provenance {
+            losses: epochs.clone(),
+            ..fit::provenance(data.join(" "))
+        },
     };
     file.save(&args.output)?;
     let curve = folder.join("loss.svg");
     write_loss_curve(&curve, &epochs)?;
+    if let Some(path) = &args.report {
+        let title = format!("{} learned from {}", method.name, data.join(" "));
+        let context = ReportContext {
+            losses: epochs.clone(),
+            ..context(title, &backbone, "")
+        };
+        write_report(path, &[], &context)?;
+    }
     if args.json {
         print_line(json!({
             "detector": args.output,
@@ -190,6 +173,8 @@ pub(super) fn run(args: &Args) -> Result<End> {
             "epochs": epochs,
             "stopped": stopped,
             "folder": folder,
+            "seconds": costs.map(|(kept, _)| kept),
+            "seconds_without_cache": costs.map(|(_, again)| again),
         }))?;
     } else {
         print_line(format!(
@@ -200,12 +185,86 @@ pub(super) fn run(args: &Args) -> Result<End> {
             last.loss,
             args.output.display()
         ))?;
+        if let Some((kept, again)) = costs {
+            print_line(format!(
+                "{kept:.1} s with features computed once; with every image encoded again in every \
+                 epoch {again:.1} s, {:.1} times as long",
+                again / kept
+            ))?;
+        }
         print_line(format!("losses: {}", curve.display()))?;
+        if let Some(path) = &args.report {
+            print_line(format!("report: {}", path.display()))?;
+        }
     }
     if let Some(reason) = stopped {
         bail!("{reason}; the detector is that of epoch {}", last.epoch);
     }
     Ok(End::Done)
+}
+
+/// Shows what happens in a training run.
+pub(super) struct Shown {
+    encoding: Progress,
+    steps: Option<Progress>,
+}
+
+impl Shown {
+    pub(super) fn new(name: &str, images: usize) -> Self {
+        Self {
+            encoding: Progress::images(name, images),
+            steps: None,
+        }
+    }
+
+    /// Shows `event`; breaks off when Ctrl-C was pressed.
+    pub(super) fn take(&mut self, event: TrainEvent) -> ControlFlow<()> {
+        match event {
+            TrainEvent::CacheSize {
+                cache,
+                bytes,
+                images,
+            } => self.encoding.note(&format!(
+                "features of {images} images take {:.1} MB {}",
+                bytes as f64 / 1e6,
+                match cache {
+                    Cache::Disk => "on disk",
+                    Cache::Memory | Cache::Off => "of memory",
+                }
+            )),
+            TrainEvent::Encoded(done) => self.encoding.set(done as u64, None),
+            TrainEvent::Resumed(epochs) => {
+                let note = format!("going on after epoch {epochs}");
+                self.encoding.note(&note);
+            }
+            TrainEvent::Step {
+                epoch,
+                step,
+                steps: of,
+            } => {
+                let bar = self.steps.get_or_insert_with(|| {
+                    self.encoding.finish();
+                    Progress::images(&format!("epoch {epoch}"), of)
+                });
+                bar.set(step as u64, None);
+            }
+            TrainEvent::Epoch(log) => {
+                if let Some(bar) = self.steps.take() {
+                    bar.finish();
+                    bar.note(&line(&log));
+                }
+            }
+        }
+        if interrupted() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        self.encoding.finish();
+    }
 }
 
 /// An epoch for people.

@@ -6,7 +6,7 @@ use std::path::Path;
 use anomalens_backbones::checkpoint::{read_torch, write_torch};
 use candle_core::{DType, Device, Tensor};
 
-use super::prompt::TextPrompts;
+use super::prompt::{Frozen, TextPrompts};
 use crate::DetectorError;
 
 /// Under which key the original keeps its state.
@@ -43,22 +43,32 @@ pub(super) fn sizes(tensors: &[(String, Tensor)]) -> Option<[usize; 3]> {
 
 impl TextPrompts {
     /// Writes the prompts with everything that the original expects in its checkpoints: the frozen
-    /// embeddings around the learned ones, and projections that it never uses, as zeros.
+    /// embeddings around the learned ones (those of the first class where each has its own), and
+    /// projections that it never uses, as zeros.
     ///
     /// # Errors
     /// That of the file.
     pub(super) fn write(&self, path: &Path) -> Result<(), DetectorError> {
-        let (_, context, width) = self.embeddings.dims3()?;
+        let Some(Frozen {
+            ids, embeddings, ..
+        }) = self.frozen.first()
+        else {
+            return Ok(()); // There is always one.
+        };
+        let (_, context, width) = embeddings.dims3()?;
         let length = self.contexts[0].dim(2)?;
+        // Rows of the normal prompts, then of the anomalous ones.
+        let [normal, anomalous] = self.contexts.each_ref().map(|var| var.dims()[1]);
+        let rows = [(0, normal), (normal, anomalous)];
         let mut state: Vec<(String, Tensor)> = vec![];
         let signs = ["pos", "neg"];
         for (sign, var) in signs.iter().zip(&self.contexts) {
             state.push((format!("ctx_{sign}"), var.as_tensor().clone()));
         }
-        for (row, sign) in signs.iter().enumerate() {
+        for ((first, prompts), sign) in rows.into_iter().zip(signs) {
             let part = |start: usize, count: usize| {
-                self.embeddings
-                    .narrow(0, row, 1)?
+                embeddings
+                    .narrow(0, first, prompts)?
                     .narrow(1, start, count)?
                     .unsqueeze(0)?
                     .contiguous()
@@ -67,8 +77,8 @@ impl TextPrompts {
             let rest = part(1 + length, context - 1 - length)?;
             state.push((format!("token_suffix_{sign}"), rest));
         }
-        for (row, sign) in signs.iter().enumerate() {
-            let ids = self.ids.narrow(0, row, 1)?.unsqueeze(0)?;
+        for ((first, prompts), sign) in rows.into_iter().zip(signs) {
+            let ids = ids.narrow(0, first, prompts)?.unsqueeze(0)?;
             let ids = ids.to_dtype(DType::I64)?.to_dtype(DType::I32)?;
             state.push((format!("tokenized_prompts_{sign}"), ids));
         }

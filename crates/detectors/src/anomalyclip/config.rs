@@ -9,6 +9,7 @@ use anomalens_vision::Preprocess;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
+use crate::error::nearest;
 use crate::{DetectorError, Setup};
 
 /// Side of the images in the paper; other patch sizes use the multiple just below.
@@ -33,10 +34,19 @@ pub struct Config {
     pub dpam_first_block: usize,
     /// What is learned.
     pub prompt: PromptKind,
-    /// The word for what is looked at; AnomalyCLIP's is the same for all things.
+    /// The word for what is looked at, the same for all things.
     pub class_word: String,
-    /// The word that stands before it in the anomalous prompt.
-    pub state_word: String,
+    /// Whether the class's own name takes its place (the paper's ablation).
+    pub object_aware: bool,
+    /// The classes that prompts are stored for, where they have their own; those of the training
+    /// data are added.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
+    /// What follows the learned tokens in the normal prompts, `{}` being the class; of several the
+    /// embeddings are averaged.
+    pub normal_templates: Vec<String>,
+    /// The same for the anomalous prompts.
+    pub anomalous_templates: Vec<String>,
     /// Learned tokens at the start of each prompt.
     pub context_length: usize,
     /// Blocks of the text encoder that get learned tokens, the first one's being the context.
@@ -121,7 +131,10 @@ impl Config {
                 PromptKind::Embedding
             },
             class_word: "object".to_owned(),
-            state_word: "damaged".to_owned(),
+            object_aware: false,
+            classes: vec![],
+            normal_templates: vec!["{}.".to_owned()],
+            anomalous_templates: vec!["damaged {}.".to_owned()],
             context_length: 12,
             prompt_depth: 9,
             deep_tokens: 4,
@@ -136,6 +149,32 @@ impl Config {
             local_weight: 4.0,
             prompts: None,
         }
+    }
+
+    /// What stands for the class in the prompts of each pair.
+    pub(super) fn words(&self) -> Vec<String> {
+        if self.object_aware {
+            let names = self.classes.iter();
+            names.map(|name| name.replace('_', " ")).collect()
+        } else {
+            vec![self.class_word.clone()]
+        }
+    }
+
+    /// Which pair of prompts images of `class` are compared with.
+    ///
+    /// # Errors
+    /// [`DetectorError::UnknownClass`] if there is none for it.
+    pub(super) fn pair(&self, class: &str) -> Result<usize, DetectorError> {
+        if !self.object_aware {
+            return Ok(0);
+        }
+        let found = self.classes.iter().position(|name| name == class);
+        found.ok_or_else(|| DetectorError::UnknownClass {
+            name: class.to_owned(),
+            nearest: nearest(class, self.classes.iter().map(String::as_str)),
+            known: self.classes.join(", "),
+        })
     }
 
     /// What the backbone must do, or why the settings cannot be.
@@ -170,6 +209,17 @@ impl Config {
         }
         if self.prompt_depth == 0 || self.prompt_depth > 64 {
             return refuse("`prompt_depth` must be at least 1");
+        }
+        if !self.object_aware && !self.classes.is_empty() {
+            return refuse("`classes` is for `object_aware` prompts alone");
+        }
+        if self.object_aware && self.prompt == PromptKind::Embedding {
+            return refuse("`object_aware` needs `prompt = text`");
+        }
+        for templates in [&self.normal_templates, &self.anomalous_templates] {
+            if templates.is_empty() || !templates.iter().all(|text| text.contains("{}")) {
+                return refuse("a template must contain `{}`, and there must be one of each kind");
+            }
         }
         let size = self.image_size;
         Ok(Setup {

@@ -2,7 +2,7 @@
 //! maps, and three steps of training.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anomalens_backbones::checkpoint::{Checkpoint, seeded_tensor};
@@ -13,10 +13,10 @@ use serde_json::json;
 
 use super::loss::{GlocalLoss, upsample};
 use super::prompt::Prompts;
-use super::{AnomalyClip, BETAS, Config, LEARNING_RATE, checkpoint, fit};
+use super::{AnomalyClip, BETAS, Config, LEARNING_RATE, checkpoint, fit, load};
 use crate::Detector;
 use crate::registry::Shots;
-use crate::training::{Adam, Batch, Learner};
+use crate::training::{Adam, Batch, Learner, TrainingMask, TrainingSample};
 
 struct Goldens(HashMap<String, Tensor>);
 
@@ -36,8 +36,8 @@ impl Goldens {
     }
 }
 
-fn network() -> ClipVision {
-    let architecture = Architecture {
+fn architecture() -> Architecture {
+    Architecture {
         vision: VisionConfig {
             width: 128,
             blocks: 24,
@@ -55,7 +55,11 @@ fn network() -> ClipVision {
             embedding: 32,
         },
         activation: Activation::QuickGelu,
-    };
+    }
+}
+
+fn network() -> ClipVision {
+    let architecture = architecture();
     let checkpoint = Checkpoint::seeded(7, architecture.shapes());
     let activation = Some(architecture.activation);
     ClipVision::new(Arc::new(checkpoint), activation, &Device::Cpu).unwrap()
@@ -81,6 +85,16 @@ fn prompts(network: &ClipVision) -> Prompts {
         var.set(&values).unwrap();
     }
     prompts
+}
+
+/// A sample of which the label alone matters.
+fn sample(label: i32) -> TrainingSample {
+    TrainingSample {
+        source: PathBuf::new().into(),
+        class: "nut".to_owned(),
+        anomalous: label == 1,
+        mask: TrainingMask::Unknown,
+    }
 }
 
 /// Largest difference, relative to the largest expected value.
@@ -114,11 +128,11 @@ fn prompts_and_scores() {
         goldens.get("prompt_state.tokenized_prompts_neg"),
     ]
     .map(|ids| ids.flatten_all().unwrap().to_vec1::<i32>().unwrap());
-    let found: Vec<u32> = text.ids.flatten_all().unwrap().to_vec1().unwrap();
+    let found: Vec<u32> = text.frozen[0].ids.flatten_all().unwrap().to_vec1().unwrap();
     let found: Vec<i32> = found.into_iter().map(|id| id as i32).collect();
     assert_eq!(found, ids.concat());
 
-    let features = prompts.features().unwrap();
+    let features = prompts.features(&[0]).unwrap();
     close(
         "text_features",
         &flat(&features),
@@ -197,10 +211,11 @@ fn three_steps_of_training() {
         .map(|mask| Some(mask.iter().map(|&x| x > 0.5).collect()))
         .collect();
     let labels: Vec<i32> = goldens.get("train.label").to_vec1().unwrap();
-    let labels: Vec<bool> = labels.into_iter().map(|label| label == 1).collect();
+    let samples: Vec<TrainingSample> = labels.into_iter().map(sample).collect();
+    let samples: Vec<&TrainingSample> = samples.iter().collect();
     let mut optimiser = Adam::new(prompts.parameters(), LEARNING_RATE, BETAS).unwrap();
     for step in 0..3 {
-        let losses = learner.loss(&features, &labels, &masks).unwrap();
+        let losses = learner.loss(&features, &samples, &masks).unwrap();
         let mut found: Vec<f32> = losses
             .parts
             .iter()
@@ -273,9 +288,176 @@ fn a_prompt_checkpoint_survives_writing_and_reading() {
     };
     let detector = fit(&settings, &shots).unwrap();
     let found = &detector.state().tensors["text_features"].values;
-    assert_eq!(*found, flat(&prompts.features().unwrap()));
+    assert_eq!(*found, flat(&prompts.features(&[0]).unwrap()));
 
     let other = json!({ "prompts": folder.path().join("none.pth") });
     assert!(fit(&other, &shots).is_err());
     assert!(fit(&json!({}), &shots).is_err());
+}
+
+/// Settings for a network that is used as it is, with prompts of `classes`.
+fn object_aware(network: &ClipVision) -> Config {
+    Config {
+        object_aware: true,
+        classes: vec!["nut".to_owned(), "metal_bolt".to_owned()],
+        ..config(network)
+    }
+}
+
+fn made(network: &ClipVision, config: Config) -> (Prompts, AnomalyClip) {
+    let text = network.text_encoder().unwrap();
+    let prompts = Prompts::new(&config, text, 32, 3).unwrap();
+    let setup = config.setup().unwrap();
+    let detector = AnomalyClip::new(config, setup, &prompts).unwrap();
+    (prompts, detector)
+}
+
+#[test]
+fn each_class_has_its_own_prompts_where_they_name_it() {
+    let network = network();
+    let (prompts, detector) = made(&network, object_aware(&network));
+    let word = |word: &str| Config {
+        class_word: word.to_owned(),
+        ..config(&network)
+    };
+    assert_eq!(detector.classes(), ["nut", "metal_bolt"]);
+    for (class, text) in [("nut", "nut"), ("metal_bolt", "metal bolt")] {
+        let (_, alone) = made(&network, word(text));
+        let chosen = detector.for_class(class).unwrap().unwrap();
+        let values = |detector: &dyn Detector| detector.state().tensors["text_features"].clone();
+        close(
+            class,
+            &values(chosen.as_ref()).values,
+            &values(&alone).values,
+            1e-5,
+        );
+        // A detector of one class that is saved is the same detector.
+        let again = load(chosen.state()).unwrap();
+        assert_eq!(again.state(), chosen.state());
+        assert!(again.for_class("pen").is_err());
+    }
+    let image = ImageFeatures {
+        grid: Grid {
+            rows: 1,
+            columns: 1,
+        },
+        blocks: vec![],
+        embedding: None,
+    };
+    let message = detector.score(&[&image]).unwrap_err().to_string();
+    assert!(message.contains("nut, metal_bolt"), "{message}");
+    let message = detector.for_class("nuts").err().unwrap().to_string();
+    assert!(message.contains("did you mean `nut`?"), "{message}");
+    let (_, agnostic) = made(&network, config(&network));
+    assert!(agnostic.for_class("nut").unwrap().is_none());
+    assert!(agnostic.classes().is_empty());
+
+    // Samples are compared with the prompts of their own class, whatever else is in the batch.
+    let learner = |config: &Config, prompts: &Prompts, samples: &[&TrainingSample]| {
+        let learner = GlocalLoss {
+            config,
+            prompts,
+            upsample: upsample(5, 70).unwrap(),
+        };
+        let embedding = Goldens::load().get("dpam70.image").narrow(0, 0, 2);
+        let features = Batch {
+            embedding: embedding.ok(),
+            blocks: vec![],
+        };
+        let losses = learner.loss(&features, samples, &[None, None]).unwrap();
+        losses.total.to_scalar::<f32>().unwrap()
+    };
+    let of = |class: &str| TrainingSample {
+        class: class.to_owned(),
+        ..sample(1)
+    };
+    let (nut, bolt) = (of("nut"), of("metal_bolt"));
+    let aware = object_aware(&network);
+    let loss = |pair: [&TrainingSample; 2]| learner(&aware, &prompts, &pair);
+    let mixed = loss([&nut, &bolt]) + loss([&bolt, &nut]);
+    let alone = loss([&nut, &nut]) + loss([&bolt, &bolt]);
+    assert!((mixed - alone).abs() < 1e-5, "{mixed} {alone}");
+    assert!((loss([&nut, &nut]) - loss([&bolt, &bolt])).abs() > 1e-6);
+}
+
+#[test]
+fn the_embeddings_of_several_templates_are_averaged() {
+    let network = network();
+    let templates = |normal: &[&str], anomalous: &[&str]| Config {
+        normal_templates: normal.iter().map(|&text| text.to_owned()).collect(),
+        anomalous_templates: anomalous.iter().map(|&text| text.to_owned()).collect(),
+        ..config(&network)
+    };
+    // The same prompt twice, with the same learned tokens, is that prompt.
+    let (twice, _) = made(&network, templates(&["{}.", "{}."], &["damaged {}."]));
+    let (once, _) = made(&network, config(&network));
+    let learned = |prompts: &Prompts, name: &str| {
+        let parameters = prompts.parameters();
+        let (_, var) = parameters.into_iter().find(|(n, _)| n == name).unwrap();
+        var
+    };
+    let context = learned(&once, "ctx_pos");
+    learned(&twice, "ctx_pos")
+        .set(&Tensor::cat(&[context.as_tensor(), context.as_tensor()], 1).unwrap())
+        .unwrap();
+    for (name, var) in once.parameters().iter().skip(1) {
+        learned(&twice, name).set(var).unwrap();
+    }
+    let features = |prompts: &Prompts| flat(&prompts.features(&[0]).unwrap());
+    close("twice", &features(&twice), &features(&once), 1e-5);
+    // Written and read with its own templates.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prompts.pth");
+    let Prompts::Text(text) = &twice else {
+        unreachable!("a text encoder is there")
+    };
+    text.write(&path).unwrap();
+    let shots = Shots {
+        encoder: &network,
+        images: &[],
+    };
+    let mut settings = json!({ "prompts": path, "image_size": 70 });
+    let message = fit(&settings, &shots).err().unwrap().to_string();
+    assert!(message.contains("learned with others"), "{message}");
+    settings["normal_templates"] = json!(["{}.", "{}."]);
+    let found = &fit(&settings, &shots).unwrap().state().tensors["text_features"].values;
+    assert_eq!(*found, features(&twice));
+    for bad in [json!([]), json!(["damaged"])] {
+        settings["normal_templates"] = bad;
+        assert!(fit(&settings, &shots).is_err());
+    }
+}
+
+#[test]
+fn a_detector_needs_no_text_encoder() {
+    let (network, folder) = (network(), tempfile::tempdir().unwrap());
+    let (_, detector) = made(&network, config(&network));
+    let mut shapes = architecture().shapes();
+    shapes.retain(|(name, _)| name.starts_with("visual."));
+    let checkpoint = Arc::new(Checkpoint::seeded(7, shapes));
+    let blind = ClipVision::new(checkpoint, Some(Activation::QuickGelu), &Device::Cpu).unwrap();
+    assert!(blind.text_encoder().is_err());
+    let path = folder.path().join("image.png");
+    let pixels = (0..70 * 70 * 3).map(|i| (i * 31 % 251) as u8).collect();
+    let image = anomalens_vision::Image::new(70, 70, pixels).unwrap();
+    image.save_png(&path).unwrap();
+    let scores = |network: &ClipVision| {
+        let mut found = vec![];
+        crate::predict(
+            network,
+            &[&detector],
+            &[path.clone().into()],
+            &Default::default(),
+            &Default::default(),
+            &mut |outcome| {
+                found.push(outcome.result.unwrap());
+                std::ops::ControlFlow::Continue(())
+            },
+        )
+        .unwrap();
+        found
+    };
+    let with_text = scores(&network);
+    assert_eq!(scores(&blind), with_text);
+    assert!((0.0..=1.0).contains(&with_text[0].score));
 }

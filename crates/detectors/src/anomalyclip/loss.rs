@@ -7,7 +7,7 @@ use candle_nn::ops::{log_softmax, softmax};
 use super::config::Config;
 use super::prompt::{Prompts, normalise};
 use crate::DetectorError;
-use crate::training::{Batch, Learner, Losses};
+use crate::training::{Batch, Learner, Losses, TrainingSample};
 
 /// Smoothing of the labels in the focal loss, and its exponent.
 const FOCAL_SMOOTH: f64 = 1e-5;
@@ -28,17 +28,18 @@ impl Learner for GlocalLoss<'_> {
     fn loss(
         &self,
         features: &Batch,
-        anomalous: &[bool],
+        samples: &[&TrainingSample],
         masks: &[Option<Vec<bool>>],
     ) -> Result<Losses, DetectorError> {
-        let texts = self.prompts.features()?.t()?;
+        let texts = self.texts(samples)?;
         let mut total = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?;
         let mut parts = vec![];
         if let Some(embedding) = &features.embedding
             && self.config.global_weight > 0.0
         {
-            let cosines = normalise(embedding)?.matmul(&texts)?;
-            let loss = cross_entropy(&(cosines / self.config.temperature)?, anomalous)?;
+            let cosines = normalise(embedding)?.unsqueeze(1)?.matmul(&texts)?;
+            let logits = (cosines.squeeze(1)? / self.config.temperature)?;
+            let loss = cross_entropy(&logits, samples)?;
             total = (total + (&loss * self.config.global_weight)?)?;
             parts.push(("image", loss));
         }
@@ -56,6 +57,7 @@ impl Learner for GlocalLoss<'_> {
                 .collect();
             let truth = Tensor::from_vec(truth, (known.len(), side, side), &Device::Cpu)?;
             let known = Tensor::new(known, &Device::Cpu)?;
+            let texts = texts.index_select(&known, 0)?;
             let mut sums: Option<[Tensor; 3]> = None;
             for tokens in &features.blocks {
                 let tokens = tokens.index_select(&known, 0)?;
@@ -82,10 +84,28 @@ impl Learner for GlocalLoss<'_> {
 }
 
 impl GlocalLoss<'_> {
+    /// The embeddings that each sample is compared with, `[batch, width, 2]`.
+    fn texts(&self, samples: &[&TrainingSample]) -> Result<Tensor, DetectorError> {
+        let pairs = samples
+            .iter()
+            .map(|sample| self.config.pair(&sample.class))
+            .collect::<Result<Vec<usize>, _>>()?;
+        let mut wanted = pairs.clone();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let places = pairs
+            .iter()
+            .map(|pair| wanted.partition_point(|p| p < pair));
+        let places: Vec<u32> = places.map(|place| place as u32).collect();
+        let texts = self.prompts.features(&wanted)?;
+        let texts = texts.index_select(&Tensor::new(places, &Device::Cpu)?, 0)?;
+        Ok(texts.transpose(1, 2)?.contiguous()?)
+    }
+
     /// Probabilities of normal and anomalous at every pixel, each `[batch, side, side]`, from
-    /// `tokens` `[batch, patches, width]`.
+    /// `tokens` `[batch, patches, width]` and `texts` `[batch, width, 2]`.
     fn maps(&self, tokens: &Tensor, texts: &Tensor) -> candle_core::Result<[Tensor; 2]> {
-        let cosines = normalise(tokens)?.broadcast_matmul(texts)?;
+        let cosines = normalise(tokens)?.matmul(texts)?;
         let probabilities = softmax(&(cosines / self.config.temperature)?, D::Minus1)?;
         let side = self.upsample.dim(1)?;
         let (batch, pixels) = (tokens.dim(0)?, self.upsample.dim(0)?);
@@ -103,12 +123,18 @@ impl GlocalLoss<'_> {
 }
 
 /// Mean over the batch, of logits `[batch, 2]`.
-fn cross_entropy(logits: &Tensor, anomalous: &[bool]) -> candle_core::Result<Tensor> {
-    let truth: Vec<f32> = anomalous
+fn cross_entropy(logits: &Tensor, samples: &[&TrainingSample]) -> candle_core::Result<Tensor> {
+    let truth: Vec<f32> = samples
         .iter()
-        .flat_map(|&anomalous| if anomalous { [0.0, 1.0] } else { [1.0, 0.0] })
+        .flat_map(|sample| {
+            if sample.anomalous {
+                [0.0, 1.0]
+            } else {
+                [1.0, 0.0]
+            }
+        })
         .collect();
-    let truth = Tensor::from_vec(truth, (anomalous.len(), 2), logits.device())?;
+    let truth = Tensor::from_vec(truth, (samples.len(), 2), logits.device())?;
     (log_softmax(logits, D::Minus1)? * truth)?
         .sum(D::Minus1)?
         .mean_all()?

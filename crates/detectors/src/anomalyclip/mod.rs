@@ -7,9 +7,11 @@
 //! prompt.rs      the learned prompts, or embeddings in their place
 //! loss.rs        the loss that they are learned with
 //! checkpoint.rs  the original's checkpoint files
+//! variants.rs    what its ablations compare
 //! ```
 //!
-//! The text side is needed for training only: a detector holds two embeddings.
+//! The text side is needed for training only: a detector holds two embeddings, or two for each
+//! class where the class's own name is in the prompts.
 
 mod checkpoint;
 mod config;
@@ -17,18 +19,19 @@ mod config;
 mod goldens;
 mod loss;
 mod prompt;
+mod variants;
 
 use std::collections::BTreeMap;
 
+use anomalens_backbones::clip::ClipText;
 use anomalens_backbones::{ImageEncoder, ImageFeatures};
 use anomalens_vision::Map;
-use candle_core::Tensor;
 use serde_json::{Value, json};
 
 pub use config::{Config, ImageScore, Normalisation, PromptKind};
 
 use crate::detector::{Array, Detector, NormalRange, Scope, Scored, State};
-use crate::registry::{Shots, check_features, configure};
+use crate::registry::{Shots, Training, check_features, configure};
 use crate::training::{Adam, Record, Run, TrainOptions, Trained, TrainingSample, Watch, run};
 use crate::{DetectorError, Setup};
 use loss::{GlocalLoss, upsample};
@@ -52,13 +55,23 @@ const RANGE: NormalRange = NormalRange {
     extreme: 0.5,
 };
 
-/// The two embeddings, ready to score images.
+/// What the registry knows of its training.
+pub(crate) const TRAINING: Training = Training {
+    train,
+    untrained,
+    variants: variants::variants,
+};
+
+/// The embeddings, ready to score images.
 pub struct AnomalyClip {
     config: Config,
     setup: Setup,
-    /// Normal, anomalous; each of length 1.
-    texts: [Vec<f32>; 2],
+    /// Normal, anomalous, each of length 1: one such pair, or one for each class.
+    texts: Vec<Pair>,
 }
+
+/// The embeddings of a normal and of an anomalous prompt.
+type Pair = [Vec<f32>; 2];
 
 /// A detector from a published prompt checkpoint (`prompts`).
 pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, DetectorError> {
@@ -67,8 +80,7 @@ pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, D
         reason,
     };
     let encoder = shots.encoder;
-    let text = encoder.text_encoder()?;
-    let mut config = configure(NAME, &Config::defaults(encoder, text.is_some()), options)?;
+    let (mut config, text) = configured(options, encoder)?;
     let Some(path) = config.prompts.take() else {
         return Err(refuse(
             "it is learned from auxiliary data: make a detector with `anomalens train`, or name a \
@@ -88,6 +100,11 @@ pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, D
     if depth > 1 {
         config.deep_tokens = deep;
     }
+    if config.object_aware && config.classes.is_empty() {
+        return Err(refuse(
+            "`object_aware` prompts need the names of the `classes`".to_owned(),
+        ));
+    }
     let setup = config.setup()?;
     let prompts = Prompts::new(&config, text, encoder.embedding_width(), 0)?;
     for (name, var) in prompts.parameters() {
@@ -97,8 +114,8 @@ pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, D
             .ok_or_else(not_prompts)?;
         if tensor.dims() != var.dims() {
             return Err(refuse(format!(
-                "`{name}` in {} has the shape {:?}, but the backbone needs {:?}: the prompts were \
-                 learned with another backbone",
+                "`{name}` in {} has the shape {:?}, but the backbone and the templates need {:?}: \
+                 the prompts were learned with others",
                 path.display(),
                 tensor.dims(),
                 var.dims()
@@ -109,17 +126,43 @@ pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, D
     Ok(Box::new(AnomalyClip::new(config, setup, &prompts)?))
 }
 
+/// The defaults for `encoder` with `settings` in their place, and its text encoder.
+fn configured(
+    settings: &Value,
+    encoder: &dyn ImageEncoder,
+) -> Result<(Config, Option<ClipText>), DetectorError> {
+    let text = encoder.text_encoder()?;
+    let defaults = Config::defaults(encoder, text.is_some());
+    Ok((configure(NAME, &defaults, settings)?, text))
+}
+
+/// A detector that has learned nothing.
+fn untrained(
+    settings: &Value,
+    encoder: &dyn ImageEncoder,
+    seed: u32,
+) -> Result<Box<dyn Detector>, DetectorError> {
+    let (config, text) = configured(settings, encoder)?;
+    let setup = config.setup()?;
+    let prompts = Prompts::new(&config, text, encoder.embedding_width(), seed)?;
+    Ok(Box::new(AnomalyClip::new(config, setup, &prompts)?))
+}
+
 /// Learns prompts from `samples`.
-pub(crate) fn train(
+fn train(
     settings: &Value,
     encoder: &dyn ImageEncoder,
     samples: &[TrainingSample],
     options: &TrainOptions,
     watch: &mut Watch,
 ) -> Result<Trained, DetectorError> {
-    let text = encoder.text_encoder()?;
-    let defaults = Config::defaults(encoder, text.is_some());
-    let config: Config = configure(NAME, &defaults, settings)?;
+    let (mut config, text) = configured(settings, encoder)?;
+    if config.object_aware {
+        let names = samples.iter().map(|sample| sample.class.clone());
+        config.classes.extend(names);
+        config.classes.sort_unstable();
+        config.classes.dedup();
+    }
     let setup = config.setup()?;
     let patches = config.image_size as usize / encoder.patch();
     let prompts = Prompts::new(&config, text, encoder.embedding_width(), options.seed)?;
@@ -141,7 +184,7 @@ pub(crate) fn train(
     let identity = json!({
         "method": NAME,
         "config": config,
-        "backbone": encoder.name(),
+        "backbone": options.backbone,
         "batch": batch,
         "learning_rate": rate,
         "seed": options.seed,
@@ -157,16 +200,15 @@ pub(crate) fn train(
         batch,
         identity: identity.to_string(),
     };
-    let (epochs, stopped) = run(&plan, &learner, &mut optimiser, options, watch)?;
+    let log = run(&plan, &learner, &mut optimiser, options, watch)?;
     if let Prompts::Text(text) = &prompts
-        && !epochs.is_empty()
+        && !log.epochs.is_empty()
     {
         text.write(&options.folder.join("prompts.pth"))?;
     }
     Ok(Trained {
         detector: Box::new(AnomalyClip::new(config.clone(), setup.clone(), &prompts)?),
-        epochs,
-        stopped,
+        log,
     })
 }
 
@@ -179,20 +221,31 @@ pub(crate) fn load(state: State) -> Result<Box<dyn Detector>, DetectorError> {
     let config: Config =
         serde_json::from_value(state.config).map_err(|e| unusable(e.to_string()))?;
     let setup = config.setup()?;
+    let pairs = config.words().len();
     let texts = state
         .tensors
         .get(TEXTS)
-        .filter(|array| array.shape.len() == 2 && array.shape[0] == 2 && array.shape[1] > 0)
+        .filter(|array| array.values.len() >= 2 * pairs)
+        .filter(|array| {
+            array.shape[..array.shape.len() - 1]
+                .iter()
+                .product::<usize>()
+                == 2 * pairs
+        })
         .ok_or_else(|| {
             unusable(format!(
                 "the tensor `{TEXTS}` is missing or has an unusable shape"
             ))
         })?;
-    let (normal, anomalous) = texts.values.split_at(texts.shape[1]);
+    let width = texts.values.len() / (2 * pairs);
+    let pair = |pair: &[f32]| {
+        let (normal, anomalous) = pair.split_at(width);
+        [normal.to_vec(), anomalous.to_vec()]
+    };
     Ok(Box::new(AnomalyClip {
         config,
         setup,
-        texts: [normal.to_vec(), anomalous.to_vec()],
+        texts: texts.values.chunks_exact(2 * width).map(pair).collect(),
     }))
 }
 
@@ -201,24 +254,34 @@ const TEXTS: &str = "text_features";
 
 impl AnomalyClip {
     fn new(config: Config, setup: Setup, prompts: &Prompts) -> Result<Self, DetectorError> {
-        let features: Tensor = prompts.features()?;
+        let pairs: Vec<usize> = (0..config.words().len()).collect();
+        let mut texts = vec![];
+        if !pairs.is_empty() {
+            for pair in prompts.features(&pairs)?.to_vec3()? {
+                let [normal, anomalous] = [0, 1].map(|i| pair[i].clone());
+                texts.push([normal, anomalous]);
+            }
+        }
         Ok(Self {
             config,
             setup,
-            texts: [features.get(0)?.to_vec1()?, features.get(1)?.to_vec1()?],
+            texts,
         })
     }
 
     /// The probability that `vector` is anomalous.
-    fn probability(&self, vector: &[f32]) -> f32 {
+    fn probability(&self, texts: &Pair, vector: &[f32]) -> f32 {
         let length = dot(vector, vector).sqrt();
-        let [normal, anomalous] = self.texts.each_ref().map(|text| dot(vector, text) / length);
+        let [normal, anomalous] = texts.each_ref().map(|text| dot(vector, text) / length);
         let margin = (anomalous - normal) / self.config.temperature as f32;
         1.0 / (1.0 + (-margin).exp())
     }
 
     fn score_one(&self, image: &ImageFeatures) -> Result<Scored, DetectorError> {
-        let width = self.texts[0].len();
+        let [texts] = self.texts.as_slice() else {
+            return Err(DetectorError::ClassNeeded(self.config.classes.join(", ")));
+        };
+        let width = texts[0].len();
         let grid = check_features(image, &self.setup, width)?;
         let mut map = vec![0.0; grid.len()];
         for block in &self.setup.request.blocks {
@@ -226,7 +289,7 @@ impl AnomalyClip {
                 .block(*block)
                 .ok_or(DetectorError::MissingBlock(*block))?;
             for (sum, token) in map.iter_mut().zip(tokens.patch_tokens.chunks_exact(width)) {
-                *sum += self.probability(token) / self.config.blocks.len() as f32;
+                *sum += self.probability(texts, token) / self.config.blocks.len() as f32;
             }
         }
         let map = Map::new(grid.rows, grid.columns, map)?;
@@ -234,7 +297,7 @@ impl AnomalyClip {
             expected: width,
             found: 0,
         })?;
-        let whole = self.probability(embedding);
+        let whole = self.probability(texts, embedding);
         let top = map.top_mean(TOP_FRACTION);
         Ok(Scored {
             score: match self.config.image_score {
@@ -273,11 +336,32 @@ impl Detector for AnomalyClip {
         images.iter().map(|image| self.score_one(image)).collect()
     }
 
+    fn classes(&self) -> &[String] {
+        &self.config.classes
+    }
+
+    fn for_class(&self, class: &str) -> Result<Option<Box<dyn Detector>>, DetectorError> {
+        if !self.config.object_aware {
+            return Ok(None);
+        }
+        let pair = self.texts[self.config.pair(class)?].clone();
+        let config = Config {
+            classes: vec![class.to_owned()],
+            ..self.config.clone()
+        };
+        Ok(Some(Box::new(Self {
+            config,
+            setup: self.setup.clone(),
+            texts: vec![pair],
+        })))
+    }
+
     fn state(&self) -> State {
-        let [normal, anomalous] = &self.texts;
+        let width = self.texts.first().map_or(0, |[normal, _]| normal.len());
+        let values = self.texts.iter().flatten().flatten();
         let texts = Array {
-            shape: vec![2, normal.len()],
-            values: [normal.as_slice(), anomalous].concat(),
+            shape: vec![self.texts.len(), 2, width],
+            values: values.copied().collect(),
         };
         State {
             config: serde_json::to_value(&self.config).unwrap_or_default(),

@@ -58,13 +58,13 @@ impl Prompts {
         }
     }
 
-    /// `[2, width]`, normal and anomalous, each of length 1; with a gradient.
-    pub(super) fn features(&self) -> Result<Tensor, DetectorError> {
-        let features = match self {
-            Self::Embedding(embeddings) => embeddings.as_tensor().clone(),
-            Self::Text(prompts) => prompts.encode()?,
-        };
-        Ok(normalise(&features)?)
+    /// `[pairs, 2, width]`, normal and anomalous, each of length 1, with a gradient: of the pairs
+    /// at the indices `pairs`.
+    pub(super) fn features(&self, pairs: &[usize]) -> Result<Tensor, DetectorError> {
+        Ok(match self {
+            Self::Embedding(embeddings) => normalise(embeddings.as_tensor())?.unsqueeze(0)?,
+            Self::Text(prompts) => prompts.encode(pairs)?,
+        })
     }
 }
 
@@ -73,18 +73,46 @@ pub(super) fn normalise(x: &Tensor) -> candle_core::Result<Tensor> {
     x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
 }
 
-/// Two prompts for CLIP's text encoder.
+/// Learned tokens in prompts for CLIP's text encoder.
 pub(super) struct TextPrompts {
     text: ClipText,
-    /// `[1, 1, length, width]`, of the normal and of the anomalous prompt.
+    /// `[1, templates, length, width]`, of the normal and of the anomalous prompts.
     pub(super) contexts: [Var; 2],
-    /// `[tokens, width]` before each block from the second on; the same for both prompts.
+    /// `[tokens, width]` before each block from the second on; the same for all prompts.
     pub(super) deep: Vec<Var>,
-    /// Token ids `[2, context]`, the learned ones being those of `x`.
+    /// What is not learned: normal and anomalous prompts of each pair.
+    pub(super) frozen: Vec<Frozen>,
+}
+
+/// The fixed tokens of the prompts of one pair, normal ones first.
+pub(super) struct Frozen {
+    /// Token ids `[prompts, context]`, the learned ones being those of `x`.
     pub(super) ids: Tensor,
-    /// `[2, context, width]`.
+    /// `[prompts, context, width]`.
     pub(super) embeddings: Tensor,
     ends: Vec<usize>,
+}
+
+impl Frozen {
+    fn new(config: &Config, word: &str, text: &ClipText) -> Result<Self, DetectorError> {
+        let placeholder = "X ".repeat(config.context_length);
+        let templates = config
+            .normal_templates
+            .iter()
+            .chain(&config.anomalous_templates);
+        let (tokenizer, context) = (Tokenizer::new(), text.config().context);
+        let ids = templates
+            .map(|template| format!("{placeholder}{}", template.replace("{}", word)))
+            .map(|prompt| tokenizer.tokenize(&prompt, context, TooLong::Error))
+            .collect::<Result<Vec<_>, _>>()?;
+        let shape = (ids.len(), context);
+        let ids = Tensor::from_vec(ids.concat(), shape, text.device())?;
+        Ok(Self {
+            embeddings: text.embed(&ids)?,
+            ends: end_positions(&ids)?,
+            ids,
+        })
+    }
 }
 
 impl TextPrompts {
@@ -93,30 +121,22 @@ impl TextPrompts {
         text: ClipText,
         mut initial: impl FnMut(&[usize]) -> candle_core::Result<Var>,
     ) -> Result<Self, DetectorError> {
-        let (width, context) = (text.config().width, text.config().context);
-        let placeholder = "X ".repeat(config.context_length);
-        let tokenizer = Tokenizer::new();
-        let ids = ["", &format!("{} ", config.state_word)]
-            .map(|state| format!("{placeholder}{state}{}.", config.class_word))
-            .iter()
-            .map(|prompt| tokenizer.tokenize(prompt, context, TooLong::Error))
-            .collect::<Result<Vec<_>, _>>()?
-            .concat();
-        let ids = Tensor::from_vec(ids, (2, context), text.device())?;
-        let mut variable = |shape: &[usize]| initial(shape);
+        let width = text.config().width;
+        let mut context =
+            |templates: &[String]| initial(&[1, templates.len(), config.context_length, width]);
         let contexts = [
-            variable(&[1, 1, config.context_length, width])?,
-            variable(&[1, 1, config.context_length, width])?,
+            context(&config.normal_templates)?,
+            context(&config.anomalous_templates)?,
         ];
         let deep = (1..config.prompt_depth)
-            .map(|_| variable(&[config.deep_tokens, width]))
+            .map(|_| initial(&[config.deep_tokens, width]))
             .collect::<candle_core::Result<_>>()?;
+        let words = config.words();
+        let frozen = words.iter().map(|word| Frozen::new(config, word, &text));
         Ok(Self {
             contexts,
             deep,
-            embeddings: text.embed(&ids)?,
-            ends: end_positions(&ids)?,
-            ids,
+            frozen: frozen.collect::<Result<_, _>>()?,
             text,
         })
     }
@@ -132,40 +152,44 @@ impl TextPrompts {
             .collect()
     }
 
-    /// `[2, embedding]`, not normalised.
-    fn encode(&self) -> Result<Tensor, DetectorError> {
-        let (_, context, width) = self.embeddings.dims3()?;
-        let length = self.contexts[0].dim(2)?;
-        let rows = self
-            .contexts
-            .each_ref()
-            .map(|var| var.as_tensor().reshape((1, length, width)));
-        let [normal, anomalous] = rows;
+    /// `[pairs, 2, embedding]`, each of length 1.
+    fn encode(&self, pairs: &[usize]) -> Result<Tensor, DetectorError> {
+        let chosen: Vec<&Frozen> = pairs.iter().map(|&pair| &self.frozen[pair]).collect();
+        let parts: Vec<&Tensor> = chosen.iter().map(|frozen| &frozen.embeddings).collect();
+        let embeddings = Tensor::cat(&parts, 0)?;
+        let ends: Vec<usize> = chosen.iter().flat_map(|f| &f.ends).copied().collect();
+        let rows = embeddings.dim(0)?;
+        let [normal, anomalous] = self.contexts.each_ref().map(|var| var.as_tensor().get(0));
         let learned = Tensor::cat(&[normal?, anomalous?], 0)?;
-        let start = self.embeddings.narrow(1, 0, 1)?;
-        let rest = self
-            .embeddings
-            .narrow(1, 1 + length, context - 1 - length)?;
-        let embeddings = Tensor::cat(&[start, learned, rest], 1)?;
+        let learned = Tensor::cat(&vec![learned; pairs.len()], 0)?;
+        let embeddings = replace(&embeddings, &learned)?;
         let before = |block: usize, tokens: Tensor| {
             // The first block sees the context; later ones get tokens of their own.
             let Some(deep) = block.checked_sub(2).and_then(|i| self.deep.get(i)) else {
                 return Ok(tokens);
             };
-            let count = deep.dim(0)?;
+            let (count, width) = deep.dims2()?;
             // The original passes them through float16, each prompt's gradient too.
             let deep = deep
                 .as_tensor()
                 .unsqueeze(0)?
-                .broadcast_as((2, count, width))?
+                .broadcast_as((rows, count, width))?
                 .to_dtype(DType::F16)?
                 .to_dtype(DType::F32)?;
-            let start = tokens.narrow(1, 0, 1)?;
-            let rest = tokens.narrow(1, 1 + count, context - 1 - count)?;
-            Tensor::cat(&[start, deep, rest], 1)
+            replace(&tokens, &deep)
         };
-        Ok(self
-            .text
-            .encode_embeddings(&embeddings, &self.ends, before)?)
+        let encoded = normalise(&self.text.encode_embeddings(&embeddings, &ends, before)?)?;
+        let [normal, anomalous] = self.contexts.each_ref().map(|var| var.dims()[1]);
+        let encoded = encoded.reshape((pairs.len(), normal + anomalous, encoded.dim(1)?))?;
+        let mean = |start: usize, count: usize| encoded.narrow(1, start, count)?.mean(1);
+        let both = [mean(0, normal)?, mean(normal, anomalous)?];
+        Ok(normalise(&Tensor::stack(&both, 1)?)?)
     }
+}
+
+/// `tokens` `[prompts, context, width]` with `new` in place of those after the first.
+fn replace(tokens: &Tensor, new: &Tensor) -> candle_core::Result<Tensor> {
+    let (context, count) = (tokens.dim(1)?, new.dim(1)?);
+    let rest = tokens.narrow(1, 1 + count, context - 1 - count)?;
+    Tensor::cat(&[&tokens.narrow(1, 0, 1)?, new, &rest], 1)
 }

@@ -5,11 +5,12 @@ use anomalens_backbones::ImageEncoder;
 use serde_json::{Value, json};
 
 use super::config::{Config, PromptKind};
+use crate::DetectorError;
 use crate::registry::Variant;
 
 /// The defaults, then every variant: each changes one thing.
-pub(super) fn variants(encoder: &dyn ImageEncoder) -> Vec<Variant> {
-    let defaults = Config::defaults(encoder);
+pub(super) fn variants(encoder: &dyn ImageEncoder) -> Result<Vec<Variant>, DetectorError> {
+    let defaults = Config::defaults(encoder, encoder.text_encoder()?.is_some());
     let blocks = encoder.blocks();
     let mut cases: Vec<(String, Value)> = vec![("default".into(), json!({}))];
     let mut add = |name: &str, settings: Value| cases.push((name.to_owned(), settings));
@@ -54,7 +55,10 @@ pub(super) fn variants(encoder: &dyn ImageEncoder) -> Vec<Variant> {
     let unchanged = |settings: &Value| {
         let defaults = serde_json::to_value(&defaults).unwrap_or_default();
         settings.as_object().is_some_and(|settings| {
-            !settings.is_empty() && settings.iter().all(|(name, value)| defaults[name] == *value)
+            !settings.is_empty()
+                && settings
+                    .iter()
+                    .all(|(name, value)| defaults[name] == *value)
         })
     };
     cases.retain(|(_, settings)| !unchanged(settings));
@@ -62,5 +66,5 @@ pub(super) fn variants(encoder: &dyn ImageEncoder) -> Vec<Variant> {
         name,
         settings: settings.as_object().cloned().unwrap_or_default(),
     });
-    variants.collect()
+    Ok(variants.collect())
 }

@@ -1,7 +1,7 @@
 //! Adam (Kingma and Ba, 2015) as PyTorch computes it, without weight decay; its state can be saved.
 
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
 /// The optimiser of named parameters.
 pub(crate) struct Adam {
@@ -43,8 +43,10 @@ impl Adam {
         })
     }
 
-    /// Moves every parameter that has a gradient.
-    pub(crate) fn step(&mut self, gradients: &GradStore) -> candle_core::Result<()> {
+    /// Moves every parameter that has a gradient. False if one, or its
+    /// gradient's square, came out of it not finite.
+    pub(crate) fn step(&mut self, gradients: &GradStore) -> candle_core::Result<bool> {
+        let mut finite = true;
         self.steps += 1;
         let exponent = self.steps as i32;
         let [first, second] = self.betas;
@@ -58,13 +60,16 @@ impl Adam {
             let square = ((square * second)? + (gradient.sqr()? * (1.0 - second))?)?;
             let size = ((&square / corrections[1])?.sqrt()? + self.epsilon)?;
             let step = ((&mean * (self.rate / corrections[0]))? / size)?;
-            parameter
-                .value
-                .set(&(parameter.value.as_tensor() - step)?)?;
+            let moved = (parameter.value.as_tensor() - step)?;
+            for tensor in [&moved, &square] {
+                let sum = tensor.to_dtype(DType::F64)?.sum_all()?;
+                finite &= sum.to_scalar::<f64>()?.is_finite();
+            }
+            parameter.value.set(&moved)?;
             // Without their history, which would keep every earlier step in memory.
             parameter.moments = [mean.detach(), square.detach()];
         }
-        Ok(())
+        Ok(finite)
     }
 
     /// Everything that a saved run needs to go on as if it had not stopped.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sample.rs    labelled images and their masks
-//! store.rs     features of the frozen backbone, computed once
+//! store.rs     features of the frozen backbone, computed once, in memory or on disk
 //! adam.rs      the optimiser, whose state can be saved
 //! random.rs    shuffling and initial values from a seed
 //! progress.rs  checkpoints after every epoch, the log of losses
@@ -19,7 +19,7 @@ mod store;
 pub(crate) use adam::Adam;
 pub use progress::EpochLog;
 pub(crate) use run::{Learner, Losses, Run, run};
-pub use run::{TrainEvent, TrainOptions, Trained, Watch};
+pub use run::{TrainEvent, TrainLog, TrainOptions, Trained, Watch};
 pub use sample::{TrainingMask, TrainingSample};
 pub use store::Cache;
 pub(crate) use store::{Batch, FeatureStore, Record};

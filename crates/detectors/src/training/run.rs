@@ -30,6 +30,12 @@ pub struct TrainOptions {
     pub cache: Cache,
     /// Where checkpoints and the log go.
     pub folder: PathBuf,
+    /// Where features on disk are kept for other runs too; else they are in `folder` and removed
+    /// when the run is done.
+    pub features: Option<PathBuf>,
+    /// What tells the backbone from others, to which checkpoints and kept features are bound: the
+    /// SHA-256 of its weights, its precision.
+    pub backbone: String,
     /// How images are read.
     pub stream: StreamOptions,
 }
@@ -70,10 +76,31 @@ pub type Watch<'a> = dyn FnMut(TrainEvent) -> ControlFlow<()> + 'a;
 pub struct Trained {
     /// The detector, after the last good epoch.
     pub detector: Box<dyn Detector>,
+    /// How it went.
+    pub log: TrainLog,
+}
+
+/// How a run went.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TrainLog {
     /// All epochs, those of earlier runs too.
     pub epochs: Vec<EpochLog>,
     /// Why it ended early, if it did.
     pub stopped: Option<String>,
+    /// How long it takes to encode all images once, in seconds; none if this run encoded none
+    /// ahead of the epochs.
+    pub encoding: Option<f64>,
+}
+
+impl TrainLog {
+    /// Seconds that all epochs take with features that are kept, and with every image encoded
+    /// again in every epoch.
+    pub fn costs(&self) -> Option<(f64, f64)> {
+        let encoding = self.encoding?;
+        let epochs: f64 = self.epochs.iter().map(|epoch| epoch.seconds).sum();
+        let count = self.epochs.len() as f64;
+        Some((encoding + epochs, encoding * count + epochs))
+    }
 }
 
 /// A loss that is to become smaller, and its parts.
@@ -88,7 +115,7 @@ pub(crate) trait Learner {
     fn loss(
         &self,
         features: &Batch,
-        anomalous: &[bool],
+        samples: &[&TrainingSample],
         masks: &[Option<Vec<bool>>],
     ) -> Result<Losses, DetectorError>;
 }
@@ -107,23 +134,29 @@ pub(crate) struct Run<'a> {
     pub(crate) identity: String,
 }
 
-/// Trains `learner`, whose parameters `optimiser` moves. Returns the log, and why it ended early
-/// if it did.
+/// Why a run ends that was broken off.
+const INTERRUPTED: &str = "interrupted";
+
+/// Trains `learner`, whose parameters `optimiser` moves.
 pub(crate) fn run(
     plan: &Run,
     learner: &dyn Learner,
     optimiser: &mut Adam,
     options: &TrainOptions,
     watch: &mut Watch,
-) -> Result<(Vec<EpochLog>, Option<String>), DetectorError> {
+) -> Result<TrainLog, DetectorError> {
     let mut progress = Progress::open(&options.folder, plan.identity.clone(), optimiser)?;
-    let interrupted = || Some("interrupted".to_owned());
+    let ended = |epochs: &[EpochLog], stopped: Option<&str>, encoding: Option<f64>| TrainLog {
+        epochs: epochs.to_vec(),
+        stopped: stopped.map(str::to_owned),
+        encoding,
+    };
     let finished = progress.epochs.len();
     if finished > 0 && watch(TrainEvent::Resumed(finished)).is_break() {
-        return Ok((progress.epochs, interrupted()));
+        return Ok(ended(&progress.epochs, Some(INTERRUPTED), None));
     }
     if finished >= plan.epochs {
-        return Ok((progress.epochs, None));
+        return Ok(ended(&progress.epochs, None, None));
     }
     let images = plan.samples.len();
     if options.cache != Cache::Off {
@@ -133,67 +166,237 @@ pub(crate) fn run(
             images,
         };
         if watch(size).is_break() {
-            return Ok((progress.epochs, interrupted()));
+            return Ok(ended(&progress.epochs, Some(INTERRUPTED), None));
         }
     }
-    let store = FeatureStore::fill(
-        plan.encoder,
-        plan.setup,
-        &options.stream,
-        plan.record,
-        plan.samples,
-        (options.cache, &options.folder),
-        |done| watch(TrainEvent::Encoded(done)),
-    )?;
-    let Some(mut store) = store else {
-        return Ok((progress.epochs, interrupted()));
+    let filled = FeatureStore::fill(plan, options, |done| watch(TrainEvent::Encoded(done)))?;
+    let Some((mut store, encoding)) = filled else {
+        return Ok(ended(&progress.epochs, Some(INTERRUPTED), None));
     };
     for epoch in finished + 1..=plan.epochs {
-        let start = Instant::now();
-        let order = shuffled(images, &mut generator(options.seed, epoch as u32));
-        let steps = images.div_ceil(plan.batch);
-        let mut sums: Vec<(String, f64)> = vec![];
-        let mut sum = 0.0;
-        for (step, indices) in (1..).zip(order.chunks(plan.batch)) {
-            let features = store.batch(indices, plan.samples)?;
-            let samples: Vec<&TrainingSample> = indices.iter().map(|&i| &plan.samples[i]).collect();
-            let anomalous: Vec<bool> = samples.iter().map(|sample| sample.anomalous).collect();
-            let masks = masks(&samples, plan.mask_side, &options.stream.limits)?;
-            let losses = learner.loss(&features, &anomalous, &masks)?;
-            let loss = f64::from(losses.total.to_scalar::<f32>()?);
-            if !loss.is_finite() {
-                // The parameters of the last saved epoch are the last good ones.
-                let reason = format!("the loss became {loss} in step {step} of epoch {epoch}");
-                let last = Progress::open(&options.folder, plan.identity.clone(), optimiser)?;
-                return Ok((last.epochs, Some(reason)));
-            }
-            optimiser.step(&losses.total.backward()?)?;
-            sum += loss;
-            for (i, (name, part)) in losses.parts.into_iter().enumerate() {
-                if sums.len() <= i {
-                    sums.push((name.to_owned(), 0.0));
+        match train_epoch(plan, learner, optimiser, options, watch, &mut store, epoch)? {
+            Ok(log) => {
+                progress.save(log.clone(), optimiser)?;
+                if watch(TrainEvent::Epoch(log)).is_break() {
+                    return Ok(ended(&progress.epochs, Some(INTERRUPTED), encoding));
                 }
-                sums[i].1 += f64::from(part.to_scalar::<f32>()?);
             }
-            if watch(TrainEvent::Step { epoch, step, steps }).is_break() {
+            Err(reason) => {
+                // The parameters of the last saved epoch are the last good ones.
                 let last = Progress::open(&options.folder, plan.identity.clone(), optimiser)?;
-                return Ok((last.epochs, interrupted()));
+                return Ok(ended(&last.epochs, Some(&reason), encoding));
             }
-        }
-        let mean = |sum: f64| sum / steps as f64;
-        let log = EpochLog {
-            epoch,
-            loss: mean(sum),
-            parts: sums
-                .into_iter()
-                .map(|(name, sum)| (name, mean(sum)))
-                .collect(),
-            seconds: start.elapsed().as_secs_f64(),
-        };
-        progress.save(log.clone(), optimiser)?;
-        if watch(TrainEvent::Epoch(log)).is_break() {
-            return Ok((progress.epochs, interrupted()));
         }
     }
-    Ok((progress.epochs, None))
+    store.close()?;
+    Ok(ended(&progress.epochs, None, encoding))
+}
+
+/// One pass over the data, or why it cannot go on.
+fn train_epoch(
+    plan: &Run,
+    learner: &dyn Learner,
+    optimiser: &mut Adam,
+    options: &TrainOptions,
+    watch: &mut Watch,
+    store: &mut FeatureStore,
+    epoch: usize,
+) -> Result<Result<EpochLog, String>, DetectorError> {
+    let start = Instant::now();
+    let images = plan.samples.len();
+    let order = shuffled(images, &mut generator(options.seed, epoch as u32));
+    let steps = images.div_ceil(plan.batch);
+    let mut sums: Vec<(String, f64)> = vec![];
+    let mut sum = 0.0;
+    for (step, indices) in (1..).zip(order.chunks(plan.batch)) {
+        let features = store.batch(indices)?;
+        let samples: Vec<&TrainingSample> = indices.iter().map(|&i| &plan.samples[i]).collect();
+        let masks = masks(&samples, plan.mask_side, &options.stream.limits)?;
+        let losses = learner.loss(&features, &samples, &masks)?;
+        let loss = f64::from(losses.total.to_scalar::<f32>()?);
+        if !loss.is_finite() {
+            let reason = format!("the loss became {loss} in step {step} of epoch {epoch}");
+            return Ok(Err(reason));
+        }
+        if !optimiser.step(&losses.total.backward()?)? {
+            let reason = format!("a parameter was not finite after step {step} of epoch {epoch}");
+            return Ok(Err(reason));
+        }
+        sum += loss;
+        for (i, (name, part)) in losses.parts.into_iter().enumerate() {
+            if sums.len() <= i {
+                sums.push((name.to_owned(), 0.0));
+            }
+            sums[i].1 += f64::from(part.to_scalar::<f32>()?);
+        }
+        if watch(TrainEvent::Step { epoch, step, steps }).is_break() {
+            return Ok(Err(INTERRUPTED.to_owned()));
+        }
+    }
+    let mean = |sum: f64| sum / steps as f64;
+    Ok(Ok(EpochLog {
+        epoch,
+        loss: mean(sum),
+        parts: sums
+            .into_iter()
+            .map(|(name, sum)| (name, mean(sum)))
+            .collect(),
+        seconds: start.elapsed().as_secs_f64(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use anomalens_backbones::{BackboneError, FeatureRequest, Features, Grid};
+    use anomalens_vision::{Image, Preprocess};
+    use candle_core::{DType, Device, Var};
+
+    use super::*;
+    use crate::training::TrainingMask;
+
+    /// Sees nothing.
+    struct Blind;
+
+    impl ImageEncoder for Blind {
+        fn name(&self) -> &str {
+            "blind"
+        }
+
+        fn width(&self) -> usize {
+            1
+        }
+
+        fn blocks(&self) -> usize {
+            1
+        }
+
+        fn patch(&self) -> usize {
+            14
+        }
+
+        fn encode(&self, images: &Tensor, _: &FeatureRequest) -> Result<Features, BackboneError> {
+            let grid = Grid {
+                rows: 1,
+                columns: 1,
+            };
+            Ok(Features {
+                grid,
+                blocks: vec![],
+                embedding: Some(Tensor::zeros(
+                    (images.dim(0)?, 1),
+                    DType::F32,
+                    &Device::Cpu,
+                )?),
+            })
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    enum Fault {
+        Loss,
+        Gradient,
+    }
+
+    /// Goes well for `good` steps.
+    struct Breaks {
+        parameter: Var,
+        good: usize,
+        fault: Fault,
+        steps: AtomicUsize,
+    }
+
+    impl Learner for Breaks {
+        fn loss(
+            &self,
+            _: &Batch,
+            _: &[&TrainingSample],
+            _: &[Option<Vec<bool>>],
+        ) -> Result<Losses, DetectorError> {
+            let (value, step) = (
+                self.parameter.as_tensor(),
+                self.steps.fetch_add(1, Ordering::Relaxed),
+            );
+            let total = match self.fault {
+                _ if step < self.good => value.sqr()?,
+                Fault::Loss => (value * f64::NAN)?,
+                // Its gradient is finite, the square of that is not.
+                Fault::Gradient => (value * 3e38)?,
+            };
+            Ok(Losses {
+                total,
+                parts: vec![],
+            })
+        }
+    }
+
+    #[test]
+    fn a_run_that_breaks_keeps_its_last_good_epoch() {
+        for (fault, reason) in [
+            (Fault::Loss, "the loss became NaN in step 1 of epoch 3"),
+            (Fault::Gradient, "not finite after step 1 of epoch 3"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("image.png");
+            let image = Image::new(14, 14, vec![9; 14 * 14 * 3]).unwrap();
+            image.save_png(&path).unwrap();
+            let sample = TrainingSample {
+                source: path.into(),
+                class: "plate".to_owned(),
+                anomalous: false,
+                mask: TrainingMask::Unknown,
+            };
+            let setup = Setup {
+                preprocess: Preprocess::clip_square(14),
+                request: FeatureRequest::blocks([]),
+            };
+            let samples = [sample.clone(), sample];
+            let plan = |epochs| Run {
+                encoder: &Blind,
+                setup: &setup,
+                record: Record {
+                    blocks: 0,
+                    patches: 1,
+                    width: 1,
+                    embedding: 1,
+                },
+                samples: &samples,
+                mask_side: 14,
+                epochs,
+                batch: 1,
+                identity: "a test".to_owned(),
+            };
+            // Two steps make an epoch; the fifth one goes wrong.
+            let start = |good| {
+                let parameter = Var::new(1_f32, &Device::Cpu).unwrap();
+                let named = vec![("parameter".to_owned(), parameter.clone())];
+                let learner = Breaks {
+                    parameter,
+                    good,
+                    fault,
+                    steps: AtomicUsize::new(0),
+                };
+                (learner, Adam::new(named, 0.1, [0.5, 0.999]).unwrap())
+            };
+            let options = |name: &str| TrainOptions {
+                folder: folder.path().join(name),
+                cache: Cache::Off,
+                ..TrainOptions::default()
+            };
+            let watch = &mut |_| ControlFlow::Continue(());
+            let value = |learner: &Breaks| learner.parameter.to_scalar::<f32>().unwrap();
+            let (good, mut optimiser) = start(4);
+            let whole = run(&plan(2), &good, &mut optimiser, &options("good"), watch).unwrap();
+            assert_eq!(whole.stopped, None);
+            let (bad, mut optimiser) = start(4);
+            let broken = run(&plan(9), &bad, &mut optimiser, &options("bad"), watch).unwrap();
+            let told = broken.stopped.unwrap_or_default();
+            assert!(told.contains(reason), "{told}");
+            assert_eq!(broken.epochs.len(), 2);
+            assert_eq!(value(&bad), value(&good));
+            let kept = std::fs::read_to_string(folder.path().join("bad/log.jsonl")).unwrap();
+            assert_eq!(kept.lines().count(), 2);
+        }
+    }
 }

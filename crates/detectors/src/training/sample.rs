@@ -12,6 +12,8 @@ use crate::{DetectorError, ImageSource};
 pub struct TrainingSample {
     /// The image.
     pub source: ImageSource,
+    /// What it shows.
+    pub class: String,
     /// Whether it shows an anomaly.
     pub anomalous: bool,
     /// Where.

@@ -3,23 +3,28 @@
 //! ```text
 //! page.rs       what the page says, for templates/report.html (its looks: report.css)
 //! plots.rs      ROC curve and histogram of scores, for templates/roc.svg and histogram.svg
+//! losses.rs     losses of a training run, for templates/losses.svg
 //! choice.rs     which images are shown
 //! figure.rs     an image beside its heat map, as JPEG in data: addresses
 //! ```
 
 mod choice;
 mod figure;
+mod losses;
 mod page;
 mod plots;
 
 use std::path::Path;
 
+use anomalens_detectors::training::EpochLog;
 use anomalens_vision::{Limits, write_atomic};
 use askama::Template;
 
 use crate::published::Published;
 use crate::report::page::Page;
+
 use crate::{Evaluation, EvaluationError};
+pub use losses::write_loss_curve;
 
 /// What a report tells beside the evaluations.
 #[derive(Debug, Clone)]
@@ -38,11 +43,13 @@ pub struct ReportContext {
     pub backbone_sha256: String,
     /// Papers' figures on the same data, shown beside ours.
     pub published: Vec<Published>,
+    /// The losses of the detector's training, where it was trained.
+    pub losses: Vec<EpochLog>,
     /// What an image file may cost; images that are shown are read again.
     pub limits: Limits,
 }
 
-/// Writes the report on `evaluations` to `path`; an existing file is replaced only when the new
+/// Writes the report on `evaluations`, or on a training run alone, to `path`; an existing file is replaced only when the new
 /// one is complete. An image that cannot be read any more is named in its figure's place.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use crate::published::Published;
 use crate::report::ReportContext;
 use crate::report::choice::{Standing, most_anomalous, most_wrong_anomalous, most_wrong_normal};
 use crate::report::figure::{COLOURS, Pictures};
+use crate::report::losses::LossPlot;
 use crate::report::plots::{HistogramPlot, RocPlot};
 use crate::{ClassResult, Evaluation, Metrics};
 
@@ -19,6 +20,7 @@ pub(super) struct Page<'a> {
     columns: Columns,
     runs: Vec<Run<'a>>,
     compared: Vec<Compared<'a>>,
+    losses: Option<LossPlot>,
     /// The colours of the heat maps, for a CSS gradient.
     colours: String,
 }
@@ -124,6 +126,7 @@ impl<'a> Page<'a> {
                 .map(|evaluation| Run::new(evaluation, context))
                 .collect(),
             compared: compared(evaluations, &context.published),
+            losses: LossPlot::new(&context.losses),
             colours: colours(),
         }
     }

@@ -18,33 +18,33 @@ fn scores(class: &ClassResult) -> (Vec<f32>, Vec<bool>) {
 }
 
 /// A mark on an axis.
-struct Tick {
-    position: String,
-    label: String,
+pub(super) struct Tick {
+    pub(super) position: String,
+    pub(super) label: String,
 }
 
 /// A position as it stands in SVG.
-fn svg(position: f64) -> String {
+pub(super) fn svg(position: f64) -> String {
     format!("{position:.1}")
 }
 
 /// A straight axis: from values to positions.
 #[derive(Clone, Copy)]
-struct Axis {
+pub(super) struct Axis {
     /// The value and the position of one end.
-    from: (f64, f64),
+    pub(super) from: (f64, f64),
     /// The value and the position of the other.
-    to: (f64, f64),
+    pub(super) to: (f64, f64),
 }
 
 impl Axis {
-    fn at(&self, value: f64) -> f64 {
+    pub(super) fn at(&self, value: f64) -> f64 {
         let share = (value - self.from.0) / (self.to.0 - self.from.0);
         self.from.1 + share * (self.to.1 - self.from.1)
     }
 
     /// Marks at round values, at least `step` apart.
-    fn ticks(&self, step: f64, label: fn(f64, usize) -> String) -> Vec<Tick> {
+    pub(super) fn ticks(&self, step: f64, label: fn(f64, usize) -> String) -> Vec<Tick> {
         let (low, high) = (self.from.0, self.to.0);
         let step = round_step(step);
         let decimals = (-step.log10().floor()).max(0.0) as usize;
@@ -69,7 +69,7 @@ fn round_step(step: f64) -> f64 {
         .unwrap_or(10.0 * power)
 }
 
-fn number(value: f64, decimals: usize) -> String {
+pub(super) fn number(value: f64, decimals: usize) -> String {
     format!("{value:.decimals$}")
 }
 

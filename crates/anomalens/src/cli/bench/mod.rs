@@ -1,24 +1,23 @@
-//! `anomalens bench`: how fast this machine is with it. A time alone says little: the scripts in
-//! `benchmarks/` set these beside what else one would run.
+//! `anomalens bench`: how fast this machine is with it, and how good variants of a method are. A
+//! time alone says little: the scripts in `benchmarks/` set these beside what else one would run.
 
+mod ablation;
 mod cpu;
+mod pipeline;
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anomalens::backbones::{
     Dpam, Embedding, Engine, FeatureRequest, ImageEncoder, SelfAttention, TokenStage,
 };
-use anomalens::detectors::{FitOptions, ImageSource, StreamOptions, find as find_method, predict};
-use anomalens::vision::{Image, Limits};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
-use super::{End, backbone, images, print_line};
+use super::{End, backbone, print_line, settings};
 
-/// Measure the speed of this machine
+/// Measure the speed of this machine, or variants of a method
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -50,14 +49,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// From image files to scores with anomaly-dino, two shots
+    /// From image files to scores and maps, and what each stage takes
     Pipeline {
         #[command(flatten)]
         common: Common,
+        /// The method; one that is trained is measured with made-up parameters
+        #[arg(long, value_name = "METHOD", default_value = "anomaly-dino")]
+        method: String,
+        #[command(flatten)]
+        settings: settings::Args,
         /// Images, or folders of images; the first two serve as shots
         #[arg(required = true)]
         images: Vec<PathBuf>,
     },
+    /// Variants of a trained method, learned and measured side by side
+    Ablation(ablation::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -89,7 +95,16 @@ pub(super) fn run(args: &Args) -> Result<End> {
             (common.json, result)
         }
         Command::Cpu { json } => (*json, cpu::measure()?),
-        Command::Pipeline { common, images } => (common.json, pipeline(common, images)?),
+        Command::Pipeline {
+            common,
+            method,
+            settings,
+            images,
+        } => {
+            let result = pipeline::measure(common, method, settings, images)?;
+            (common.json, result)
+        }
+        Command::Ablation(args) => return ablation::run(args),
     };
     if json {
         print_line(result)?;
@@ -152,61 +167,30 @@ fn flops(encoder: &dyn ImageEncoder, request: &FeatureRequest, size: usize) -> f
     2.0 * (blocks * (linear + attention) + local * (attention + width * width * tokens))
 }
 
-fn pipeline(common: &Common, paths: &[PathBuf]) -> Result<Value> {
-    let files = images::find(paths)?;
-    let [first, second, ..] = files.as_slice() else {
-        bail!("at least two images are needed")
-    };
-    let shots = [first, second]
-        .map(|file| Image::open(&file.path, &Limits::default()))
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()?;
-    let backbone = common.backbone.open()?;
-    let encoder = backbone.encoder.as_ref();
-    let detector = find_method("anomaly-dino")?.fit(&FitOptions::new(), encoder, &shots)?;
-    let sources: Vec<ImageSource> = files.into_iter().map(|file| file.path.into()).collect();
-    let (skip, options) = (Default::default(), StreamOptions::default());
-    let seconds = median(common.runs, || {
-        predict(
-            encoder,
-            &[detector.as_ref()],
-            &sources,
-            &skip,
-            &options,
-            &mut |outcome| {
-                // A file that cannot be used would make the rest look fast.
-                if outcome.result.is_ok() {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            },
-        )?;
-        Ok(())
-    })?;
-    Ok(json!({
-        "pipeline": "decode, preprocess, encode, score (anomaly-dino, 2 shots)",
-        "threads": rayon::current_num_threads(),
-        "images": sources.len(),
-        "runs": common.runs,
-        "seconds": rounded(seconds / sources.len() as f64),
-        "images_per_second": rounded(sources.len() as f64 / seconds),
-        "peak_rss_mb": peak_memory()?,
-    }))
-}
-
 /// The median time of `runs` calls, after one that is not counted.
 fn median(runs: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    let [seconds] = medians(runs, || {
+        let start = Instant::now();
+        work()?;
+        Ok([start.elapsed().as_secs_f64()])
+    })?;
+    Ok(seconds)
+}
+
+/// The medians of what `runs` calls give, after one that is not counted.
+fn medians<const N: usize>(
+    runs: usize,
+    mut work: impl FnMut() -> Result<[f64; N]>,
+) -> Result<[f64; N]> {
     work()?;
-    let mut times = (0..runs.max(1))
-        .map(|_| {
-            let start = Instant::now();
-            work()?;
-            Ok(start.elapsed().as_secs_f64())
-        })
-        .collect::<Result<Vec<f64>>>()?;
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    let times = (0..runs.max(1))
+        .map(|_| work())
+        .collect::<Result<Vec<_>>>()?;
+    Ok(std::array::from_fn(|i| {
+        let mut times: Vec<f64> = times.iter().map(|times| times[i]).collect();
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    }))
 }
 
 fn rounded(value: f64) -> f64 {
