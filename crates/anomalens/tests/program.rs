@@ -432,6 +432,36 @@ fn training_goes_on_where_it_stopped_and_gives_the_same_detector() {
     assert_eq!(report.code, Some(0), "{report:?}");
     assert!(sandbox.read("r.html").contains("dice anomalous</text>"));
 
+    // Learning goes on, on another part of the data, from what was learned before.
+    let start = "--set prompts=whole.detector.training/prompts.pth";
+    let tuned = sandbox.run(&format!(
+        "{train} {start} --leave-out 1/3 -o tuned.detector --json"
+    ));
+    assert_eq!(tuned.code, Some(0), "{tuned:?}");
+    let first = |run: &common::Run| run.lines()[0]["epochs"][0]["loss"].as_f64().unwrap();
+    assert!(first(&tuned) < first(&whole), "{tuned:?}");
+    let used = sandbox.run(&format!(
+        "fit --method anomalyclip {start} -o used.detector {TINY}"
+    ));
+    assert_eq!(used.code, Some(0), "{used:?}");
+    let other = sandbox.run(&format!(
+        "{train} --set prompts=tiny.safetensors -o o.detector"
+    ));
+    assert_eq!(other.code, Some(1), "{other:?}");
+
+    // One image alone, and a folder.
+    for (images, count) in [("data/nut/test/blot/0.png", 1), ("data/nut/test", 6)] {
+        let found = sandbox.run(&format!(
+            "detect {images} --detector parts.detector -o out-{count} --json {TINY}"
+        ));
+        assert_eq!(found.code, Some(0), "{found:?}");
+        let scores = found.lines();
+        let scores = scores.iter().map(|line| line["score"].as_f64().unwrap());
+        let scores: Vec<f64> = scores.collect();
+        assert_eq!(scores.len(), count);
+        assert!(scores.iter().all(|s| (0.0..=1.0).contains(s)), "{scores:?}");
+    }
+
     let other = sandbox.run(&format!("{parts} --epochs 4 --seed 5"));
     assert_eq!(other.code, Some(1));
     assert!(other.stderr.contains("other data or settings"), "{other:?}");

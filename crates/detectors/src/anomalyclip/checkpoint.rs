@@ -1,44 +1,124 @@
 //! The original's prompt checkpoints (`epoch_N.pth`): read, and written so that the original reads
-//! them.
+//! them. Embeddings that were learned in place of prompts have files of the same kind.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anomalens_backbones::checkpoint::{read_torch, write_torch};
 use candle_core::{DType, Device, Tensor};
 
-use super::prompt::{Frozen, TextPrompts};
+use super::config::{Config, PromptKind};
+use super::prompt::{Frozen, Prompts, TextPrompts};
+use super::refuse;
 use crate::DetectorError;
 
 /// Under which key the original keeps its state.
 const KEY: &str = "prompt_learner";
 
-/// The parameters of the checkpoint at `path`, by name.
-pub(super) fn read(path: &Path) -> Result<Vec<(String, Tensor)>, DetectorError> {
-    let prefix = format!("{KEY}.");
-    Ok(read_torch(path)?
-        .into_iter()
-        .map(|(name, tensor)| match name.strip_prefix(&prefix) {
-            Some(name) => (name.to_owned(), tensor),
-            None => (name, tensor),
-        })
-        .collect())
+/// A checkpoint that was read.
+pub(super) struct Saved {
+    pub(super) path: PathBuf,
+    /// By name, without [`KEY`].
+    pub(super) tensors: Vec<(String, Tensor)>,
 }
 
-/// What the settings must be to fit the tensors of a checkpoint: context length, prompt depth and
-/// deep tokens.
-pub(super) fn sizes(tensors: &[(String, Tensor)]) -> Option<[usize; 3]> {
-    let find = |name: &str| tensors.iter().find(|(n, _)| n == name).map(|(_, t)| t);
-    let &[_, _, context, _] = find("ctx_pos")?.dims() else {
-        return None;
-    };
-    let deep: Vec<&Tensor> = (0..)
-        .map_while(|i| find(&format!("compound_prompts_text.{i}")))
-        .collect();
-    let tokens = deep
-        .first()
-        .and_then(|deep| deep.dims().first().copied())
-        .unwrap_or(0);
-    Some([context, deep.len() + 1, tokens])
+impl Saved {
+    /// The checkpoint that `config` names, if it names one; how many tokens it has become settings.
+    ///
+    /// # Errors
+    /// If the file cannot be read or has no prompts.
+    pub(super) fn named_in(config: &mut Config) -> Result<Option<Self>, DetectorError> {
+        let Some(path) = config.prompts.take() else {
+            return Ok(None);
+        };
+        let saved = Self::open(path)?;
+        if config.prompt == PromptKind::Text {
+            let sizes = saved.sizes().ok_or_else(|| saved.without_prompts())?;
+            (config.context_length, config.prompt_depth) = (sizes[0], sizes[1]);
+            if config.prompt_depth > 1 {
+                config.deep_tokens = sizes[2];
+            }
+        }
+        Ok(Some(saved))
+    }
+
+    pub(super) fn open(path: PathBuf) -> Result<Self, DetectorError> {
+        let prefix = format!("{KEY}.");
+        let tensors = read_torch(&path)?
+            .into_iter()
+            .map(|(name, tensor)| match name.strip_prefix(&prefix) {
+                Some(name) => (name.to_owned(), tensor),
+                None => (name, tensor),
+            })
+            .collect();
+        Ok(Self { path, tensors })
+    }
+
+    fn find(&self, name: &str) -> Option<&Tensor> {
+        let found = self.tensors.iter().find(|(n, _)| n == name);
+        found.map(|(_, tensor)| tensor)
+    }
+
+    /// Context length, prompt depth and deep tokens.
+    pub(super) fn sizes(&self) -> Option<[usize; 3]> {
+        let &[_, _, context, _] = self.find("ctx_pos")?.dims() else {
+            return None;
+        };
+        let deep: Vec<&Tensor> = (0..)
+            .map_while(|i| self.find(&format!("compound_prompts_text.{i}")))
+            .collect();
+        let tokens = deep
+            .first()
+            .and_then(|deep| deep.dims().first().copied())
+            .unwrap_or(0);
+        Some([context, deep.len() + 1, tokens])
+    }
+
+    /// Gives `prompts` its values.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub(super) fn copy_into(&self, prompts: &Prompts) -> Result<(), DetectorError> {
+        for (name, var) in prompts.parameters() {
+            let tensor = self.find(&name).ok_or_else(|| self.without_prompts())?;
+            if tensor.dims() != var.dims() {
+                return Err(refuse(format!(
+                    "`{name}` in {} has the shape {:?}, but the backbone and the templates need \
+                     {:?}: the prompts were learned with others",
+                    self.path.display(),
+                    tensor.dims(),
+                    var.dims()
+                )));
+            }
+            var.set(&tensor.to_dtype(DType::F32)?)?;
+        }
+        Ok(())
+    }
+
+    fn without_prompts(&self) -> DetectorError {
+        refuse(format!(
+            "{} is no prompt checkpoint of AnomalyCLIP, or one of the other kind of `prompt`",
+            self.path.display()
+        ))
+    }
+}
+
+impl Prompts {
+    /// Writes a checkpoint that [`Saved`] reads.
+    ///
+    /// # Errors
+    /// That of the file.
+    pub(super) fn write(&self, path: &Path) -> Result<(), DetectorError> {
+        match self {
+            Self::Text(prompts) => prompts.write(path),
+            Self::Embedding(_) => {
+                let state = self.parameters().into_iter();
+                let state: Vec<(String, Tensor)> = state
+                    .map(|(name, var)| (name, var.as_tensor().clone()))
+                    .collect();
+                Ok(write_torch(path, Some(KEY), &state)?)
+            }
+        }
+    }
 }
 
 impl TextPrompts {
@@ -48,7 +128,7 @@ impl TextPrompts {
     ///
     /// # Errors
     /// That of the file.
-    pub(super) fn write(&self, path: &Path) -> Result<(), DetectorError> {
+    fn write(&self, path: &Path) -> Result<(), DetectorError> {
         let Some(Frozen {
             ids, embeddings, ..
         }) = self.frozen.first()

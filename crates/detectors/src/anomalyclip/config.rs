@@ -64,7 +64,7 @@ pub struct Config {
     pub global_weight: f64,
     /// Weight of focal and dice loss of the maps.
     pub local_weight: f64,
-    /// A published prompt checkpoint (`epoch_15.pth`) to use instead of training.
+    /// A prompt checkpoint (`epoch_15.pth`) to start from, or to use without training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PathBuf>,
 }

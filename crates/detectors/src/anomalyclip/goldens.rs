@@ -11,9 +11,10 @@ use anomalens_backbones::{Activation, BlockTokens, Grid, ImageEncoder, ImageFeat
 use candle_core::{Device, Tensor};
 use serde_json::json;
 
+use super::checkpoint::Saved;
 use super::loss::{GlocalLoss, upsample};
 use super::prompt::Prompts;
-use super::{AnomalyClip, BETAS, Config, LEARNING_RATE, checkpoint, fit, load};
+use super::{AnomalyClip, BETAS, Config, LEARNING_RATE, fit, load};
 use crate::Detector;
 use crate::registry::Shots;
 use crate::training::{Adam, Batch, Learner, TrainingMask, TrainingSample};
@@ -261,16 +262,13 @@ fn a_prompt_checkpoint_survives_writing_and_reading() {
         let state = goldens.get(&format!("prompt_state.{name}"));
         var.set(state).unwrap();
     }
-    let Prompts::Text(text) = &prompts else {
-        unreachable!("a text encoder is there")
-    };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("epoch_15.pth");
-    text.write(&path).unwrap();
-    let tensors = checkpoint::read(&path).unwrap();
-    assert_eq!(checkpoint::sizes(&tensors), Some([12, 9, 4]));
-    assert_eq!(tensors.len(), 32);
-    for (name, tensor) in &tensors {
+    prompts.write(&path).unwrap();
+    let saved = Saved::open(path.clone()).unwrap();
+    assert_eq!(saved.sizes(), Some([12, 9, 4]));
+    assert_eq!(saved.tensors.len(), 32);
+    for (name, tensor) in &saved.tensors {
         let Some(expected) = goldens.0.get(&format!("prompt_state.{name}")) else {
             assert!(name.starts_with("compound_prompt_projections"), "{name}");
             continue;
@@ -408,10 +406,7 @@ fn the_embeddings_of_several_templates_are_averaged() {
     // Written and read with its own templates.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("prompts.pth");
-    let Prompts::Text(text) = &twice else {
-        unreachable!("a text encoder is there")
-    };
-    text.write(&path).unwrap();
+    twice.write(&path).unwrap();
     let shots = Shots {
         encoder: &network,
         images: &[],

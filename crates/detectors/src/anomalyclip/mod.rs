@@ -34,6 +34,7 @@ use crate::detector::{Array, Detector, NormalRange, Scope, Scored, State};
 use crate::registry::{Shots, Training, check_features, configure};
 use crate::training::{Adam, Record, Run, TrainOptions, Trained, TrainingSample, Watch, run};
 use crate::{DetectorError, Setup};
+use checkpoint::Saved;
 use loss::{GlocalLoss, upsample};
 use prompt::Prompts;
 
@@ -73,33 +74,17 @@ pub struct AnomalyClip {
 /// The embeddings of a normal and of an anomalous prompt.
 type Pair = [Vec<f32>; 2];
 
-/// A detector from a published prompt checkpoint (`prompts`).
+/// A detector from a prompt checkpoint (`prompts`).
 pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, DetectorError> {
-    let refuse = |reason: String| DetectorError::Config {
-        method: NAME,
-        reason,
-    };
     let encoder = shots.encoder;
     let (mut config, text) = configured(options, encoder)?;
-    let Some(path) = config.prompts.take() else {
+    let Some(saved) = Saved::named_in(&mut config)? else {
         return Err(refuse(
             "it is learned from auxiliary data: make a detector with `anomalens train`, or name a \
              published prompt checkpoint with `--set prompts=epoch_15.pth`"
                 .to_owned(),
         ));
     };
-    let tensors = checkpoint::read(&path)?;
-    let not_prompts = || {
-        refuse(format!(
-            "{} is no prompt checkpoint of AnomalyCLIP",
-            path.display()
-        ))
-    };
-    let [context, depth, deep] = checkpoint::sizes(&tensors).ok_or_else(not_prompts)?;
-    (config.context_length, config.prompt_depth) = (context, depth);
-    if depth > 1 {
-        config.deep_tokens = deep;
-    }
     if config.object_aware && config.classes.is_empty() {
         return Err(refuse(
             "`object_aware` prompts need the names of the `classes`".to_owned(),
@@ -107,23 +92,16 @@ pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, D
     }
     let setup = config.setup()?;
     let prompts = Prompts::new(&config, text, encoder.embedding_width(), 0)?;
-    for (name, var) in prompts.parameters() {
-        let (_, tensor) = tensors
-            .iter()
-            .find(|(n, _)| *n == name)
-            .ok_or_else(not_prompts)?;
-        if tensor.dims() != var.dims() {
-            return Err(refuse(format!(
-                "`{name}` in {} has the shape {:?}, but the backbone and the templates need {:?}: \
-                 the prompts were learned with others",
-                path.display(),
-                tensor.dims(),
-                var.dims()
-            )));
-        }
-        var.set(&tensor.to_dtype(candle_core::DType::F32)?)?;
-    }
+    saved.copy_into(&prompts)?;
     Ok(Box::new(AnomalyClip::new(config, setup, &prompts)?))
+}
+
+/// Settings, or a file that they name, cannot be.
+fn refuse(reason: String) -> DetectorError {
+    DetectorError::Config {
+        method: NAME,
+        reason,
+    }
 }
 
 /// The defaults for `encoder` with `settings` in their place, and its text encoder.
@@ -157,6 +135,7 @@ fn train(
     watch: &mut Watch,
 ) -> Result<Trained, DetectorError> {
     let (mut config, text) = configured(settings, encoder)?;
+    let saved = Saved::named_in(&mut config)?;
     if config.object_aware {
         let names = samples.iter().map(|sample| sample.class.clone());
         config.classes.extend(names);
@@ -166,6 +145,9 @@ fn train(
     let setup = config.setup()?;
     let patches = config.image_size as usize / encoder.patch();
     let prompts = Prompts::new(&config, text, encoder.embedding_width(), options.seed)?;
+    if let Some(saved) = &saved {
+        saved.copy_into(&prompts)?;
+    }
     let record = Record {
         blocks: setup.request.blocks.len(),
         patches: patches * patches,
@@ -184,6 +166,7 @@ fn train(
     let identity = json!({
         "method": NAME,
         "config": config,
+        "start": saved.map(|saved| saved.path),
         "backbone": options.backbone,
         "batch": batch,
         "learning_rate": rate,
@@ -201,10 +184,8 @@ fn train(
         identity: identity.to_string(),
     };
     let log = run(&plan, &learner, &mut optimiser, options, watch)?;
-    if let Prompts::Text(text) = &prompts
-        && !log.epochs.is_empty()
-    {
-        text.write(&options.folder.join("prompts.pth"))?;
+    if !log.epochs.is_empty() {
+        prompts.write(&options.folder.join("prompts.pth"))?;
     }
     Ok(Trained {
         detector: Box::new(AnomalyClip::new(config.clone(), setup.clone(), &prompts)?),
@@ -214,30 +195,19 @@ fn train(
 
 /// Makes the detector again from what [`Detector::state`] gave.
 pub(crate) fn load(state: State) -> Result<Box<dyn Detector>, DetectorError> {
-    let unusable = |reason: String| DetectorError::Config {
-        method: NAME,
-        reason,
-    };
-    let config: Config =
-        serde_json::from_value(state.config).map_err(|e| unusable(e.to_string()))?;
+    let config: Config = serde_json::from_value(state.config).map_err(|e| refuse(e.to_string()))?;
     let setup = config.setup()?;
     let pairs = config.words().len();
-    let texts = state
-        .tensors
-        .get(TEXTS)
-        .filter(|array| array.values.len() >= 2 * pairs)
-        .filter(|array| {
-            array.shape[..array.shape.len() - 1]
-                .iter()
-                .product::<usize>()
-                == 2 * pairs
-        })
-        .ok_or_else(|| {
-            unusable(format!(
-                "the tensor `{TEXTS}` is missing or has an unusable shape"
-            ))
-        })?;
-    let width = texts.values.len() / (2 * pairs);
+    let texts = state.tensors.get(TEXTS);
+    let width = texts.and_then(|texts| match texts.shape.split_last() {
+        Some((&width, rows)) if rows.iter().product::<usize>() == 2 * pairs => Some(width),
+        _ => None,
+    });
+    let (Some(texts), Some(width)) = (texts, width.filter(|width| width * pairs > 0)) else {
+        return Err(refuse(format!(
+            "the tensor `{TEXTS}` is missing or has an unusable shape"
+        )));
+    };
     let pair = |pair: &[f32]| {
         let (normal, anomalous) = pair.split_at(width);
         [normal.to_vec(), anomalous.to_vec()]
