@@ -365,7 +365,7 @@ fn evaluation_prints_metrics_and_writes_a_report() {
     assert!(
         several
             .stdout
-            .contains("2 shots, 2 seeds: image AUROC 1.000 ± 0.000"),
+            .contains("anomaly-dino, 2 shots, 2 seeds: image AUROC 1.000 ± 0.000"),
         "{several:?}"
     );
 
@@ -560,6 +560,140 @@ fn a_pipeline_is_measured_stage_by_stage() {
             "{shares:?}"
         );
     }
+}
+
+#[test]
+fn inctrl_is_trained_fitted_and_gets_other_shots() {
+    let sandbox = Sandbox::new();
+    sandbox.data();
+    let train = "train --method inctrl --data folder:data --weights tiny.safetensors --batch 2 \
+                 --set blocks=[2] --set image_size=56 --set head=network --set episode_shots=1";
+    let whole = sandbox.run(&format!("{train} -o whole.inctrl --epochs 2 --json"));
+    assert_eq!(whole.code, Some(0), "{whole:?}");
+    // All ten images of the data set, those set apart for training too.
+    assert_eq!(whole.lines()[0]["images"], 10);
+    assert!(
+        sandbox
+            .path("whole.inctrl.training/checkpoint.pyth")
+            .is_file()
+    );
+    let parts = format!("{train} -o parts.inctrl");
+    assert_eq!(sandbox.run(&format!("{parts} --epochs 1")).code, Some(0));
+    let rest = sandbox.run(&format!("{parts} --epochs 2"));
+    assert!(rest.stderr.contains("after epoch 1"), "{rest:?}");
+    assert!(
+        rest.stdout
+            .contains("now: anomalens fit --method inctrl --trained"),
+        "{rest:?}"
+    );
+
+    let scores = |arguments: &str| {
+        let evaluated = sandbox.run(&format!("eval --data folder:data --json {arguments}"));
+        assert_eq!(evaluated.code, Some(0), "{evaluated:?}");
+        let mut result = evaluated.lines()[0].clone();
+        result["seconds"] = 0.into();
+        result
+    };
+    let weights = "--weights tiny.safetensors";
+    let eval = |trained: &str| format!("--method inctrl --trained {trained} --shots 2 {weights}");
+    let from_whole = scores(&eval("whole.inctrl"));
+    assert_eq!(from_whole, scores(&eval("parts.inctrl")));
+    // The original's format holds the same.
+    let published = format!(
+        "{} --set blocks=[2] --set image_size=56",
+        eval("whole.inctrl.training/checkpoint.pyth")
+    );
+    assert_eq!(from_whole, scores(&published));
+    scores(&format!("{} --save-shots shots.txt", eval("whole.inctrl")));
+    assert_eq!(sandbox.read("shots.txt").lines().count(), 2);
+    let mut listed = scores(&format!(
+        "--method inctrl --trained whole.inctrl --shots-list shots.txt {weights}"
+    ));
+    assert_eq!(listed["shots"], 2);
+    listed["seed"] = from_whole["seed"].clone();
+    assert_eq!(listed, from_whole);
+    assert_eq!(
+        scores(&format!("{} --class nut", eval("whole.inctrl"))),
+        from_whole
+    );
+
+    let good = "data/nut/train/good";
+    let fit = sandbox.run(&format!(
+        "fit --method inctrl --trained whole.inctrl --normal {good}/0.png {good}/1.png \
+         -o nut.detector {weights}"
+    ));
+    assert_eq!(fit.code, Some(0), "{fit:?}");
+    let revised = sandbox.run(&format!(
+        "fit --detector nut.detector --add {good}/2.png --remove 0.png -o nut.detector --json \
+         {weights}"
+    ));
+    assert_eq!(revised.code, Some(0), "{revised:?}");
+    assert_eq!(
+        revised.lines()[0]["shots"],
+        serde_json::json!(["1.png", "2.png"])
+    );
+    let ready = scores(&format!("--detector nut.detector {weights}"));
+    assert_eq!(ready["images"], 6);
+
+    for (arguments, code, expected) in [
+        (
+            format!("fit --method inctrl --normal {good} -o x {weights}"),
+            1,
+            "--trained FILE",
+        ),
+        (
+            format!("fit --detector nut.detector --remove 9.png -o x {weights}"),
+            1,
+            "the shots are: 1.png, 2.png",
+        ),
+        (
+            format!("fit --detector nut.detector -o x {weights}"),
+            1,
+            "--add PATH or --remove",
+        ),
+        ("fit --add data -o x".to_owned(), 2, "--detector"),
+        (
+            format!(
+                "eval --data folder:data --class nit {}",
+                eval("whole.inctrl")
+            ),
+            1,
+            "did you mean `nut`",
+        ),
+        (
+            format!("detect data --detector whole.inctrl -o out {weights}"),
+            1,
+            "learns from normal images",
+        ),
+    ] {
+        let run = sandbox.run(&arguments);
+        assert_eq!(run.code, Some(code), "{run:?}");
+        assert!(run.stderr.contains(expected), "{run:?}");
+    }
+}
+
+#[test]
+fn numbers_are_unpacked_to_pictures() {
+    let sandbox = Sandbox::new();
+    let zeros = vec!["0.5"; 4 * 28 * 28].join(",");
+    for digit in 0..10 {
+        sandbox.write(
+            &format!("digits/{digit}.json"),
+            format!("{{\"data\":[{zeros}]}}").as_bytes(),
+        );
+    }
+    let unpacked = sandbox.run("data unpack digits -o mnist");
+    assert_eq!(unpacked.stdout, "40 images written to mnist\n");
+    let checked = sandbox.run("data check mnist:mnist --json");
+    let report: serde_json::Value = serde_json::from_str(&checked.stdout).unwrap();
+    let test = report["counts"].as_array().unwrap().iter();
+    let test = test.filter(|count| count["class"] == "7" && count["split"] == "test");
+    assert_eq!(
+        test.map(|count| count["samples"].as_u64().unwrap())
+            .sum::<u64>(),
+        10
+    );
+    assert_eq!(sandbox.run("data unpack digits -o mnist").code, Some(1));
 }
 
 #[test]

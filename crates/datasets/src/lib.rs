@@ -17,6 +17,8 @@
 //!                    sample.rs  Sample: image, crop, label, kind, class, split, mask
 //!                    split.rs   scikit-learn's train_test_split, to the draw
 //!                    shots.rs   few-shot sampling, lists of shots in a file
+//!
+//!  unpack.rs   data sets published as numbers -> folders of pictures
 //! ```
 
 mod check;
@@ -33,6 +35,7 @@ mod sample;
 mod scan;
 mod shots;
 mod split;
+mod unpack;
 
 pub use check::{CheckReport, Count, check};
 pub use data_ref::DataRef;
@@ -43,3 +46,4 @@ pub use layouts::{About, Layout, layout, layouts};
 pub use sample::{Crop, GOOD, Label, MaskSource, Sample, Split};
 pub use shots::{few_shot, read_shots, write_shots};
 pub use split::{TrainTest, permutation, train_test_split};
+pub use unpack::{Packing, unpack};

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 #[test]
 fn references_that_do_not_parse() {
-    let known = "folder, brainmri, elpv, headct, magnetic-tile, sdd, textile";
+    let known = "folder, aitex, brainmri, cifar10, cifar10-multi, elpv, headct, magnetic-tile, mnist, \
+                 sdd, textile, visa";
     let cases = [
         (
             "/data/bottle",

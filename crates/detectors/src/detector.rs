@@ -37,6 +37,11 @@ pub trait Detector: Send + Sync {
         SMOOTHING
     }
 
+    /// The names of the normal images that it was fitted on, where they can be taken out again.
+    fn shots(&self) -> Vec<&str> {
+        vec![]
+    }
+
     /// The score and the map of each image, in the order given.
     ///
     /// # Errors
@@ -73,7 +78,7 @@ pub struct Scored {
 }
 
 /// The scores that normal patches get: what to draw as cold, and from where on as hot.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct NormalRange {
     /// The median.
     pub typical: f32,

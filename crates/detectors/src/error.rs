@@ -30,6 +30,9 @@ pub enum DetectorError {
     /// A few-shot method was given no normal image.
     #[error("{0} learns from normal images, and none were given")]
     NoShots(&'static str),
+    /// A detector whose normal images cannot be told apart was to get others.
+    #[error("the normal images of a detector of {0} cannot be changed: fit it again with all")]
+    FixedShots(&'static str),
     /// Images that must be scored together are too few.
     #[error(
         "{method} scores images against each other and needs at least {needed} of them, not {found}"

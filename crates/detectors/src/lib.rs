@@ -9,9 +9,11 @@
 //! predict.rs       a backbone and detectors together: image files -> predictions
 //! training/        learning from auxiliary data
 //! tokens.rs        tokens made comparable
+//! views.rs         a shot in several views
 //! nearest.rs       nearest neighbours in sets of tokens
 //! anomaly_dino/    AnomalyDINO: few-shot, nearest normal patch
 //! anomalyclip/     AnomalyCLIP: zero-shot, learned prompts
+//! inctrl/          InCTRL: few-shot, residuals weighed by heads that are learned once
 //! musc/            MuSc: batch zero-shot, images score each other
 //! ```
 //!
@@ -22,19 +24,24 @@ pub mod anomalyclip;
 mod detector;
 mod error;
 mod file;
+pub mod inctrl;
 pub mod musc;
 mod nearest;
 mod predict;
 mod registry;
 mod setup;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod tokens;
 pub mod training;
+mod views;
 
 pub use detector::{Array, Detector, NormalRange, Scope, Scored, State};
 pub use error::{DetectorError, SourceError};
 pub use file::{BackboneRef, DetectorFile, FORMAT_VERSION, Provenance};
 pub use predict::{Outcome, Prediction, predict};
-pub use registry::{FitOptions, Method, Needs, Shots, Variant, find, methods};
+pub use registry::{FitOptions, Method, Needs, Shot, Shots, Variant, find, methods};
 pub use setup::Setup;
 pub use stream::{Encoded, ImageSize, ImageSource, StreamOptions, stream_features};
+pub use views::Views;

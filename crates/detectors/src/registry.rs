@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::error::nearest;
 use crate::stream::encode_images;
 use crate::training::{TrainOptions, Trained, TrainingSample, Watch};
-use crate::{Detector, DetectorError, Setup, State, anomaly_dino, anomalyclip, musc};
+use crate::{Detector, DetectorError, Setup, State, anomaly_dino, anomalyclip, inctrl, musc};
 
 /// What must be there before a method can score images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,9 +34,12 @@ pub struct Method {
     pub paper: &'static str,
     /// What it needs.
     pub needs: Needs,
+    /// Whether it wants to know what the images show: its setting `class`.
+    pub class: bool,
     fit: Fit,
     load: Load,
     training: Option<Training>,
+    revise: Option<Revise>,
 }
 
 /// What a method that is trained offers.
@@ -45,6 +48,9 @@ pub(crate) struct Training {
     pub(crate) train: Train,
     pub(crate) untrained: Untrained,
     pub(crate) variants: Variants,
+    /// Whether it learns from the normal images that data sets set apart for training too, or
+    /// from their test images alone.
+    pub(crate) from_all: bool,
 }
 
 /// One line of a table of ablations.
@@ -74,22 +80,27 @@ type Untrained = fn(&Value, &dyn ImageEncoder, u32) -> Result<Box<dyn Detector>,
 /// What the ablations of a method compare.
 type Variants = fn(&dyn ImageEncoder) -> Result<Vec<Variant>, DetectorError>;
 
+/// Makes a detector with other shots: some added, those of some names taken out.
+type Revise = fn(State, &Shots, &[String]) -> Result<Box<dyn Detector>, DetectorError>;
+
 /// Makes a detector again from its saved state.
 type Load = fn(State) -> Result<Box<dyn Detector>, DetectorError>;
 
 /// Settings that replace a method's defaults, as a JSON object by name; empty for none.
 pub type FitOptions = serde_json::Map<String, Value>;
 
-const METHODS: [Method; 3] = [
+const METHODS: [Method; 4] = [
     Method {
         name: anomaly_dino::NAME,
         summary: "few-shot: distance of each patch to the nearest patch of some normal images",
         paper: "Damm et al., AnomalyDINO: Boosting Patch-based Few-shot Anomaly Detection with \
                 DINOv2, WACV 2025",
         needs: Needs::NormalImages,
+        class: false,
         fit: anomaly_dino::fit,
         load: anomaly_dino::load,
         training: None,
+        revise: None,
     },
     Method {
         name: anomalyclip::NAME,
@@ -97,9 +108,24 @@ const METHODS: [Method; 3] = [
         paper: "Zhou et al., AnomalyCLIP: Object-agnostic Prompt Learning for Zero-shot Anomaly \
                 Detection, ICLR 2024",
         needs: Needs::Training,
+        class: false,
         fit: anomalyclip::fit,
         load: anomalyclip::load,
         training: Some(anomalyclip::TRAINING),
+        revise: None,
+    },
+    Method {
+        name: inctrl::NAME,
+        summary: "few-shot: residuals beside some normal images, weighed by heads learned once \
+                  from auxiliary data",
+        paper: "Zhu and Pang, Toward Generalist Anomaly Detection via In-context Residual \
+                Learning with Few-shot Sample Prompts, CVPR 2024",
+        needs: Needs::NormalImages,
+        class: true,
+        fit: inctrl::fit,
+        load: inctrl::load,
+        training: Some(inctrl::TRAINING),
+        revise: Some(inctrl::revise),
     },
     Method {
         name: musc::NAME,
@@ -107,9 +133,11 @@ const METHODS: [Method; 3] = [
         paper: "Li et al., MuSc: Zero-Shot Industrial Anomaly Classification and Segmentation \
                 with Mutual Scoring of the Unlabeled Images, ICLR 2024",
         needs: Needs::Nothing,
+        class: false,
         fit: musc::fit,
         load: musc::load,
         training: None,
+        revise: None,
     },
 ];
 
@@ -143,7 +171,7 @@ impl Method {
         &self,
         options: &FitOptions,
         encoder: &dyn ImageEncoder,
-        images: &[Image],
+        images: &[Shot],
     ) -> Result<Box<dyn Detector>, DetectorError> {
         if self.needs == Needs::NormalImages && images.is_empty() {
             return Err(DetectorError::NoShots(self.name));
@@ -178,6 +206,29 @@ impl Method {
     pub fn variants(&self, encoder: &dyn ImageEncoder) -> Result<Vec<Variant>, DetectorError> {
         let training = self.training.ok_or(DetectorError::NotTrained(self.name))?;
         (training.variants)(encoder)
+    }
+
+    /// Whether training wants the normal images that data sets set apart for training too.
+    pub fn trains_on_all(&self) -> bool {
+        self.training.is_some_and(|training| training.from_all)
+    }
+
+    /// The detector of `state` with the shots `add` too and without those named in `remove`.
+    ///
+    /// # Errors
+    /// [`DetectorError::FixedShots`] for methods whose shots cannot be told apart,
+    /// [`DetectorError::NoShots`] if none are left, [`DetectorError::Config`] for a name that is
+    /// not there, or there twice.
+    pub fn revise(
+        &self,
+        state: State,
+        encoder: &dyn ImageEncoder,
+        add: &[Shot],
+        remove: &[String],
+    ) -> Result<Box<dyn Detector>, DetectorError> {
+        let revise = self.revise.ok_or(DetectorError::FixedShots(self.name))?;
+        let images = add;
+        revise(state, &Shots { encoder, images }, remove)
     }
 
     /// Learns a detector from labelled auxiliary images; `watch` is told what happens. A run that
@@ -215,20 +266,29 @@ impl Method {
     }
 }
 
+/// One normal image of the target.
+#[derive(Debug, Clone)]
+pub struct Shot {
+    /// What it is called.
+    pub name: String,
+    /// The image.
+    pub image: Image,
+}
+
 /// The normal images that a method is fitted on, and the network that encodes them.
 pub struct Shots<'a> {
     /// The network.
     pub encoder: &'a dyn ImageEncoder,
     /// The images.
-    pub images: &'a [Image],
+    pub images: &'a [Shot],
 }
 
 impl Shots<'_> {
     /// The features of `images`.
-    pub(crate) fn encode(
+    pub(crate) fn encode<'i>(
         &self,
         setup: &Setup,
-        images: &[Image],
+        images: impl IntoIterator<Item = &'i Image>,
     ) -> Result<Vec<ImageFeatures>, DetectorError> {
         encode_images(self.encoder, setup, images)
     }

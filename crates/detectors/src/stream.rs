@@ -128,11 +128,12 @@ pub fn stream_features(
 }
 
 /// The features of images that are in memory already.
-pub(crate) fn encode_images(
+pub(crate) fn encode_images<'i>(
     encoder: &dyn ImageEncoder,
     setup: &Setup,
-    images: &[Image],
+    images: impl IntoIterator<Item = &'i Image>,
 ) -> Result<Vec<ImageFeatures>, DetectorError> {
+    let images: Vec<&Image> = images.into_iter().collect();
     let mut features = Vec::with_capacity(images.len());
     for images in images.chunks(StreamOptions::default().batch) {
         let prepared = images

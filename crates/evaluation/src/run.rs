@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anomalens_backbones::ImageEncoder;
 use anomalens_datasets::{DataSet, MaskSource, Sample, few_shot};
 use anomalens_detectors::{
-    Detector, FitOptions, ImageSource, Method, Needs, Prediction, StreamOptions, predict,
+    Detector, FitOptions, ImageSource, Method, Needs, Prediction, Shot, StreamOptions, predict,
 };
 use anomalens_metrics::{PixelMetrics, PixelOptions, ScoredMask, auroc, average_precision, f1_max};
 use anomalens_vision::{Limits, Mask};
@@ -43,6 +43,8 @@ pub struct RunOptions {
     pub whole: bool,
     /// The part of the test images that is scored, if not all are.
     pub only: Option<Fold>,
+    /// The ids of the normal images that methods are given, of all classes; none to draw them.
+    pub listed_shots: Option<Vec<String>>,
     /// Batches and limits.
     pub stream: StreamOptions,
 }
@@ -63,6 +65,7 @@ impl Default for RunOptions {
             resolution: 256,
             whole: false,
             only: None,
+            listed_shots: None,
             stream: StreamOptions::default(),
         }
     }
@@ -95,7 +98,7 @@ pub fn evaluate(
             .zip(&mut durations)
             .map(|(contestant, duration)| {
                 let start = Instant::now();
-                let fitted = contestant.fit(encoder, data, class, &options.stream.limits);
+                let fitted = contestant.fit(encoder, data, class, options);
                 *duration += start.elapsed();
                 fitted
             })
@@ -173,7 +176,7 @@ impl<'a> Contestant<'a> {
         encoder: &dyn ImageEncoder,
         data: &DataSet,
         class: &str,
-        limits: &Limits,
+        run: &RunOptions,
     ) -> Result<Fitted<'a>, EvaluationError> {
         match self {
             Self::Ready(detector) => Ok(match detector.for_class(class)? {
@@ -187,15 +190,28 @@ impl<'a> Contestant<'a> {
                 seed,
             } => {
                 let normals: Vec<&Sample> = data.train_normals(class).collect();
-                let shots = match method.needs {
-                    Needs::NormalImages => few_shot(&normals, *shots, *seed)?,
-                    Needs::Nothing | Needs::Training => vec![],
+                let shots = match (method.needs, &run.listed_shots) {
+                    (Needs::Nothing | Needs::Training, _) => vec![],
+                    (Needs::NormalImages, None) => few_shot(&normals, *shots, *seed)?,
+                    (Needs::NormalImages, Some(listed)) => normals
+                        .into_iter()
+                        .filter(|sample| listed.contains(&sample.id))
+                        .collect(),
                 };
-                let images = shots
+                let shots = shots
                     .iter()
-                    .map(|sample| source(sample).open(limits))
-                    .collect::<Result<Vec<_>, _>>()?;
-                let detector = method.fit(options, encoder, &images)?;
+                    .map(|sample| {
+                        Ok(Shot {
+                            name: sample.id.clone(),
+                            image: source(sample).open(&run.stream.limits)?,
+                        })
+                    })
+                    .collect::<Result<Vec<_>, EvaluationError>>()?;
+                let mut options = options.clone();
+                if method.class {
+                    options.entry("class").or_insert_with(|| class.into());
+                }
+                let detector = method.fit(&options, encoder, &shots)?;
                 Ok(Fitted::Anew(match detector.for_class(class)? {
                     Some(detector) => detector,
                     None => detector,

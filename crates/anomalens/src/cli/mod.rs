@@ -53,7 +53,7 @@ enum Command {
     Train(train::Args),
     /// Measure a method or detector on a labelled data set
     Eval(eval::Args),
-    /// List, check and draw labelled data sets
+    /// List, check, draw and unpack labelled data sets
     Data(data::Args),
     /// List, pull and find backbone weights
     Models(models::Args),

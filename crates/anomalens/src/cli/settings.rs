@@ -1,8 +1,13 @@
 //! A method and its settings from the command line.
 
-use anomalens::detectors::FitOptions;
+use std::path::PathBuf;
+
+use anomalens::backbones::Backbone;
+use anomalens::detectors::{DetectorFile, FitOptions};
 use anyhow::{Result, bail};
 use serde_json::Value;
+
+use super::backbone;
 
 /// Settings that replace a method's defaults.
 #[derive(Debug, clap::Args)]
@@ -10,6 +15,10 @@ pub(super) struct Args {
     /// A setting of the method, such as `blocks=[6,9]` or `image_size=448` (repeatable)
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
+    /// What was trained before, for methods that need it: a file of `anomalens train`, or a
+    /// published checkpoint
+    #[arg(long, value_name = "FILE")]
+    trained: Option<PathBuf>,
 }
 
 impl Args {
@@ -23,6 +32,19 @@ impl Args {
             let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
             options.insert(name.to_owned(), value);
         }
+        if let Some(trained) = &self.trained {
+            options.insert("trained".to_owned(), serde_json::to_value(trained)?);
+        }
         Ok(options)
+    }
+
+    /// Opens the backbone: that of what was trained before, where it tells.
+    pub(super) fn open(&self, backbone: &backbone::Args) -> Result<Backbone> {
+        // What is wrong with the file is told where it is used.
+        let trained = self.trained.as_deref().map(DetectorFile::load);
+        match trained.and_then(Result::ok) {
+            Some(file) => backbone.open_for(&file),
+            None => backbone.open(),
+        }
     }
 }

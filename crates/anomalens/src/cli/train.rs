@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anomalens::detectors::training::{
     Cache, EpochLog, TrainEvent, TrainLog, TrainOptions, Trained, TrainingSample,
 };
-use anomalens::detectors::{DetectorFile, Provenance, find as find_method};
+use anomalens::detectors::{DetectorFile, Needs, Provenance, find as find_method};
 use anomalens::evaluation::report::{ReportContext, write_report};
 use anomalens::evaluation::{Fold, training_samples, write_loss_curve};
 use anyhow::{Context, Result, bail};
@@ -20,13 +20,15 @@ use super::{End, backbone, data, fit, print_line, settings};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     anomalens train --method anomalyclip --data magnetic-tile:DIR -o tile.detector\n  \
-    anomalens train --method anomalyclip --weights ViT-L-14-336px.pt --data folder:MVTEC -o f\n\n\
+    anomalens train --method anomalyclip --weights ViT-L-14-336px.pt --data folder:MVTEC -o f\n  \
+    anomalens train --method inctrl --data magnetic-tile:DIR -o tile.inctrl\n\n\
     A run that was interrupted goes on from its last epoch when the same command is given again.")]
 pub(super) struct Args {
     /// The method
     #[arg(long, value_name = "METHOD", default_value = "anomalyclip")]
     method: String,
-    /// Labelled data to learn from: its test images, as the papers do (repeatable)
+    /// Labelled data to learn from: its test images, with inctrl its normal training images too, as
+    /// the papers do (repeatable)
     #[arg(long, value_name = "LAYOUT:PATH", required = true)]
     data: Vec<data::Reference>,
     /// Leave part K of N equal parts of each data set's images out, to measure on later
@@ -108,7 +110,12 @@ pub(super) fn run(args: &Args) -> Result<End> {
     });
     let mut samples: Vec<TrainingSample> = vec![];
     for data in &args.data {
-        samples.extend(training_samples(&data.open()?, args.leave_out));
+        let data = data.open()?;
+        samples.extend(training_samples(
+            &data,
+            args.leave_out,
+            method.trains_on_all(),
+        ));
     }
     let backbone = args.backbone.open()?;
     let options = TrainOptions {
@@ -195,6 +202,13 @@ pub(super) fn run(args: &Args) -> Result<End> {
         print_line(format!("losses: {}", curve.display()))?;
         if let Some(path) = &args.report {
             print_line(format!("report: {}", path.display()))?;
+        }
+        if method.needs == Needs::NormalImages {
+            print_line(format!(
+                "now: anomalens fit --method {} --trained {} --normal DIR -o FILE",
+                method.name,
+                args.output.display()
+            ))?;
         }
     }
     if let Some(reason) = stopped {

@@ -2,13 +2,12 @@
 //! InCTRL's conversion, in the order of the table.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use serde::Deserialize;
 
 use crate::error::Error;
 use crate::finding::FindingKind;
-use crate::layouts::{About, Layout, SPLIT_IN_FILE_ORDER, missing_entries};
+use crate::layouts::{About, Layout, SPLIT_IN_FILE_ORDER, missing_entries, read_rows};
 use crate::listing::below;
 use crate::sample::{GOOD, MaskSource, Split};
 use crate::scan::{Item, Scan};
@@ -51,7 +50,10 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
     };
 
     let mut listed = BTreeSet::new();
-    for (index, row) in read_rows(&scan.path(LABELS))?.into_iter().enumerate() {
+    for (index, row) in read_rows::<Row>(&scan.path(LABELS))?
+        .into_iter()
+        .enumerate()
+    {
         // The first line is the header.
         let at = format!("{LABELS}, line {}", index + 2);
         let (id, kind) = match row {
@@ -94,12 +96,4 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
     scan.tell_unlabelled(images, &unlabelled);
     split_normals(&mut scan.samples);
     Ok(())
-}
-
-fn read_rows(path: &Path) -> Result<Vec<Result<Row, csv::Error>>, Error> {
-    let mut reader = csv::ReaderBuilder::new()
-        .trim(csv::Trim::All)
-        .from_path(path)
-        .map_err(|error| Error::reading(path, error.into()))?;
-    Ok(reader.deserialize().collect())
 }

@@ -2,17 +2,21 @@
 //! one line in [`LAYOUTS`]; it says what it expects, whether a folder looks like it, and walks
 //! the folder. Sorted order is used wherever the authors' order depends on their file system.
 
+mod aitex;
 mod brainmri;
 mod elpv;
 mod folder;
 mod headct;
+mod labelled;
 mod magnetic_tile;
 mod sdd;
 mod textile;
+mod visa;
 
 use std::path::Path;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{Error, nearest};
 use crate::listing::below;
@@ -20,14 +24,19 @@ use crate::sample::{MaskSource, Split};
 use crate::scan::{Item, Scan};
 use crate::split::split_normals;
 
-static LAYOUTS: [Layout; 7] = [
+static LAYOUTS: [Layout; 12] = [
     folder::LAYOUT,
+    aitex::LAYOUT,
     brainmri::LAYOUT,
+    labelled::CIFAR,
+    labelled::CIFAR_MULTI,
     elpv::LAYOUT,
     headct::LAYOUT,
     magnetic_tile::LAYOUT,
+    labelled::MNIST,
     sdd::LAYOUT,
     textile::LAYOUT,
+    visa::LAYOUT,
 ];
 
 /// The split of InCTRL's data conversions, over sorted names.
@@ -36,6 +45,8 @@ const SPLIT_SORTED: &str = "75% of the normal images, in sorted order, train (sc
 /// The split of InCTRL's data conversions, over the rows of a label file.
 const SPLIT_IN_FILE_ORDER: &str = "75% of the normal images, in the order of labels.csv, train \
     (scikit-learn's train_test_split, random state 42), as in InCTRL";
+
+pub(crate) use labelled::CIFAR_10;
 
 /// How a data set lies on disk.
 #[derive(Debug, Serialize)]
@@ -138,6 +149,15 @@ fn missing_entries(root: &Path, entries: &[&str]) -> Option<String> {
         [one] => Some(format!("{one} is missing")),
         several => Some(format!("{} are missing", several.join(", "))),
     }
+}
+
+/// The rows below the header of a table of comma-separated values.
+fn read_rows<Row: DeserializeOwned>(path: &Path) -> Result<Vec<Result<Row, csv::Error>>, Error> {
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .from_path(path)
+        .map_err(|error| Error::reading(path, error.into()))?;
+    Ok(reader.deserialize().collect())
 }
 
 /// Scans a root whose folders are the labels, without masks, and splits the normal images.

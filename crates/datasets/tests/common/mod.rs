@@ -239,3 +239,86 @@ pub(crate) fn textile(tree: &Tree) {
         tree.image(&format!("textile/{name}.jpg"));
     }
 }
+
+/// VisA: two classes, with files that the table does not name.
+pub(crate) fn visa(tree: &Tree) {
+    let mut table = "object,split,label,image,mask\n".to_owned();
+    for class in ["candle", "pcb1"] {
+        for (split, label, folder, name) in [
+            ("train", "normal", "Normal", "0000"),
+            ("train", "normal", "Normal", "0001"),
+            ("test", "normal", "Normal", "0002"),
+            ("test", "anomaly", "Anomaly", "000"),
+        ] {
+            let image = format!("{class}/Data/Images/{folder}/{name}.JPG");
+            tree.image(&format!("visa/{image}"));
+            let mask = match label {
+                "anomaly" => format!("{class}/Data/Masks/Anomaly/{name}.png"),
+                _ => String::new(),
+            };
+            if !mask.is_empty() {
+                tree.mask(&format!("visa/{mask}"), SIZE, &[(1, 1)]);
+            }
+            table += &format!("{class},{split},{label},{image},{mask}\n");
+        }
+        tree.file(&format!("visa/{class}/image_anno.csv"), "image,label\n");
+    }
+    tree.file("visa/split_csv/1cls.csv", table);
+    tree.file("visa/split_csv/2cls_fewshot.csv", "");
+    tree.file("visa/LICENSE-DATASET", "for people");
+}
+
+/// AITEX: a strip without defect of 24x8 pixels, one with a broken end in its second square, one
+/// whose nep is marked in two files, one without a mask.
+pub(crate) fn aitex(tree: &Tree) {
+    let size = (24, 8);
+    tree.image_of(
+        "aitex/NODefect_images/2306881-210020u/0001_000_00.png",
+        24,
+        8,
+    );
+    let defects = "aitex/Defect_images/Defect_images";
+    let masks = "aitex/Mask_images/Mask_images";
+    for name in ["0001_002_00", "0044_030_04", "0100_025_08"] {
+        tree.image_of(&format!("{defects}/{name}.png"), 24, 8);
+    }
+    tree.mask(
+        &format!("{masks}/0001_002_00_mask.png"),
+        size,
+        &[(9, 2), (10, 2)],
+    );
+    tree.mask(
+        &format!("{masks}/0044_030_04_mask1.png"),
+        size,
+        &[(1, 1), (17, 1)],
+    );
+    tree.mask(&format!("{masks}/0044_030_04_mask2.png"), size, &[(18, 1)]);
+}
+
+/// MNIST as pictures: two training and one test image of each digit.
+pub(crate) fn mnist(tree: &Tree) {
+    for digit in 0..10 {
+        for name in ["training/D/1.png", "training/D/2.png", "testing/D/3.png"] {
+            tree.image(&format!("mnist/{}", name.replace('D', &digit.to_string())));
+        }
+    }
+}
+
+/// CIFAR-10 as pictures: one training and one test image of each kind.
+pub(crate) fn cifar10(tree: &Tree) {
+    for kind in [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ] {
+        tree.image(&format!("cifar10/train/{kind}/0001.png"));
+        tree.image(&format!("cifar10/test/{kind}/0001.png"));
+    }
+}

@@ -5,7 +5,7 @@ use anomalens_vision::Preprocess;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use crate::{DetectorError, Setup};
+use crate::{DetectorError, Setup, Views};
 
 /// The settings, each with a default that was chosen on the magnetic-tile and textile data sets
 /// alone (docs/benchmarks/few-shot.md).
@@ -22,18 +22,6 @@ pub struct Config {
     pub image_weight: f64,
     /// In which views each shot is stored.
     pub views: Views,
-}
-
-/// The views of a shot in the memory bank.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Views {
-    /// As it is.
-    Upright,
-    /// Mirrored left to right, top to bottom, and both.
-    Flips,
-    /// Turned in eight steps of 45 degrees, as in the paper.
-    Rotations,
 }
 
 impl Default for Config {

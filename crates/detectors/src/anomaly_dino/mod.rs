@@ -14,11 +14,10 @@ mod units;
 use std::collections::BTreeMap;
 
 use anomalens_backbones::ImageFeatures;
-use anomalens_vision::{Image, Map};
-use rayon::prelude::*;
+use anomalens_vision::Map;
 use serde_json::Value;
 
-pub use config::{Config, Views};
+pub use config::Config;
 
 use crate::detector::{Array, Detector, Scope, Scored, State};
 use crate::registry::{Shots, check_features, configure};
@@ -47,7 +46,7 @@ pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, D
     let shots: Vec<Shot> = shots
         .images
         .iter()
-        .map(|image| shots.encode(&setup, &views(image, config.views)))
+        .map(|shot| shots.encode(&setup, &config.views.of(&shot.image)))
         .collect::<Result<_, _>>()?;
     let banks = banks(&shots.iter().collect::<Vec<_>>(), &config)?;
     let units = Units::measure(&shots, &config)?;
@@ -165,19 +164,4 @@ fn banks(shots: &[&Shot], config: &Config) -> Result<Vec<Bank>, DetectorError> {
         .iter()
         .map(|&block| Bank::new(block, shots))
         .collect()
-}
-
-/// The image in all its views, upright first.
-fn views(image: &Image, views: Views) -> Vec<Image> {
-    match views {
-        Views::Upright => vec![image.clone()],
-        Views::Flips => {
-            let half_turn = image.rotate(180.0);
-            vec![image.clone(), image.mirror(), half_turn.mirror(), half_turn]
-        }
-        Views::Rotations => (0..8)
-            .into_par_iter()
-            .map(|i| image.rotate(f64::from(i) * 45.0))
-            .collect(),
-    }
 }

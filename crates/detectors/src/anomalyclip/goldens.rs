@@ -1,8 +1,7 @@
 //! Against the original implementation on a tiny network with seeded weights: prompts, scores,
 //! maps, and three steps of training.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anomalens_backbones::checkpoint::{Checkpoint, seeded_tensor};
@@ -17,25 +16,8 @@ use super::prompt::Prompts;
 use super::{AnomalyClip, BETAS, Config, LEARNING_RATE, fit, load};
 use crate::Detector;
 use crate::registry::Shots;
+use crate::testing::{Goldens, close, flat};
 use crate::training::{Adam, Batch, Learner, TrainingMask, TrainingSample};
-
-struct Goldens(HashMap<String, Tensor>);
-
-impl Goldens {
-    fn load() -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../tests/goldens/anomalyclip_tiny.safetensors");
-        Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
-    }
-
-    fn get(&self, name: &str) -> &Tensor {
-        &self.0[name]
-    }
-
-    fn values(&self, name: &str) -> Vec<f32> {
-        self.get(name).flatten_all().unwrap().to_vec1().unwrap()
-    }
-}
 
 fn architecture() -> Architecture {
     Architecture {
@@ -98,27 +80,9 @@ fn sample(label: i32) -> TrainingSample {
     }
 }
 
-/// Largest difference, relative to the largest expected value.
-fn difference(found: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(found.len(), expected.len());
-    let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
-    let pairs = found.iter().zip(expected);
-    pairs.fold(0.0_f32, |max, (a, b)| max.max((a - b).abs())) / largest
-}
-
-#[track_caller]
-fn close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
-    let difference = difference(found, expected);
-    assert!(difference < tolerance, "{name}: {difference}");
-}
-
-fn flat(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
 #[test]
 fn prompts_and_scores() {
-    let goldens = Goldens::load();
+    let goldens = Goldens::load("anomalyclip_tiny.safetensors");
     let network = network();
     let prompts = prompts(&network);
     let Prompts::Text(text) = &prompts else {
@@ -188,7 +152,7 @@ fn prompts_and_scores() {
 
 #[test]
 fn three_steps_of_training() {
-    let goldens = Goldens::load();
+    let goldens = Goldens::load("anomalyclip_tiny.safetensors");
     let network = network();
     let prompts = prompts(&network);
     let config = config(&network);
@@ -255,7 +219,7 @@ fn three_steps_of_training() {
 
 #[test]
 fn a_prompt_checkpoint_survives_writing_and_reading() {
-    let goldens = Goldens::load();
+    let goldens = Goldens::load("anomalyclip_tiny.safetensors");
     let network = network();
     let prompts = prompts(&network);
     for (name, var) in prompts.parameters() {
@@ -357,7 +321,9 @@ fn each_class_has_its_own_prompts_where_they_name_it() {
             prompts,
             upsample: upsample(5, 70).unwrap(),
         };
-        let embedding = Goldens::load().get("dpam70.image").narrow(0, 0, 2);
+        let embedding = Goldens::load("anomalyclip_tiny.safetensors")
+            .get("dpam70.image")
+            .narrow(0, 0, 2);
         let features = Batch {
             embedding: embedding.ok(),
             blocks: vec![],

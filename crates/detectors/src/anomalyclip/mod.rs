@@ -32,7 +32,9 @@ pub use config::{Config, ImageScore, Normalisation, PromptKind};
 
 use crate::detector::{Array, Detector, NormalRange, Scope, Scored, State};
 use crate::registry::{Shots, Training, check_features, configure};
-use crate::training::{Adam, Record, Run, TrainOptions, Trained, TrainingSample, Watch, run};
+use crate::training::{
+    Adam, Record, Run, TrainOptions, Trained, TrainingSample, Watch, run, shuffled_batches,
+};
 use crate::{DetectorError, Setup};
 use checkpoint::Saved;
 use loss::{GlocalLoss, upsample};
@@ -61,6 +63,7 @@ pub(crate) const TRAINING: Training = Training {
     train,
     untrained,
     variants: variants::variants,
+    from_all: false,
 };
 
 /// The embeddings, ready to score images.
@@ -178,9 +181,9 @@ fn train(
         setup: &setup,
         record,
         samples,
-        mask_side: config.image_size,
+        mask_side: Some(config.image_size),
         epochs: options.epochs.unwrap_or(EPOCHS),
-        batch,
+        order: &|epoch| shuffled_batches(samples.len(), batch, options.seed, epoch),
         identity: identity.to_string(),
     };
     let log = run(&plan, &learner, &mut optimiser, options, watch)?;

@@ -1,4 +1,5 @@
-//! Adam (Kingma and Ba, 2015) as PyTorch computes it, without weight decay; its state can be saved.
+//! Adam (Kingma and Ba, 2015) as PyTorch computes it, with decoupled weight decay if asked for
+//! (AdamW, Loshchilov and Hutter, 2019); its state can be saved.
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
@@ -8,6 +9,7 @@ pub(crate) struct Adam {
     rate: f64,
     betas: [f64; 2],
     epsilon: f64,
+    decay: f64,
     steps: u32,
     parameters: Vec<Parameter>,
 }
@@ -38,12 +40,18 @@ impl Adam {
             rate,
             betas,
             epsilon: 1e-8,
+            decay: 0.0,
             steps: 0,
             parameters: parameters.collect::<candle_core::Result<_>>()?,
         })
     }
 
-    /// Moves every parameter that has a gradient. False if one, or its
+    /// The same with weight decay.
+    pub(crate) fn with_decay(self, decay: f64) -> Self {
+        Self { decay, ..self }
+    }
+
+    /// Moves every parameter that has a gradient; the others are only kept in the state. False if one, or its
     /// gradient's square, came out of it not finite.
     pub(crate) fn step(&mut self, gradients: &GradStore) -> candle_core::Result<bool> {
         let mut finite = true;
@@ -60,7 +68,8 @@ impl Adam {
             let square = ((square * second)? + (gradient.sqr()? * (1.0 - second))?)?;
             let size = ((&square / corrections[1])?.sqrt()? + self.epsilon)?;
             let step = ((&mean * (self.rate / corrections[0]))? / size)?;
-            let moved = (parameter.value.as_tensor() - step)?;
+            let kept = (parameter.value.as_tensor() * (1.0 - self.rate * self.decay))?;
+            let moved = (kept - step)?;
             for tensor in [&moved, &square] {
                 let sum = tensor.to_dtype(DType::F64)?.sum_all()?;
                 finite &= sum.to_scalar::<f64>()?.is_finite();

@@ -18,7 +18,7 @@ mod store;
 
 pub(crate) use adam::Adam;
 pub use progress::EpochLog;
-pub(crate) use run::{Learner, Losses, Run, run};
+pub(crate) use run::{Learner, Losses, Run, run, shuffled_batches};
 pub use run::{TrainEvent, TrainLog, TrainOptions, Trained, Watch};
 pub use sample::{TrainingMask, TrainingSample};
 pub use store::Cache;

@@ -1,4 +1,4 @@
-//! The loop over epochs: shuffled batches, one optimiser step each, a checkpoint after every
+//! The loop over epochs: batches in a given order, one optimiser step each, a checkpoint after every
 //! epoch. The same seed gives the same result on the same machine, interrupted or not.
 
 use std::ops::ControlFlow;
@@ -111,7 +111,7 @@ pub(crate) struct Losses {
 
 /// A model whose parameters are learned.
 pub(crate) trait Learner {
-    /// The loss of a batch.
+    /// The loss of a step over `samples`.
     fn loss(
         &self,
         features: &Batch,
@@ -126,16 +126,29 @@ pub(crate) struct Run<'a> {
     pub(crate) setup: &'a Setup,
     pub(crate) record: Record,
     pub(crate) samples: &'a [TrainingSample],
-    /// Side of the masks, in pixels.
-    pub(crate) mask_side: u32,
+    /// Side of the masks, in pixels; none if they are not used.
+    pub(crate) mask_side: Option<u32>,
     pub(crate) epochs: usize,
-    pub(crate) batch: usize,
+    /// The steps of an epoch, which is counted from 1: indices into `samples` for each.
+    pub(crate) order: &'a dyn Fn(usize) -> Vec<Vec<usize>>,
     /// What a checkpoint must be of to be gone on from.
     pub(crate) identity: String,
 }
 
 /// Why a run ends that was broken off.
 const INTERRUPTED: &str = "interrupted";
+
+/// Every one of `images` once in an epoch, in an order that follows from the seed, `batch` in a
+/// step.
+pub(crate) fn shuffled_batches(
+    images: usize,
+    batch: usize,
+    seed: u32,
+    epoch: usize,
+) -> Vec<Vec<usize>> {
+    let order = shuffled(images, &mut generator(seed, epoch as u32));
+    order.chunks(batch).map(<[usize]>::to_vec).collect()
+}
 
 /// Trains `learner`, whose parameters `optimiser` moves.
 pub(crate) fn run(
@@ -203,15 +216,17 @@ fn train_epoch(
     epoch: usize,
 ) -> Result<Result<EpochLog, String>, DetectorError> {
     let start = Instant::now();
-    let images = plan.samples.len();
-    let order = shuffled(images, &mut generator(options.seed, epoch as u32));
-    let steps = images.div_ceil(plan.batch);
+    let order = (plan.order)(epoch);
+    let steps = order.len();
     let mut sums: Vec<(String, f64)> = vec![];
     let mut sum = 0.0;
-    for (step, indices) in (1..).zip(order.chunks(plan.batch)) {
+    for (step, indices) in (1..).zip(&order) {
         let features = store.batch(indices)?;
         let samples: Vec<&TrainingSample> = indices.iter().map(|&i| &plan.samples[i]).collect();
-        let masks = masks(&samples, plan.mask_side, &options.stream.limits)?;
+        let masks = match plan.mask_side {
+            Some(side) => masks(&samples, side, &options.stream.limits)?,
+            None => vec![],
+        };
         let losses = learner.loss(&features, &samples, &masks)?;
         let loss = f64::from(losses.total.to_scalar::<f32>()?);
         if !loss.is_finite() {
@@ -362,9 +377,9 @@ mod tests {
                     embedding: 1,
                 },
                 samples: &samples,
-                mask_side: 14,
+                mask_side: Some(14),
                 epochs,
-                batch: 1,
+                order: &|epoch| shuffled_batches(2, 1, 0, epoch),
                 identity: "a test".to_owned(),
             };
             // Two steps make an epoch; the fifth one goes wrong.

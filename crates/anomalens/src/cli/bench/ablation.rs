@@ -80,7 +80,8 @@ pub(super) fn run(args: &Args) -> Result<End> {
     let method = find_method(&args.method)?;
     let mut samples: Vec<TrainingSample> = vec![];
     for data in &args.train {
-        samples.extend(training_samples(&data.open()?, args.part));
+        let all = method.trains_on_all();
+        samples.extend(training_samples(&data.open()?, args.part, all));
     }
     let opened = args.test.iter().map(Reference::open);
     let opened = opened.collect::<Result<Vec<DataSet>>>()?;

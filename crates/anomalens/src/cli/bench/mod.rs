@@ -3,6 +3,7 @@
 
 mod ablation;
 mod cpu;
+mod inctrl;
 mod pipeline;
 
 use std::path::PathBuf;
@@ -64,6 +65,21 @@ enum Command {
     },
     /// Variants of a trained method, learned and measured side by side
     Ablation(ablation::Args),
+    /// An image with inctrl, its shots and prompts being encoded once, beside encoding them again
+    /// for every image as the original does
+    Inctrl {
+        #[command(flatten)]
+        common: Common,
+        /// The architecture of made-up weights, with `--weights seeded:SEED`
+        #[arg(long, value_name = "NAME")]
+        arch: Option<String>,
+        /// How many of the images serve as shots
+        #[arg(long, default_value_t = 2)]
+        shots: usize,
+        /// Images, or folders of images; the first ones serve as shots
+        #[arg(required = true)]
+        images: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,6 +94,16 @@ struct Common {
     json: bool,
 }
 
+impl Common {
+    /// The weights, of an architecture if they are made up.
+    fn weights(&self, arch: Option<&str>) -> String {
+        match arch {
+            Some(arch) => format!("{}:{arch}", self.backbone.weights()),
+            None => self.backbone.weights().to_owned(),
+        }
+    }
+}
+
 pub(super) fn run(args: &Args) -> Result<End> {
     let (json, result) = match &args.command {
         Command::Encoder {
@@ -87,10 +113,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             size,
             batch,
         } => {
-            let weights = match arch {
-                Some(arch) => format!("{}:{arch}", common.backbone.weights()),
-                None => common.backbone.weights().to_owned(),
-            };
+            let weights = common.weights(arch.as_deref());
             let result = encoder(common, &weights, *dpam, *size, *batch)?;
             (common.json, result)
         }
@@ -105,6 +128,18 @@ pub(super) fn run(args: &Args) -> Result<End> {
             (common.json, result)
         }
         Command::Ablation(args) => return ablation::run(args),
+        Command::Inctrl {
+            common,
+            arch,
+            shots,
+            images,
+        } => {
+            let weights = common.weights(arch.as_deref());
+            (
+                common.json,
+                inctrl::measure(common, &weights, *shots, images)?,
+            )
+        }
     };
     if json {
         print_line(result)?;

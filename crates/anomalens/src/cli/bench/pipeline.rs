@@ -8,7 +8,7 @@ use anomalens::backbones::ImageEncoder;
 use anomalens::detectors::{
     Detector, ImageSource, Needs, Scored, StreamOptions, find as find_method, predict,
 };
-use anomalens::vision::{Alignment, Image, Limits};
+use anomalens::vision::{Alignment, Limits};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
@@ -31,15 +31,11 @@ pub(super) fn measure(
         method.untrained(&options, encoder, 0)?
     } else {
         let shots = match (method.needs, files.as_slice()) {
-            (Needs::NormalImages, [first, second, ..]) => vec![first, second],
+            (Needs::NormalImages, [first, second, ..]) => vec![first.clone(), second.clone()],
             (Needs::NormalImages, _) => bail!("at least two images are needed"),
             _ => vec![],
         };
-        let shots = shots
-            .iter()
-            .map(|file| Image::open(&file.path, &Limits::default()))
-            .collect::<Result<Vec<_>, _>>()?;
-        method.fit(&options, encoder, &shots)?
+        method.fit(&options, encoder, &images::shots(&shots)?)?
     };
     let detector = detector.as_ref();
     let sources: Vec<ImageSource> = files.into_iter().map(|file| file.path.into()).collect();

@@ -1,0 +1,128 @@
+//! VisA: twelve kinds of products, labelled and split by the owners' table for one-class training.
+
+use std::path::{Component, Path};
+
+use serde::Deserialize;
+
+use crate::error::Error;
+use crate::finding::FindingKind;
+use crate::layouts::{About, Layout, missing_entries, read_rows};
+use crate::sample::{GOOD, MaskSource, Split};
+use crate::scan::{Item, Scan};
+
+const TABLE: &str = "split_csv/1cls.csv";
+
+pub(super) const LAYOUT: Layout = Layout {
+    name: "visa",
+    summary: "VisA, twelve kinds of products",
+    expects: "split_csv/1cls.csv (object, split, label, image, mask), CLASS/Data/Images/Normal, \
+        CLASS/Data/Images/Anomaly, CLASS/Data/Masks/Anomaly",
+    split: "as split_csv/1cls.csv says",
+    about: Some(About {
+        title: "VisA",
+        licence: "CC BY 4.0",
+        citation: "Y. Zou, J. Jeong, L. Pemula, D. Zhang, O. Dabeer, SPot-the-Difference \
+            Self-Supervised Pre-training for Anomaly Detection and Segmentation, ECCV 2022",
+        published: &[(GOOD, 9621), ("anomaly", 1200)],
+        published_in: "the paper",
+    }),
+    missing: |root| Ok(missing_entries(root, &[TABLE])),
+    scan,
+};
+
+/// A line of the table.
+#[derive(Deserialize)]
+struct Row {
+    object: String,
+    split: String,
+    label: String,
+    image: String,
+    mask: String,
+}
+
+impl Row {
+    fn split(&self) -> Result<Split, String> {
+        match self.split.as_str() {
+            "train" => Ok(Split::Train),
+            "test" => Ok(Split::Test),
+            other => Err(format!("split train or test expected, `{other}` found")),
+        }
+    }
+
+    fn kind(&self) -> Result<&'static str, String> {
+        match self.label.as_str() {
+            "normal" => Ok(GOOD),
+            "anomaly" => Ok("anomaly"),
+            other => Err(format!("label normal or anomaly expected, `{other}` found")),
+        }
+    }
+}
+
+fn scan(scan: &mut Scan) -> Result<(), Error> {
+    for (index, row) in read_rows::<Row>(&scan.path(TABLE))?.into_iter().enumerate() {
+        // The first line is the header.
+        let at = format!("{TABLE}, line {}", index + 2);
+        let row = match row {
+            Ok(row) => row,
+            Err(error) => {
+                scan.find(FindingKind::BadRow, at, error.to_string());
+                continue;
+            }
+        };
+        let (split, kind) = match (row.split(), row.kind()) {
+            (Ok(split), Ok(kind)) => (split, kind),
+            (Err(message), _) | (_, Err(message)) => {
+                scan.find(FindingKind::BadRow, at, message);
+                continue;
+            }
+        };
+        let mut files = vec![row.image.as_str()];
+        if !row.mask.is_empty() {
+            files.push(&row.mask);
+        }
+        let mut all_there = true;
+        for file in files {
+            if !stays_below(file) {
+                let message = format!("the path {file} does not stay below the root");
+                scan.find(FindingKind::BadRow, &at, message);
+            } else if !scan.path(file).is_file() {
+                let message = format!("named in {at}; no such file");
+                scan.find(FindingKind::MissingFile, file, message);
+            } else {
+                continue;
+            }
+            all_there = false;
+        }
+        if !all_there {
+            continue;
+        }
+        let mask = match (kind, row.mask.as_str()) {
+            (GOOD, _) => MaskSource::Empty,
+            (_, "") => {
+                scan.find(
+                    FindingKind::MissingMask,
+                    &row.image,
+                    format!("{at} has none"),
+                );
+                continue;
+            }
+            (_, mask) => MaskSource::File(scan.path(mask)),
+        };
+        scan.add(Item {
+            image: row.image,
+            crop: None,
+            class: &row.object,
+            kind,
+            split,
+            mask,
+        });
+    }
+    scan.samples.sort_by(|a, b| a.class.cmp(&b.class));
+    Ok(())
+}
+
+fn stays_below(path: &str) -> bool {
+    Path::new(path)
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)))
+}

@@ -1,0 +1,100 @@
+//! The head for networks without text encoder, in place of the paper's two: an image is anomalous
+//! if its patches are, or if it is as a whole.
+//!
+//! Residuals are measured in units of what the shots differ among themselves; their power mean is
+//! near the larger one, where a sum would let the one hide in the other's noise. So little is
+//! learned (how much the whole counts) because larger heads learn the auxiliary data itself
+//! (docs/benchmarks/inctrl.md).
+
+use candle_core::{D, Device, Tensor, Var};
+
+/// The exponent, chosen on auxiliary data.
+const POWER: f64 = 8.0;
+
+/// Where learning starts: the weight of the whole, steepness and middle of the probability over
+/// the mean's logarithm.
+const INITIAL: [f64; 3] = [0.5, 4.0, 1.5];
+
+/// Least ratio: an image that is a shot has none.
+const LEAST: f64 = 1e-3;
+
+/// What is learned; logarithms, of shape `[1]`.
+pub(super) struct PowerMean {
+    image_weight: Var,
+    steepness: Var,
+    middle: Var,
+}
+
+impl PowerMean {
+    pub(super) fn new() -> candle_core::Result<Self> {
+        let [image_weight, steepness, middle] =
+            INITIAL.map(|value| Var::new(&[value.ln() as f32], &Device::Cpu));
+        Ok(Self {
+            image_weight: image_weight?,
+            steepness: steepness?,
+            middle: middle?,
+        })
+    }
+
+    /// The names and values of what is learned.
+    pub(super) fn variables(&self) -> Vec<(String, Var)> {
+        [
+            ("image_weight", &self.image_weight),
+            ("steepness", &self.steepness),
+            ("middle", &self.middle),
+        ]
+        .map(|(name, var)| (format!("power_mean.{name}"), var.clone()))
+        .to_vec()
+    }
+
+    /// The power mean `[batch]` of `ratios` `[batch, 2]`: of the patches and of the whole.
+    pub(super) fn scores(&self, ratios: &Tensor) -> candle_core::Result<Tensor> {
+        self.logarithms(ratios)?.exp()
+    }
+
+    /// What the logistic function makes the probability of an anomaly of, `[batch]`.
+    pub(super) fn logits(&self, ratios: &Tensor) -> candle_core::Result<Tensor> {
+        self.logarithms(ratios)?
+            .broadcast_sub(&self.middle)?
+            .broadcast_mul(&self.steepness.exp()?)
+    }
+
+    fn logarithms(&self, ratios: &Tensor) -> candle_core::Result<Tensor> {
+        let unweighted = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu)?;
+        let weights = Tensor::cat(&[&unweighted, self.image_weight.as_tensor()], 0)?;
+        let terms = (ratios
+            .clamp(LEAST, f64::INFINITY)?
+            .log()?
+            .broadcast_add(&weights)?
+            * POWER)?;
+        terms.log_sum_exp(D::Minus1)? / POWER
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_larger_residual_counts() {
+        let head = PowerMean::new().unwrap();
+        let score = |patches: f32, image: f32| {
+            let ratios = Tensor::new(&[[patches, image]], &Device::Cpu).unwrap();
+            let logit: Vec<f32> = head.logits(&ratios).unwrap().to_vec1().unwrap();
+            let score: Vec<f32> = head.scores(&ratios).unwrap().to_vec1().unwrap();
+            (score[0], logit[0])
+        };
+        // The whole counts half in the beginning.
+        for (patches, image, expected) in [(3.0, 0.0, 3.0), (1.0, 6.0, 3.0), (3.0, 2.0, 3.0)] {
+            let (found, logit) = score(patches, image);
+            assert!(
+                (found - expected).abs() < 1e-3,
+                "{patches} {image}: {found}"
+            );
+            assert!(logit > 0.0);
+        }
+        let both = 2_f32 * 2_f32.powf(1.0 / POWER as f32);
+        assert!((score(2.0, 4.0).0 - both).abs() < 1e-3);
+        assert!(score(1.0, 1.0).1 < 0.0);
+    }
+}

@@ -1,0 +1,105 @@
+//! Patch-level residuals (paper, section 3.2): how far each patch of an image is from the most
+//! similar patch of its shots, half of the cosine distance.
+
+use anomalens_backbones::ImageFeatures;
+use candle_core::Tensor;
+
+use super::config::Config;
+use crate::DetectorError;
+use crate::nearest::{highest_similarity, matrix};
+use crate::tokens::{normalise, normalise_rows, standardise_rows};
+
+/// An image as others are compared with it.
+pub(super) struct Compared {
+    /// Its patches after each block, `[patches, width]` of length 1.
+    pub(super) patches: Vec<Tensor>,
+    /// Their means, of length 1, one block after another.
+    pub(super) means: Vec<f32>,
+}
+
+impl Compared {
+    /// From the features of an image.
+    pub(super) fn of(image: &ImageFeatures, config: &Config) -> Result<Self, DetectorError> {
+        let blocks = config.blocks.iter().map(|&block| {
+            let tokens = image
+                .block(block)
+                .ok_or(DetectorError::MissingBlock(block))?;
+            Ok((tokens.patch_tokens.clone(), tokens.class_token.len()))
+        });
+        Self::new(blocks.collect::<Result<Vec<_>, DetectorError>>()?, config)
+    }
+
+    /// From the patch tokens after each block, and their width.
+    pub(super) fn new(
+        blocks: Vec<(Vec<f32>, usize)>,
+        config: &Config,
+    ) -> Result<Self, DetectorError> {
+        let (mut patches, mut means) = (vec![], vec![]);
+        for (mut tokens, width) in blocks {
+            if config.standardised {
+                standardise_rows(&mut tokens, width);
+            }
+            let mut mean = vec![0.0; width];
+            for token in tokens.chunks_exact(width) {
+                mean.iter_mut().zip(token).for_each(|(sum, x)| *sum += x);
+            }
+            normalise(&mut mean);
+            means.extend(mean);
+            normalise_rows(&mut tokens, width);
+            patches.push(matrix(tokens, width)?);
+        }
+        Ok(Self { patches, means })
+    }
+}
+
+/// The residual of a cosine; rounding may push one above 1.
+fn residual(cosine: f32) -> f32 {
+    (0.5 * (1.0 - cosine)).max(0.0)
+}
+
+/// The residual of each row of `patches` beside those of `references`.
+pub(super) fn residuals(patches: &Tensor, references: &Tensor) -> Result<Vec<f32>, DetectorError> {
+    let cosines = highest_similarity(patches, references)?;
+    Ok(cosines.into_iter().map(residual).collect())
+}
+
+/// The mean over the blocks of the residuals.
+pub(super) fn map(patches: &[Tensor], references: &[Tensor]) -> Result<Vec<f32>, DetectorError> {
+    let blocks = patches.iter().zip(references);
+    mean(blocks.map(|(patches, references)| residuals(patches, references)))
+}
+
+/// The mean over the blocks of each patch's residual beside the other patches of its own image.
+pub(super) fn within(patches: &[Tensor]) -> Result<Vec<f32>, DetectorError> {
+    mean(patches.iter().map(|patches| {
+        let cosines: Vec<Vec<f32>> = patches.matmul(&patches.t()?)?.to_vec2()?;
+        let nearest = cosines.iter().enumerate().map(|(i, row)| {
+            let others = row.iter().enumerate().filter(|(j, _)| *j != i);
+            others.fold(-1.0_f32, |best, (_, x)| best.max(*x))
+        });
+        Ok(nearest.map(residual).collect())
+    }))
+}
+
+fn mean(
+    blocks: impl ExactSizeIterator<Item = Result<Vec<f32>, DetectorError>>,
+) -> Result<Vec<f32>, DetectorError> {
+    let count = blocks.len() as f32;
+    let mut map: Vec<f32> = vec![];
+    for block in blocks {
+        let block = block?;
+        map.resize(block.len(), 0.0);
+        map.iter_mut()
+            .zip(block)
+            .for_each(|(sum, x)| *sum += x / count);
+    }
+    Ok(map)
+}
+
+/// The mean over the blocks of the residual between the means of two images.
+pub(super) fn between(one: &[f32], other: &[f32], blocks: usize) -> f32 {
+    let width = one.len() / blocks.max(1);
+    let pairs = one.chunks(width.max(1)).zip(other.chunks(width.max(1)));
+    let cosines = pairs.map(|(a, b)| a.iter().zip(b).map(|(a, b)| a * b).sum());
+    cosines.map(residual).sum::<f32>() / blocks as f32
+}

@@ -1,0 +1,41 @@
+//! What the tests against goldens share.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+
+/// The tensors of a file in `tests/goldens`.
+pub(crate) struct Goldens(pub(crate) HashMap<String, Tensor>);
+
+impl Goldens {
+    pub(crate) fn load(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/goldens")
+            .join(name);
+        Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> &Tensor {
+        &self.0[name]
+    }
+
+    pub(crate) fn values(&self, name: &str) -> Vec<f32> {
+        flat(self.get(name))
+    }
+}
+
+/// Every value of a float32 tensor.
+pub(crate) fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Asserts that the largest difference is below `tolerance` times the largest expected value.
+#[track_caller]
+pub(crate) fn close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+    let pairs = found.iter().zip(expected);
+    let difference = pairs.fold(0.0_f32, |max, (a, b)| max.max((a - b).abs())) / largest;
+    assert!(difference < tolerance, "{name}: {difference}");
+}
