@@ -73,7 +73,7 @@ fn every_variant_of_anomalyclip_is_learned_and_measured_once() {
     let data = data(&folder.path().join("data"));
     let network = network();
     let method = find("anomalyclip").unwrap();
-    let samples = training_samples(&data, None);
+    let samples = training_samples(&data, None, false);
     let settings = json!({ "image_size": 28 });
     let tests = [("plates".to_owned(), data)];
     let output = folder.path().join("ablation");
