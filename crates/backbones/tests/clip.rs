@@ -226,12 +226,15 @@ fn texts_equal_the_original() {
     }
 }
 
-#[test]
-fn the_full_size_equals_the_original() {
-    let goldens = goldens("anomalyclip_vit_l14_336.safetensors");
+/// ViT-L/14@336 with made-up weights, for `precision`.
+fn full_size(precision: Precision) -> ClipVision {
     let architecture = Architecture::named("clip-vit-l14-336").unwrap();
     let checkpoint = Checkpoint::seeded(7, architecture.shapes());
-    let network = vision(checkpoint, fastest(Precision::F32));
+    vision(checkpoint, fastest(precision))
+}
+
+/// An image of 518 x 518 pixels, and what AnomalyCLIP asks for.
+fn full_size_input() -> (Tensor, FeatureRequest) {
     let pixels = anomalens_vision::Image::open(
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/c.png"),
         &anomalens_vision::Limits::default(),
@@ -247,7 +250,15 @@ fn the_full_size_equals_the_original() {
         embedding: Some(Embedding::Direct),
         ..FeatureRequest::blocks(BLOCKS)
     };
+    (images, request)
+}
+
+#[test]
+fn the_full_size_equals_the_original() {
+    let goldens = goldens("anomalyclip_vit_l14_336.safetensors");
+    let network = full_size(Precision::F32);
     assert_eq!(network.name(), "CLIP ViT-L/14@336");
+    let (images, request) = full_size_input();
     let features = network.encode(&images, &request).unwrap();
     close(
         "image",
@@ -263,5 +274,20 @@ fn the_full_size_equals_the_original() {
             &tokens,
             &goldens[&format!("patch.{i}.every37")],
         );
+    }
+}
+
+#[test]
+#[ignore = "takes a quarter of a minute on two cores"]
+fn the_full_size_keeps_its_tokens_in_half() {
+    let (images, request) = full_size_input();
+    let encode = |precision| {
+        let features = full_size(precision).encode(&images, &request).unwrap();
+        let tokens = all_tokens(&features).into_iter();
+        tokens.chain(features.embedding).collect::<Vec<_>>()
+    };
+    for (half, exact) in encode(Precision::Half).iter().zip(&encode(Precision::F32)) {
+        let cosine = lowest_cosine(half, exact);
+        assert!(cosine >= 0.999, "{cosine}");
     }
 }

@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anomalens_kernels::MappedFile;
-use bytes::Bytes;
 use candle_core::{DType, Device, Tensor};
 
 use crate::BackboneError;
@@ -93,12 +92,11 @@ impl Checkpoint {
             let contents = torch::read(path, &file)?;
             (contents.format, in_file(contents.tensors))
         } else {
-            let tensors = onnx::read(path, Bytes::from_owner(Shared(file.clone())))?;
-            (Format::Onnx, in_memory(tensors))
+            (Format::Onnx, onnx::read(path, &file)?)
         };
         Ok(Self {
             path: path.to_owned(),
-            file: (format != Format::Onnx).then_some(file),
+            file: Some(file),
             format,
             tensors,
         })

@@ -6,23 +6,31 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
+use anomalens_kernels::MappedFile;
 use bytes::Bytes;
 use candle_core::{Device, Tensor};
 use prost::Message;
 
+use super::stored::{Element, Stored};
+use super::{Shared, Source};
 use crate::BackboneError;
 
 /// Name of the part of the graph that holds the image encoder.
 const BACKBONE: &str = "backbone";
 
 /// The backbone's tensors under Hugging Face names; linear weights turned to `[out, in]`.
-pub(super) fn read(path: &Path, bytes: Bytes) -> Result<HashMap<String, Tensor>, BackboneError> {
+pub(super) fn read(
+    path: &Path,
+    file: &Arc<MappedFile>,
+) -> Result<HashMap<String, Source>, BackboneError> {
     let broken = |reason: String| BackboneError::Format {
         path: path.to_owned(),
         format: "safetensors or ONNX",
         reason,
     };
+    let bytes = Bytes::from_owner(Shared(file.clone()));
     let model = Model::decode(bytes).map_err(|error| broken(error.to_string()))?;
     let graph = model
         .graph
@@ -37,7 +45,7 @@ pub(super) fn read(path: &Path, bytes: Bytes) -> Result<HashMap<String, Tensor>,
     let mut tensors = HashMap::new();
     for tensor in &graph.initializers {
         if let Some(name) = strip_component(&tensor.name, '.') {
-            tensors.insert(name.to_owned(), tensor.load().map_err(&broken)?);
+            tensors.insert(name.to_owned(), tensor.load(file, false).map_err(&broken)?);
         }
     }
     let mut position = PositionPieces::default();
@@ -57,14 +65,14 @@ pub(super) fn read(path: &Path, bytes: Bytes) -> Result<HashMap<String, Tensor>,
         for weight in weights.filter(|weight| seen.insert(weight.name.as_str())) {
             match (node.op_type.as_str(), place.strip_suffix("/MatMul")) {
                 ("MatMul", Some(layer)) => {
-                    let weight = weight.load().map_err(&broken)?.t()?.contiguous()?;
+                    let weight = weight.load(file, true).map_err(&broken)?;
                     tensors.insert(format!("{}.weight", layer.replace('/', ".")), weight);
                 }
                 ("Concat", _) if place.starts_with("embeddings/") => {
-                    position.class = Some(weight.load().map_err(&broken)?);
+                    position.class = Some(weight.tensor().map_err(&broken)?);
                 }
                 ("Reshape", _) if place.starts_with("embeddings/") && weight.dims.len() == 3 => {
-                    position.patches = Some(weight.load().map_err(&broken)?);
+                    position.patches = Some(weight.tensor().map_err(&broken)?);
                 }
                 _ => {}
             }
@@ -77,7 +85,7 @@ pub(super) fn read(path: &Path, bytes: Bytes) -> Result<HashMap<String, Tensor>,
     {
         tensors.insert(
             "embeddings.position_embeddings".to_owned(),
-            Tensor::cat(&[class, patches], 1)?,
+            Source::Tensor(Tensor::cat(&[class, patches], 1)?),
         );
     }
     if tensors.is_empty() {
@@ -142,8 +150,39 @@ struct TensorProto {
 const FLOAT: i32 = 1;
 
 impl TensorProto {
-    /// The tensor, or what is wrong with it.
-    fn load(&self) -> Result<Tensor, String> {
+    /// Where the tensor is to be had, a matrix on its side if `turned`, or what is wrong with it.
+    fn load(&self, file: &Arc<MappedFile>, turned: bool) -> Result<Source, String> {
+        let of = |reason: String| format!("tensor `{}`: {reason}", self.name);
+        let shape = self.shape()?;
+        // Raw data are a part of the file itself.
+        let start = self
+            .raw_data
+            .as_ptr()
+            .addr()
+            .checked_sub(file.as_ptr().addr());
+        let bytes = start.map(|start| start..start + self.raw_data.len());
+        let bytes = bytes.filter(|bytes| !bytes.is_empty() && bytes.end <= file.len());
+        let Some(bytes) = bytes else {
+            let tensor = self.tensor()?;
+            let tensor = match turned {
+                true => tensor.t().and_then(|tensor| tensor.contiguous()),
+                false => Ok(tensor),
+            };
+            return tensor.map(Source::Tensor).map_err(|e| of(e.to_string()));
+        };
+        let stored = match shape[..] {
+            [rows, columns] if turned => {
+                let (shape, strides) = (vec![columns, rows], vec![1, columns]);
+                Stored::view(file, bytes, Element::F32, 0, shape, strides)
+            }
+            _ if turned => Err(format!("a matrix is expected, not the shape {shape:?}")),
+            _ => Stored::contiguous(file, bytes, Element::F32, shape),
+        };
+        stored.map(Source::Stored).map_err(of)
+    }
+
+    /// The shape, if the values are float32 and as many as it needs.
+    fn shape(&self) -> Result<Vec<usize>, String> {
         let of = |reason: String| format!("tensor `{}`: {reason}", self.name);
         if self.data_type != FLOAT {
             return Err(of(format!(
@@ -156,21 +195,29 @@ impl TensorProto {
             .iter()
             .map(|&side| usize::try_from(side).map_err(|_| of(format!("negative side {side}"))))
             .collect::<Result<_, _>>()?;
+        let found = match self.raw_data.len() {
+            0 => self.float_data.len(),
+            bytes => bytes / size_of::<f32>(),
+        };
+        let wanted = shape
+            .iter()
+            .try_fold(1_usize, |n, &side| n.checked_mul(side));
+        match wanted == Some(found) {
+            true => Ok(shape),
+            false => Err(of(format!("{found} values for the shape {shape:?}"))),
+        }
+    }
+
+    /// The tensor in memory.
+    fn tensor(&self) -> Result<Tensor, String> {
+        let shape = self.shape()?;
         let values: Vec<f32> = if self.raw_data.is_empty() {
             self.float_data.clone()
         } else {
             let (words, _) = self.raw_data.as_chunks::<4>();
             words.iter().map(|&word| f32::from_le_bytes(word)).collect()
         };
-        let wanted = shape
-            .iter()
-            .try_fold(1_usize, |n, &side| n.checked_mul(side));
-        if wanted != Some(values.len()) {
-            return Err(of(format!(
-                "{} values for the shape {shape:?}",
-                values.len()
-            )));
-        }
-        Tensor::from_vec(values, shape, &Device::Cpu).map_err(|error| of(error.to_string()))
+        Tensor::from_vec(values, shape, &Device::Cpu)
+            .map_err(|error| format!("tensor `{}`: {error}", self.name))
     }
 }

@@ -157,7 +157,9 @@ pub(super) fn run(args: &Args) -> Result<End> {
 }
 
 fn encoder(common: &Common, weights: &str, dpam: bool, size: usize, batch: usize) -> Result<Value> {
+    let start = Instant::now();
     let backbone = common.backbone.open_named(weights)?;
+    let open = start.elapsed().as_secs_f64();
     let encoder = backbone.encoder.as_ref();
     let images = Tensor::zeros((batch, 3, size, size), DType::F32, &Device::Cpu)?;
     let request = FeatureRequest {
@@ -179,6 +181,7 @@ fn encoder(common: &Common, weights: &str, dpam: bool, size: usize, batch: usize
         "threads": rayon::current_num_threads(),
         "batch": batch,
         "runs": common.runs,
+        "open_seconds": rounded(open),
         "seconds": rounded(seconds),
         "gflops": gflops.round(),
         "peak_rss_mb": peak_memory()?,
