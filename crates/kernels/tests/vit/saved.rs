@@ -1,0 +1,81 @@
+//! Networks as bytes, for the same processor and for others.
+
+use std::sync::Arc;
+
+use anomalens_kernels::{
+    Engine, MappedFile, Precision, SharedBytes, Vit, VitEmbedding, VitRequest, VitSizes, VitStage,
+    VitTokens,
+};
+
+use crate::network::{
+    BLOCKS, EMBEDDING, Network, Rows, SIZE, WIDTH, compare, config, images_of, numbers,
+};
+
+#[test]
+fn saved_networks_encode_as_those_they_were_saved_from() {
+    let network = Network::new();
+    let images = numbers(3 * SIZE.0 * SIZE.1, 92, 1.0);
+    let request = VitRequest {
+        blocks: vec![2, BLOCKS],
+        stage: VitStage::Projected,
+        local: None,
+        embedding: Some(VitEmbedding::Normed),
+    };
+    let sizes = VitSizes {
+        width: WIDTH,
+        blocks: BLOCKS,
+        norm: true,
+        projection: true,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for (from, precision) in engines_and_precisions() {
+        let vit = network.packed(from, precision);
+        let expected = vit.encode(images_of(&images), &network.positions, &request);
+        let expected = expected.unwrap();
+        let mut bytes = vec![];
+        vit.write(&mut bytes).unwrap();
+        let path = folder.path().join("packed");
+        std::fs::write(&path, &bytes).unwrap();
+        let mapped = SharedBytes::Mapped(Arc::new(MappedFile::open(&path).unwrap()));
+        // Somewhere in the program, on no cache line.
+        let mut odd = vec![0; 4];
+        odd.extend_from_slice(&bytes);
+        let odd = SharedBytes::Static(odd.leak());
+        for (to, at, bytes) in Engine::all()
+            .into_iter()
+            .flat_map(|to| [(to, 0, &mapped), (to, 4, &odd)])
+        {
+            let name = format!("{precision} from {from:?} to {to:?}");
+            let read = Vit::read(to, precision, config(), sizes, bytes, at).unwrap();
+            let found = read.encode(images_of(&images), &network.positions, &request);
+            let found = found.unwrap();
+            if from == to {
+                assert_eq!(found, expected, "{name}");
+            }
+            let pairs = found.blocks.iter().zip(&expected.blocks);
+            for (found, expected) in pairs {
+                let rows = |tokens: &VitTokens| -> Rows {
+                    let rows = tokens.patch_tokens.chunks(EMBEDDING);
+                    rows.map(|row| row.iter().map(|&x| f64::from(x)).collect())
+                        .collect()
+                };
+                let (cosine, _) = compare(&found.patch_tokens, &rows(expected));
+                assert!(cosine > 0.995, "{name}: {cosine}");
+            }
+        }
+        // A part of the file is no network, nor is another network's.
+        let cut = SharedBytes::Static(bytes[..bytes.len() / 2].to_vec().leak());
+        let other = VitSizes {
+            width: 2 * WIDTH,
+            ..sizes
+        };
+        for (bytes, sizes) in [(&cut, sizes), (&mapped, other)] {
+            assert!(Vit::read(from, precision, config(), sizes, bytes, 0).is_err());
+        }
+    }
+}
+
+fn engines_and_precisions() -> impl Iterator<Item = (Engine, Precision)> {
+    let engines = Engine::all().into_iter();
+    engines.flat_map(|engine| Precision::ALL.map(|precision| (engine, precision)))
+}
