@@ -11,6 +11,7 @@
 //! tokens.rs        tokens made comparable
 //! views.rs         a shot in several views
 //! nearest.rs       nearest neighbours in sets of tokens
+//! own_image.rs     how unlike the rest of its own image a patch is
 //! anomaly_dino/    AnomalyDINO: few-shot, nearest normal patch
 //! anomalyclip/     AnomalyCLIP: zero-shot, learned prompts
 //! inctrl/          InCTRL: few-shot, residuals weighed by heads that are learned once
@@ -27,6 +28,7 @@ mod file;
 pub mod inctrl;
 pub mod musc;
 mod nearest;
+mod own_image;
 mod predict;
 mod registry;
 mod setup;

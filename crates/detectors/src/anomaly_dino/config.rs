@@ -18,6 +18,9 @@ pub struct Config {
     pub blocks: Vec<usize>,
     /// Part of the patches, the most distant ones, whose mean is the image's score.
     pub top_fraction: f64,
+    /// Weight of a patch's distance to the rest of its own image, beside that to the shots; both
+    /// are brought to the spread that they have on the shots.
+    pub own_weight: f64,
     /// Weight of the mean token's distance in the image's score.
     pub image_weight: f64,
     /// In which views each shot is stored.
@@ -30,7 +33,8 @@ impl Default for Config {
             image_size: 224,
             blocks: vec![6, 9],
             top_fraction: 0.01,
-            image_weight: 0.1,
+            own_weight: 1.0,
+            image_weight: 0.25,
             views: Views::Flips,
         }
     }
@@ -48,8 +52,13 @@ impl Config {
         if self.blocks.is_empty() {
             return refuse("`blocks` names no block");
         }
-        if !(self.image_weight >= 0.0 && self.image_weight.is_finite()) {
-            return refuse("`image_weight` must be at least 0");
+        for (weight, reason) in [
+            (self.own_weight, "`own_weight` must be at least 0"),
+            (self.image_weight, "`image_weight` must be at least 0"),
+        ] {
+            if !(weight >= 0.0 && weight.is_finite()) {
+                return refuse(reason);
+            }
         }
         if !(self.top_fraction > 0.0 && self.top_fraction <= 1.0) {
             return refuse("`top_fraction` must be above 0 and at most 1");

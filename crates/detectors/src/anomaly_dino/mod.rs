@@ -3,9 +3,10 @@
 //!
 //! Different from the paper, each chosen on auxiliary data (docs/benchmarks/few-shot.md): tokens
 //! of two blocks in the middle of the network instead of the last, each token standardised; no
-//! foreground mask; a small part of the image's score is the distance of its mean token, which
-//! sees changes of the whole image; scores are measured in units of what the shots score against
-//! each other, so that 1 means "as unlike as normal images are".
+//! foreground mask; a patch's distance to the rest of its own image joins that to the shots; a part
+//! of the image's score is the distance of its mean token, which sees changes of the whole image;
+//! scores are measured in units of what the shots score against each other, so that 1 means "as
+//! unlike as normal images are".
 
 mod bank;
 mod config;
@@ -20,6 +21,7 @@ use serde_json::Value;
 pub use config::Config;
 
 use crate::detector::{Array, Detector, Scope, Scored, State};
+use crate::own_image;
 use crate::registry::{Shots, check_features, configure};
 use crate::{DetectorError, Setup};
 use bank::Bank;
@@ -117,20 +119,21 @@ impl AnomalyDino {
     fn score_one(&self, image: &ImageFeatures) -> Result<Scored, DetectorError> {
         let width = self.banks.first().map_or(0, Bank::width);
         let grid = check_features(image, &self.setup, width)?;
-        let Distances { patches, whole } = Distances::measure(image, &self.banks)?;
+        let distances = Distances::measure(image, &self.banks, &self.config)?;
         let Units {
             patch,
+            own,
             whole: whole_unit,
             range,
         } = self.units;
-        let map = patches.iter().map(|distance| distance / patch).collect();
+        let map = distances.joined(own).map(|joined| joined / patch).collect();
         let map = Map::new(grid.rows, grid.columns, map)?;
         let weight = if self.units.has_whole() {
             self.config.image_weight as f32
         } else {
             0.0
         };
-        let score = map.top_mean(self.config.top_fraction) + weight * whole / whole_unit;
+        let score = map.top_mean(self.config.top_fraction) + weight * distances.whole / whole_unit;
         Ok(Scored { score, map, range })
     }
 }
@@ -139,12 +142,18 @@ impl AnomalyDino {
 struct Distances {
     /// Cosine distance of each patch to the nearest in the bank.
     patches: Vec<f32>,
+    /// Distance of each patch to the rest of its own image.
+    own: Vec<f32>,
     /// Cosine distance of the mean token to that of the nearest shot.
     whole: f32,
 }
 
 impl Distances {
-    fn measure(image: &ImageFeatures, banks: &[Bank]) -> Result<Self, DetectorError> {
+    fn measure(
+        image: &ImageFeatures,
+        banks: &[Bank],
+        config: &Config,
+    ) -> Result<Self, DetectorError> {
         let mut patches = vec![0.0; image.grid.len()];
         let mut whole = 0.0;
         for bank in banks {
@@ -153,7 +162,21 @@ impl Distances {
             }
             whole += bank.whole_distance(image)? / banks.len() as f32;
         }
-        Ok(Self { patches, whole })
+        let own = match config.own_weight > 0.0 {
+            true => own_image::distances(image, &config.blocks)?,
+            false => vec![0.0; patches.len()],
+        };
+        Ok(Self {
+            patches,
+            own,
+            whole,
+        })
+    }
+
+    /// Both distances of each patch in one number, those to its own image multiplied by `own`.
+    fn joined(&self, own: f32) -> impl Iterator<Item = f32> {
+        let both = self.patches.iter().zip(&self.own);
+        both.map(move |(patch, to_own)| patch + own * to_own)
     }
 }
 

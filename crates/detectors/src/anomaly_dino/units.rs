@@ -5,6 +5,7 @@ use anomalens_vision::Map;
 use super::{Config, Distances, Shot, banks, unusable};
 use crate::DetectorError;
 use crate::detector::{Array, NormalRange};
+use crate::own_image::factor;
 
 /// Quantile of the shots' patch scores beyond which patches are drawn as anomalous.
 const EXTREME_QUANTILE: f64 = 0.995;
@@ -17,21 +18,21 @@ const LEAST: f32 = 1e-4;
 pub(super) struct Units {
     /// The mean over the shots of the score that their patches would give them.
     pub(super) patch: f32,
+    /// Factor of a patch's distance to its own image beside that to the shots.
+    pub(super) own: f32,
     /// The mean over the shots of their mean token's distance; 0 for a single shot, which has
     /// nothing to be compared with.
     pub(super) whole: f32,
-    /// The shots' patch distances in these units.
+    /// The shots' joined patch distances in these units.
     pub(super) range: NormalRange,
 }
 
-/// Name of the tensor in a detector file: patch, whole, typical, extreme.
+/// Name of the tensor in a detector file: patch, own, whole, typical, extreme.
 const TENSOR: &str = "units";
 
 impl Units {
     /// Scores each shot against the others, or a single one against its own other views.
     pub(super) fn measure(shots: &[Shot], config: &Config) -> Result<Self, DetectorError> {
-        let mut patches = Vec::new();
-        let (mut patch, mut whole) = (0.0, 0.0);
         let single: Option<Shot> = match shots {
             // Without other views it is all that there is: a unit near 0, replaced by the least.
             [only] => Some(if only.len() > 1 {
@@ -41,19 +42,32 @@ impl Units {
             }),
             _ => None,
         };
-        for (i, shot) in shots.iter().enumerate() {
-            let others: Vec<&Shot> = match &single {
-                Some(views) => vec![views],
-                None => shots
-                    .iter()
-                    .enumerate()
-                    .filter(|(j, _)| *j != i)
-                    .map(|(_, s)| s)
-                    .collect(),
-            };
-            let upright = &shot[0];
-            let distances = Distances::measure(upright, &banks(&others, config)?)?;
-            let map = Map::new(upright.grid.rows, upright.grid.columns, distances.patches)?;
+        let measured: Vec<Distances> = shots
+            .iter()
+            .enumerate()
+            .map(|(i, shot)| {
+                let others: Vec<&Shot> = match &single {
+                    Some(views) => vec![views],
+                    None => shots
+                        .iter()
+                        .enumerate()
+                        .filter(|(j, _)| *j != i)
+                        .map(|(_, s)| s)
+                        .collect(),
+                };
+                Distances::measure(&shot[0], &banks(&others, config)?, config)
+            })
+            .collect::<Result<_, DetectorError>>()?;
+        let own = config.own_weight as f32
+            * factor(
+                measured.iter().flat_map(|m| &m.patches),
+                measured.iter().flat_map(|m| &m.own),
+            );
+        let mut patches = Vec::new();
+        let (mut patch, mut whole) = (0.0, 0.0);
+        for (shot, distances) in shots.iter().zip(&measured) {
+            let grid = shot[0].grid;
+            let map = Map::new(grid.rows, grid.columns, distances.joined(own).collect())?;
             patch += map.top_mean(config.top_fraction) / shots.len() as f32;
             whole += distances.whole / shots.len() as f32;
             patches.extend(map.into_values());
@@ -67,6 +81,7 @@ impl Units {
         };
         Ok(Self {
             patch,
+            own,
             whole,
             range: NormalRange::of(patches, EXTREME_QUANTILE),
         })
@@ -81,14 +96,15 @@ impl Units {
     pub(super) fn array(&self) -> (String, Array) {
         let Self {
             patch,
+            own,
             whole,
             range: NormalRange { typical, extreme },
         } = *self;
         (
             TENSOR.to_owned(),
             Array {
-                shape: vec![4],
-                values: vec![patch, whole, typical, extreme],
+                shape: vec![5],
+                values: vec![patch, own, whole, typical, extreme],
             },
         )
     }
@@ -98,8 +114,9 @@ impl Units {
         take: &mut impl FnMut(&str) -> Result<Array, DetectorError>,
     ) -> Result<Self, DetectorError> {
         match take(TENSOR)?.values.as_slice() {
-            &[patch, whole, typical, extreme] if patch > 0.0 && whole >= 0.0 => Ok(Self {
+            &[patch, own, whole, typical, extreme] if patch > 0.0 && whole >= 0.0 => Ok(Self {
                 patch,
+                own,
                 whole,
                 range: NormalRange { typical, extreme },
             }),

@@ -25,6 +25,12 @@ pub struct Config {
     pub lowest_fraction: f32,
     /// Part of the patches whose mean is the image's score; the highest alone if it is 0 (paper).
     pub top_fraction: f64,
+    /// Weight of a patch's distance to the rest of its own image, beside its score; both are
+    /// brought to the same spread in the group.
+    pub own_weight: f64,
+    /// Weight of the mean token in the image's score: how far it is from those of the most similar
+    /// images, in units of the group's mean.
+    pub image_weight: f64,
     /// For the re-scoring by class tokens, the numbers of images (the image itself among them)
     /// over which scores are averaged; none for no re-scoring.
     pub rescore: Vec<usize>,
@@ -41,6 +47,8 @@ impl Default for Config {
             dimensions: 96,
             lowest_fraction: 0.3,
             top_fraction: 0.0,
+            own_weight: 0.5,
+            image_weight: 0.25,
             rescore: vec![],
             group: 64,
         }
@@ -67,6 +75,14 @@ impl Config {
         }
         if !(0.0..=1.0).contains(&self.top_fraction) {
             return refuse("`top_fraction` must be between 0 and 1");
+        }
+        for (weight, reason) in [
+            (self.own_weight, "`own_weight` must be at least 0"),
+            (self.image_weight, "`image_weight` must be at least 0"),
+        ] {
+            if !(weight >= 0.0 && weight.is_finite()) {
+                return refuse(reason);
+            }
         }
         if self.rescore.contains(&0) {
             return refuse("`rescore` counts the image itself and so starts at 1");

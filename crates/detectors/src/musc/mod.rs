@@ -4,13 +4,16 @@
 //! Section 3.1 (neighbourhood aggregation): `aggregate.rs`; section 3.2 (mutual scoring):
 //! `mutual.rs`; section 3.3 (re-scoring by image neighbours): `rescore.rs`. Not in the paper:
 //! tokens are first shortened to their principal components (`reduce.rs`), which makes the
-//! quadratic part four times as fast.
+//! quadratic part four times as fast; a patch's distance to the rest of its own image joins its
+//! score, so that anomalies that confirm each other are still found; and a part of an image's score
+//! is how unlike the others it is as a whole (`whole.rs`).
 
 mod aggregate;
 mod config;
 mod mutual;
 mod reduce;
 mod rescore;
+mod whole;
 
 use std::collections::BTreeMap;
 
@@ -23,7 +26,7 @@ pub use config::Config;
 use crate::detector::{Detector, NormalRange, Scope, Scored, State};
 use crate::registry::{Shots, check_features, configure};
 use crate::tokens::standardised;
-use crate::{DetectorError, Setup};
+use crate::{DetectorError, Setup, own_image};
 
 /// The method's name.
 pub const NAME: &str = "musc";
@@ -114,6 +117,7 @@ impl Detector for Musc {
                 }
             }
         }
+        self.add_own(&mut maps, images)?;
         let range = NormalRange::of(maps.concat(), EXTREME_QUANTILE);
         let maps: Vec<Map> = maps
             .into_iter()
@@ -124,6 +128,7 @@ impl Detector for Musc {
             .iter()
             .map(|map| map.top_mean(self.config.top_fraction))
             .collect();
+        self.add_whole(&mut scores, &maps, images)?;
         if !self.config.rescore.is_empty() {
             let last = blocks.iter().max().copied().unwrap_or(0);
             let class_tokens: Vec<&[f32]> = images
@@ -145,5 +150,67 @@ impl Detector for Musc {
             config,
             tensors: BTreeMap::new(),
         }
+    }
+}
+
+impl Musc {
+    /// Adds to each patch's score its distance to the rest of its own image.
+    fn add_own(
+        &self,
+        maps: &mut [Vec<f32>],
+        images: &[&ImageFeatures],
+    ) -> Result<(), DetectorError> {
+        let Config {
+            own_weight, blocks, ..
+        } = &self.config;
+        if *own_weight == 0.0 {
+            return Ok(());
+        }
+        let own: Vec<Vec<f32>> = images
+            .iter()
+            .map(|image| own_image::distances(image, blocks))
+            .collect::<Result<_, _>>()?;
+        let factor =
+            *own_weight as f32 * own_image::factor(maps.iter().flatten(), own.iter().flatten());
+        for (score, own) in maps.iter_mut().flatten().zip(own.iter().flatten()) {
+            *score += factor * own;
+        }
+        Ok(())
+    }
+
+    /// Adds to each image's score how unlike the others it is as a whole, in units of how far the
+    /// scores of the group are above its typical patch.
+    fn add_whole(
+        &self,
+        scores: &mut [f32],
+        maps: &[Map],
+        images: &[&ImageFeatures],
+    ) -> Result<(), DetectorError> {
+        let Config {
+            image_weight,
+            blocks,
+            lowest_fraction,
+            ..
+        } = &self.config;
+        if *image_weight == 0.0 {
+            return Ok(());
+        }
+        let whole = whole::distances(images, blocks, *lowest_fraction)?;
+        let mean = |values: &mut dyn Iterator<Item = f32>, count: usize| {
+            values.sum::<f32>() / count.max(1) as f32
+        };
+        let patches = maps.iter().map(|map| map.values().len()).sum();
+        let typical = mean(&mut maps.iter().flat_map(Map::values).copied(), patches);
+        let height = mean(
+            &mut scores.iter().map(|score| score - typical),
+            images.len(),
+        );
+        let unit = mean(&mut whole.iter().copied(), images.len());
+        if unit > 0.0 {
+            for (score, whole) in scores.iter_mut().zip(whole) {
+                *score += *image_weight as f32 * height * whole / unit;
+            }
+        }
+        Ok(())
     }
 }

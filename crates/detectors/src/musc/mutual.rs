@@ -20,8 +20,7 @@ pub(super) fn score(
     lowest_fraction: f32,
 ) -> Result<Vec<Vec<f32>>, DetectorError> {
     let best = best_matches(&sets, width)?;
-    let others = sets.len() - 1;
-    let kept = ((others as f32 * lowest_fraction) as usize).clamp(1, others);
+    let kept = kept(sets.len(), lowest_fraction);
     Ok(best
         .into_par_iter()
         .map(|similarities| {
@@ -37,6 +36,12 @@ pub(super) fn score(
                 .collect()
         })
         .collect())
+}
+
+/// How many of the others, the most similar ones, score each of `images` images (at least two).
+pub(super) fn kept(images: usize, lowest_fraction: f32) -> usize {
+    let others = images - 1;
+    ((others as f32 * lowest_fraction) as usize).clamp(1, others)
 }
 
 /// Euclidean distance of two unit vectors from their cosine similarity.
