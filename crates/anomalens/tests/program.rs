@@ -79,11 +79,16 @@ fn a_detector_encodes_as_it_was_made() {
 }
 
 #[test]
-fn images_score_each_other_where_nothing_normal_is_given() {
+fn nothing_normal_need_be_given() {
     let sandbox = Sandbox::new();
     sandbox.pictures(0, 5, 1);
-    let found = sandbox.run(&format!("detect test -o out --json --no-pictures {TINY}"));
+    let found = sandbox.run(&format!(
+        "detect test --method musc -o out --json --no-pictures {TINY}"
+    ));
     assert_eq!(found.code, Some(0), "{found:?}");
+    let alone = sandbox.run(&format!("detect test/bad-0.png -o alone --json {TINY}"));
+    assert_eq!(alone.lines().len(), 1, "{alone:?}");
+    assert!(alone.lines()[0]["score"].as_f64().unwrap() > 0.0);
     let lines = found.lines();
     let highest = lines.iter().max_by(|a, b| {
         a["score"]
@@ -187,7 +192,7 @@ fn mistakes_are_told_in_one_sentence() {
         ("detect", 2),
         ("detect missing", 1),
         ("detect empty", 1),
-        ("detect test/bad-0.png", 1),
+        ("detect test/bad-0.png --method musc", 1),
         ("detect test --detector missing.detector", 1),
         ("detect test --detector broken.detector", 1),
         ("detect test --method anomaly-dyno", 1),

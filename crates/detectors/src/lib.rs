@@ -16,6 +16,7 @@
 //! anomalyclip/     AnomalyCLIP: zero-shot, learned prompts
 //! inctrl/          InCTRL: few-shot, residuals weighed by heads that are learned once
 //! musc/            MuSc: batch zero-shot, images score each other
+//! self_similarity/ zero-shot: patches that are unlike the rest of their own image
 //! ```
 //!
 //! A new method is one new folder and one line in `registry.rs`.
@@ -31,6 +32,7 @@ mod nearest;
 mod own_image;
 mod predict;
 mod registry;
+pub mod self_similarity;
 mod setup;
 mod stream;
 #[cfg(test)]

@@ -5,11 +5,12 @@
 //! on auxiliary data (docs/benchmarks/zero-shot.md).
 
 use anomalens_backbones::{Grid, ImageFeatures};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::DetectorError;
-use crate::nearest::with_values;
-use crate::tokens::unit_patches;
+use crate::nearest::{matrix, with_values};
+use crate::tokens::normalise_rows;
 
 /// The most similar patches whose similarities are averaged.
 const NEIGHBOURS: usize = 5;
@@ -39,7 +40,7 @@ pub(crate) fn distances(
     let grid = image.grid;
     let mut sums = vec![0.0; grid.len()];
     for &block in blocks {
-        let tokens = unit_patches([image], block)?;
+        let tokens = directions(image, block)?;
         with_values(&tokens.matmul(&tokens.t()?)?, |similarities| {
             sums.par_iter_mut()
                 .zip(similarities.par_chunks(grid.len()))
@@ -79,6 +80,17 @@ fn spread<'a>(values: impl Iterator<Item = &'a f32>) -> f32 {
     }
     let mean = sum / count;
     (squares / count - mean * mean).max(0.0).sqrt() as f32
+}
+
+/// The patch tokens after `block`, scaled to length 1, `[patches, width]`.
+fn directions(image: &ImageFeatures, block: usize) -> Result<Tensor, DetectorError> {
+    let tokens = image
+        .block(block)
+        .ok_or(DetectorError::MissingBlock(block))?;
+    let width = tokens.class_token.len();
+    let mut patches = tokens.patch_tokens.clone();
+    normalise_rows(&mut patches, width);
+    matrix(patches, width)
 }
 
 /// The distance of one patch, from its similarities to all patches of the image.
@@ -141,7 +153,7 @@ mod tests {
     /// The definition, patch by patch.
     fn naive(image: &ImageFeatures) -> Vec<f32> {
         let Grid { rows, columns } = image.grid;
-        let tokens = unit_patches([image], 1).unwrap().to_vec2::<f32>().unwrap();
+        let tokens = directions(image, 1).unwrap().to_vec2::<f32>().unwrap();
         let margin = MARGIN.min((rows.max(columns) / 2).saturating_sub(1)) as i64;
         let place = |i: usize| ((i / columns) as i64, (i % columns) as i64);
         let apart = |a: (i64, i64), b: (i64, i64)| (a.0 - b.0).abs().max((a.1 - b.1).abs());

@@ -9,7 +9,9 @@ use serde_json::Value;
 use crate::error::nearest;
 use crate::stream::encode_images;
 use crate::training::{TrainOptions, Trained, TrainingSample, Watch};
-use crate::{Detector, DetectorError, Setup, State, anomaly_dino, anomalyclip, inctrl, musc};
+use crate::{
+    Detector, DetectorError, Setup, State, anomaly_dino, anomalyclip, inctrl, musc, self_similarity,
+};
 
 /// What must be there before a method can score images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +19,8 @@ use crate::{Detector, DetectorError, Setup, State, anomaly_dino, anomalyclip, in
 pub enum Needs {
     /// Nothing but the images themselves.
     Nothing,
+    /// Nothing, but normal images of the target tell what its scores mean.
+    Optional,
     /// A few normal images of the target ("shots").
     NormalImages,
     /// To have been trained on auxiliary data.
@@ -89,7 +93,7 @@ type Load = fn(State) -> Result<Box<dyn Detector>, DetectorError>;
 /// Settings that replace a method's defaults, as a JSON object by name; empty for none.
 pub type FitOptions = serde_json::Map<String, Value>;
 
-const METHODS: [Method; 4] = [
+const METHODS: [Method; 5] = [
     Method {
         name: anomaly_dino::NAME,
         summary: "few-shot: distance of each patch to the nearest patch of some normal images",
@@ -136,6 +140,16 @@ const METHODS: [Method; 4] = [
         class: false,
         fit: musc::fit,
         load: musc::load,
+        training: None,
+        revise: None,
+    },
+    Method {
+        name: self_similarity::NAME,
+        summary: "zero-shot: patches that are unlike the rest of their own image",
+        paper: "Anomalens, docs/benchmarks/zero-shot.md",
+        needs: Needs::Optional,
+        fit: self_similarity::fit,
+        load: self_similarity::load,
         training: None,
         revise: None,
     },

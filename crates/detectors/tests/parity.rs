@@ -43,7 +43,7 @@ fn shot(i: u8) -> Shot {
 fn fit(method: &Method) -> Box<dyn Detector> {
     let shots = match method.needs {
         Needs::NormalImages => vec![shot(0), shot(4)],
-        Needs::Nothing | Needs::Training => vec![],
+        Needs::Nothing | Needs::Optional | Needs::Training => vec![],
     };
     if !method.is_trained() {
         return method.fit(&FitOptions::new(), &MeanColour, &shots).unwrap();
@@ -51,7 +51,7 @@ fn fit(method: &Method) -> Box<dyn Detector> {
     let state = trained(method);
     match method.needs {
         Needs::NormalImages => method.revise(state, &MeanColour, &shots, &[]).unwrap(),
-        Needs::Nothing | Needs::Training => method.load(state).unwrap(),
+        Needs::Nothing | Needs::Optional | Needs::Training => method.load(state).unwrap(),
     }
 }
 

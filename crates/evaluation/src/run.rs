@@ -191,7 +191,7 @@ impl<'a> Contestant<'a> {
             } => {
                 let normals: Vec<&Sample> = data.train_normals(class).collect();
                 let shots = match (method.needs, &run.listed_shots) {
-                    (Needs::Nothing | Needs::Training, _) => vec![],
+                    (Needs::Nothing | Needs::Optional | Needs::Training, _) => vec![],
                     (Needs::NormalImages, None) => few_shot(&normals, *shots, *seed)?,
                     (Needs::NormalImages, Some(listed)) => normals
                         .into_iter()
@@ -230,7 +230,7 @@ impl<'a> Contestant<'a> {
                 ..
             } => match method.needs {
                 Needs::NormalImages => (method.name, Some(*shots), *seed),
-                Needs::Nothing | Needs::Training => (method.name, None, *seed),
+                Needs::Nothing | Needs::Optional | Needs::Training => (method.name, None, *seed),
             },
         };
         let scored: usize = classes

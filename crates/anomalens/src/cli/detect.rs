@@ -22,7 +22,8 @@ use super::{End, backbone, fit, print_line, settings, table};
 /// Score images and write heat maps
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    anomalens detect photos/                          no normal images: photos score each other\n  \
+    anomalens detect photos/                          no reference: each photo by itself\n  \
+    anomalens detect photos/ --method musc            many photos of one thing score each other\n  \
     anomalens detect photos/ --normal good/           a few normal images of the same thing\n  \
     anomalens detect photos/ --detector bolts.detector")]
 pub(super) struct Args {
@@ -32,7 +33,7 @@ pub(super) struct Args {
     /// A detector file made by `anomalens fit`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "normal", "settings", "trained"])]
     detector: Option<PathBuf>,
-    /// The method [default: anomaly-dino with --normal, musc without]
+    /// The method [default: anomaly-dino with --normal, self-similarity without]
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
     /// Normal images of the same thing: files or folders
@@ -158,7 +159,7 @@ fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
         return Ok((file, backbone));
     }
     let default = if args.normal.is_empty() {
-        "musc"
+        "self-similarity"
     } else {
         "anomaly-dino"
     };
@@ -171,9 +172,9 @@ fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
     let backbone = args.settings.open(&args.backbone)?;
     let detector = method.fit(&options, backbone.encoder.as_ref(), &normal)?;
     let detector = of_class(detector, args.class.as_deref())?;
-    let data = match method.needs {
-        Needs::NormalImages => format!("{} normal images", normal.len()),
-        Needs::Nothing | Needs::Training => "none".to_owned(),
+    let data = match normal.len() {
+        0 => "none".to_owned(),
+        count => format!("{count} normal images"),
     };
     let (backbone_ref, provenance) = (fit::reference(&backbone), fit::provenance(data));
     Ok((
@@ -190,8 +191,8 @@ fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
 fn require_company(images: usize) -> Result<()> {
     if images < 2 {
         bail!(
-            "one image cannot be scored by itself without a reference: name normal images with \
-             --normal, or give more images of the same thing"
+            "one image has no others to be scored against: leave --method out, name normal images \
+             with --normal, or give more images of the same thing"
         );
     }
     Ok(())

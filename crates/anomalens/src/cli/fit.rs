@@ -151,7 +151,7 @@ pub(super) fn normal_images(
     draw: Option<(usize, u32)>,
 ) -> Result<Vec<Shot>> {
     match (method.needs, paths) {
-        (Needs::Nothing | Needs::Training, []) => return Ok(vec![]),
+        (Needs::Nothing | Needs::Optional | Needs::Training, []) => return Ok(vec![]),
         (Needs::Nothing | Needs::Training, _) => {
             bail!("{} needs no normal images: leave --normal out", method.name)
         }
@@ -161,7 +161,7 @@ pub(super) fn normal_images(
                 method.name
             )
         }
-        (Needs::NormalImages, _) => {}
+        (Needs::NormalImages | Needs::Optional, _) => {}
     }
     let mut files = images::find(paths)?;
     if let Some((shots, seed)) = draw {

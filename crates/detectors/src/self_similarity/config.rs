@@ -1,0 +1,56 @@
+//! Settings of the self-similarity method.
+
+use anomalens_backbones::FeatureRequest;
+use anomalens_vision::Preprocess;
+use serde::{Deserialize, Serialize};
+
+use super::NAME;
+use crate::{DetectorError, Setup};
+
+/// The settings, each with a default that was chosen on magnetic tile, KolektorSDD, textile and
+/// drawn defects alone (docs/benchmarks/zero-shot.md).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Side of the square that images are stretched to, in pixels.
+    pub image_size: u32,
+    /// Blocks whose tokens are compared, counted from 1; their distances are averaged.
+    pub blocks: Vec<usize>,
+    /// Part of the patches, the most distant ones, whose mean is the image's score.
+    pub top_fraction: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            image_size: 224,
+            blocks: vec![6, 9],
+            top_fraction: 0.01,
+        }
+    }
+}
+
+impl Config {
+    /// What the backbone must do, or why the settings cannot be.
+    pub(super) fn setup(&self) -> Result<Setup, DetectorError> {
+        let refuse = |reason: &str| {
+            Err(DetectorError::Config {
+                method: NAME,
+                reason: reason.to_owned(),
+            })
+        };
+        if self.blocks.is_empty() {
+            return refuse("`blocks` names no block");
+        }
+        if !(self.top_fraction > 0.0 && self.top_fraction <= 1.0) {
+            return refuse("`top_fraction` must be above 0 and at most 1");
+        }
+        if self.image_size == 0 {
+            return refuse("`image_size` must be above 0");
+        }
+        Ok(Setup {
+            preprocess: Preprocess::imagenet_square(self.image_size),
+            request: FeatureRequest::blocks(self.blocks.iter().copied()),
+        })
+    }
+}
