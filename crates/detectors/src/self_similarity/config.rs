@@ -25,7 +25,7 @@ impl Default for Config {
         Self {
             image_size: 224,
             blocks: vec![6, 9],
-            top_fraction: 0.01,
+            top_fraction: 0.02,
         }
     }
 }
