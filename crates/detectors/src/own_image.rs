@@ -2,7 +2,7 @@
 //!
 //! Surfaces repeat themselves and many things are symmetric. A patch is familiar if its image has
 //! patches like it further away, or in the place that mirrors its own from left to right. Chosen
-//! on auxiliary data (docs/benchmarks/zero-shot.md).
+//! on auxiliary data (docs/benchmarks/self-similarity.md).
 
 use anomalens_backbones::{Grid, ImageFeatures};
 use candle_core::Tensor;

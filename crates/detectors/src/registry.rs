@@ -146,8 +146,9 @@ const METHODS: [Method; 5] = [
     Method {
         name: self_similarity::NAME,
         summary: "zero-shot: patches that are unlike the rest of their own image",
-        paper: "Anomalens, docs/benchmarks/zero-shot.md",
+        paper: "Anomalens, docs/benchmarks/self-similarity.md",
         needs: Needs::Optional,
+        class: false,
         fit: self_similarity::fit,
         load: self_similarity::load,
         training: None,

@@ -8,7 +8,7 @@ use super::NAME;
 use crate::{DetectorError, Setup};
 
 /// The settings, each with a default that was chosen on magnetic tile, KolektorSDD, textile and
-/// drawn defects alone (docs/benchmarks/zero-shot.md).
+/// drawn defects alone (docs/benchmarks/self-similarity.md).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {

@@ -47,7 +47,7 @@ struct Units {
 }
 
 /// Measured with the default settings and the backbone `dinov2-s-focus` on 120 normal images each of
-/// magnetic tile, KolektorSDD and drawn textures (docs/benchmarks/zero-shot.md).
+/// magnetic tile, KolektorSDD and drawn textures (docs/benchmarks/self-similarity.md).
 const AUXILIARY: Units = Units {
     image: 0.370,
     range: NormalRange {
@@ -62,7 +62,10 @@ pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, D
     let setup = config.setup()?;
     let units = match shots.images {
         [] => AUXILIARY,
-        images => Units::measure(&shots.encode(&setup, images)?, &config)?,
+        shots_given => {
+            let images = shots_given.iter().map(|shot| &shot.image);
+            Units::measure(&shots.encode(&setup, images)?, &config)?
+        }
     };
     Ok(Box::new(SelfSimilarity {
         config,
