@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anomalens_backbones::BackboneError;
+use anomalens_kernels::{EngineError, ShapeError};
 use anomalens_vision::{GeometryError, ImageError};
 use thiserror::Error;
 
@@ -69,6 +70,12 @@ pub enum DetectorError {
     /// A detector for several classes was used without choosing one.
     #[error("the detector is made for each class by itself; choose one with --class: {0}")]
     ClassNeeded(String),
+    /// The instruction set asked for cannot be used.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Vectors to compare do not have one width.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// A detector file could not be read.
     #[error("cannot read the detector file {path}: {source}")]
     ReadFile {

@@ -1,50 +1,62 @@
-//! Nearest neighbours among sets of unit vectors: blocked products with a running maximum, so
-//! that the whole matrix of similarities never exists.
+//! Nearest neighbours among sets of unit vectors.
 
+use anomalens_kernels::{Engine, PackedVectors, Parallel, Precision};
 use candle_core::{Device, Storage, Tensor};
-use rayon::prelude::*;
 
 use crate::DetectorError;
+use crate::detector::Array;
 
-/// Rows of a set that are compared at once; a block of similarities stays in the cache.
-const BLOCK_ROWS: usize = 4096;
+/// Rows of length 1, ready to be searched.
+pub(crate) struct UnitVectors {
+    values: Vec<f32>,
+    width: usize,
+    packed: PackedVectors,
+}
+
+impl UnitVectors {
+    /// Vectors `[n, width]`.
+    pub(crate) fn new(values: Vec<f32>, width: usize) -> Result<Self, DetectorError> {
+        Ok(Self {
+            packed: pack(&values, width)?,
+            values,
+            width,
+        })
+    }
+
+    /// Length of a vector.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// For each row of `queries` `[m, width]`, of length 1, the highest cosine similarity.
+    pub(crate) fn highest_similarity(&self, queries: &[f32]) -> Vec<f32> {
+        self.packed.highest(queries, Parallel::Pool)
+    }
+
+    /// The vectors as they stand in a detector file.
+    pub(crate) fn array(&self) -> Array {
+        Array {
+            shape: vec![self.values.len() / self.width.max(1), self.width],
+            values: self.values.clone(),
+        }
+    }
+}
+
+/// Packs vectors `[n, width]` in float32, which ranks neighbours as exactly as they are known.
+pub(crate) fn pack(values: &[f32], width: usize) -> Result<PackedVectors, DetectorError> {
+    let engine = Engine::from_env()?;
+    Ok(PackedVectors::new(engine, Precision::F32, values, width)?)
+}
 
 /// For each row of `queries` `[n, width]` the highest cosine similarity to any row of `bank`
-/// `[m, width]`; rows of both have length 1.
+/// `[m, width]`, which is packed anew; rows of both have length 1.
 pub(crate) fn highest_similarity(
     queries: &Tensor,
     bank: &Tensor,
 ) -> Result<Vec<f32>, DetectorError> {
-    let rows = bank.dim(0)?;
-    let mut best = vec![f32::NEG_INFINITY; queries.dim(0)?];
-    for start in (0..rows).step_by(BLOCK_ROWS) {
-        let block = bank.narrow(0, start, BLOCK_ROWS.min(rows - start))?;
-        let width = block.dim(0)?;
-        with_values(&queries.matmul(&block.t()?)?, |similarities| {
-            best.par_iter_mut()
-                .zip(similarities.par_chunks(width))
-                .for_each(|(best, row)| {
-                    *best = maximum(row).max(*best);
-                });
-        })?;
-    }
-    Ok(best)
-}
-
-/// The largest of `values`, in lanes that compilers turn into vector instructions.
-pub(crate) fn maximum(values: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = if value > *lane { value } else { *lane };
-        }
-    }
-    lanes
-        .iter()
-        .chain(rest)
-        .fold(f32::NEG_INFINITY, |best, &value| best.max(value))
+    let width = bank.dim(1)?;
+    let packed = with_values(bank, |values| pack(values, width))??;
+    with_values(queries, |queries| packed.highest(queries, Parallel::Pool))
 }
 
 /// Lends the values of a contiguous float32 tensor on the CPU, without a copy.

@@ -1,11 +1,9 @@
 //! Patch tokens made comparable: standardised, scaled to length 1, stacked.
 
 use anomalens_backbones::ImageFeatures;
-use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::DetectorError;
-use crate::nearest::matrix;
 
 /// Epsilon of the layer norm without learned parts.
 const LAYER_NORM_EPS: f32 = 1e-5;
@@ -48,11 +46,11 @@ pub(crate) fn standardised(
 }
 
 /// The standardised patch tokens of some images after `block`, scaled to length 1,
-/// `[patches, width]`.
+/// `[patches, width]`, and their width.
 pub(crate) fn unit_patches<'a>(
     images: impl IntoIterator<Item = &'a ImageFeatures>,
     block: usize,
-) -> Result<Tensor, DetectorError> {
+) -> Result<(Vec<f32>, usize), DetectorError> {
     let mut all = Vec::new();
     let mut width = 0;
     for image in images {
@@ -61,7 +59,7 @@ pub(crate) fn unit_patches<'a>(
         all.extend(patches);
     }
     normalise_rows(&mut all, width);
-    matrix(all, width)
+    Ok((all, width))
 }
 
 /// The mean of an image's standardised patch tokens after `block`, scaled to length 1.

@@ -6,6 +6,7 @@
 //! engine      which instructions there are, which kernel a precision gets
 //! linear      PackedLinear: layer norm -> product -> bias, activation or residual
 //! attention   softmax(a b') v without the tokens-by-tokens matrix, DPAM's kinds included
+//! search      nearest neighbours among packed vectors
 //! rows        layer norm, conversion of activations
 //! packed      weights in panels
 //!   kernel    function pointers to the generic code, compiled for each instruction set
@@ -35,6 +36,7 @@ mod peak;
 mod product;
 mod rows;
 mod saved;
+mod search;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -50,6 +52,7 @@ pub use peak::peak;
 pub use product::Epilogue;
 pub use rows::{LayerNorm, layer_norm};
 pub use saved::{SavedError, SharedBytes};
+pub use search::{Neighbour, PackedVectors, SearchScratch};
 pub use vit::{
     BlockWeights, HeadWeights, Images, LinearWeights, LocalStream, NormWeights, StemWeights, Vit,
     VitConfig, VitEmbedding, VitFeatures, VitRequest, VitSizes, VitStage, VitTokens,

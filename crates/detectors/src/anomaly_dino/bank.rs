@@ -1,42 +1,40 @@
 //! The memory bank: what normal images look like after one block.
 
 use anomalens_backbones::ImageFeatures;
-use candle_core::Tensor;
 
 use super::{Shot, unusable};
 use crate::DetectorError;
 use crate::detector::Array;
-use crate::nearest::{highest_similarity, matrix};
+use crate::nearest::UnitVectors;
 use crate::tokens::{unit_mean, unit_patches};
 
 /// The normal images after one block.
 pub(super) struct Bank {
     block: usize,
-    /// The patches of all views, `[patches, width]`, rows of length 1.
-    patches: Tensor,
-    /// The mean token of each upright shot, `[shots, width]`, rows of length 1.
-    means: Tensor,
+    /// The patches of all views.
+    patches: UnitVectors,
+    /// The mean token of each upright shot.
+    means: UnitVectors,
 }
 
 impl Bank {
     pub(super) fn new(block: usize, shots: &[&Shot]) -> Result<Self, DetectorError> {
-        let patches = unit_patches(shots.iter().flat_map(|views| views.iter()), block)?;
+        let (patches, width) = unit_patches(shots.iter().flat_map(|views| views.iter()), block)?;
         let means: Vec<Vec<f32>> = shots
             .iter()
             .filter_map(|views| views.first())
             .map(|upright| unit_mean(upright, block))
             .collect::<Result<_, _>>()?;
-        let means = matrix(means.concat(), patches.dim(1)?)?;
         Ok(Self {
             block,
-            patches,
-            means,
+            patches: UnitVectors::new(patches, width)?,
+            means: UnitVectors::new(means.concat(), width)?,
         })
     }
 
     /// Length of a token.
     pub(super) fn width(&self) -> usize {
-        self.patches.dims()[1]
+        self.patches.width()
     }
 
     /// Cosine distance of each patch of `image` to the nearest in the bank.
@@ -44,19 +42,16 @@ impl Bank {
         &self,
         image: &ImageFeatures,
     ) -> Result<impl Iterator<Item = f32>, DetectorError> {
-        let queries = unit_patches([image], self.block)?;
-        Ok(highest_similarity(&queries, &self.patches)?
-            .into_iter()
-            .map(distance))
+        let (queries, _) = unit_patches([image], self.block)?;
+        let similarities = self.patches.highest_similarity(&queries);
+        Ok(similarities.into_iter().map(distance))
     }
 
     /// Cosine distance of the mean token of `image` to that of the nearest shot.
     pub(super) fn whole_distance(&self, image: &ImageFeatures) -> Result<f32, DetectorError> {
-        let query = matrix(unit_mean(image, self.block)?, self.width())?;
-        Ok(highest_similarity(&query, &self.means)?
-            .into_iter()
-            .map(distance)
-            .sum())
+        let query = unit_mean(image, self.block)?;
+        let similarities = self.means.highest_similarity(&query);
+        Ok(similarities.into_iter().map(distance).sum())
     }
 
     /// Names of the tensors in a detector file: patches, means.
@@ -70,18 +65,7 @@ impl Bank {
     /// The tensors for a detector file.
     pub(super) fn arrays(&self) -> impl Iterator<Item = (String, Array)> {
         let [patches, means] = Self::names(self.block);
-        [(patches, &self.patches), (means, &self.means)]
-            .into_iter()
-            .filter_map(|(name, tensor)| {
-                let values = tensor.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
-                Some((
-                    name,
-                    Array {
-                        shape: tensor.dims().to_vec(),
-                        values,
-                    },
-                ))
-            })
+        [(patches, self.patches.array()), (means, self.means.array())].into_iter()
     }
 
     /// The bank again from its tensors.
@@ -91,13 +75,13 @@ impl Bank {
     ) -> Result<Self, DetectorError> {
         let mut rows = |name: &str| match take(name)? {
             Array { shape, values } if shape.len() == 2 && !values.is_empty() => {
-                matrix(values, shape[1])
+                UnitVectors::new(values, shape[1])
             }
             _ => Err(unusable(name)),
         };
         let [patches, means] = Self::names(block);
         let (patches, means) = (rows(&patches)?, rows(&means)?);
-        if patches.dim(1)? != means.dim(1)? {
+        if patches.width() != means.width() {
             return Err(unusable(&Self::names(block)[1]));
         }
         Ok(Self {

@@ -3,14 +3,11 @@
 //!
 //! The similarities of a pair of images serve both directions.
 
-use candle_core::Tensor;
+use anomalens_kernels::{PackedVectors, SearchScratch};
 use rayon::prelude::*;
 
 use crate::DetectorError;
-use crate::nearest::{matrix, maximum, with_values};
-
-/// Patches of other images that are compared with an image at once.
-const BLOCK_PATCHES: usize = 4096;
+use crate::nearest::pack;
 
 /// The score of every patch of every image. `sets`: for each image the unit vectors of its
 /// patches, `[patches, width]`.
@@ -52,87 +49,31 @@ fn distance(similarity: f32) -> f32 {
 /// `[image][other][patch]`: the highest similarity of each patch of an image to any patch of each
 /// other image, the image itself left out.
 fn best_matches(sets: &[Vec<f32>], width: usize) -> Result<Vec<Vec<Vec<f32>>>, DetectorError> {
-    let tensors: Vec<Tensor> = sets
+    let packed: Vec<PackedVectors> = sets
         .iter()
-        .map(|set| matrix(set.clone(), width))
+        .map(|set| pack(set, width))
         .collect::<Result<_, _>>()?;
-    let rows: Vec<Vec<Pair>> = (0..sets.len())
-        .into_par_iter()
-        .map(|i| {
-            let mut pairs = Vec::with_capacity(sets.len() - i - 1);
-            let mut next = i + 1;
-            while next < sets.len() {
-                let block = block_of_images(&tensors[next..]);
-                let joined = Tensor::cat(&tensors[next..next + block], 0)?;
-                let similarities = tensors[i].matmul(&joined.t()?)?;
-                let sizes = tensors[next..next + block].iter().map(|set| set.dims()[0]);
-                with_values(&similarities, |values| {
-                    pairs.extend(split_block(values, joined.dims()[0], sizes));
-                })?;
-                next += block;
-            }
-            Ok(pairs)
+    // The pairs above the diagonal: seen from the first image, and from the second.
+    let rows: Vec<Vec<(Vec<f32>, Vec<f32>)>> = sets
+        .par_iter()
+        .enumerate()
+        .with_max_len(1)
+        .map_init(SearchScratch::default, |scratch, (i, set)| {
+            let others = packed[i + 1..].iter();
+            others
+                .map(|other| other.highest_both(set, scratch))
+                .collect()
         })
-        .collect::<Result<_, DetectorError>>()?;
-    // From the pairs above the diagonal to every image's view of all others, in their order.
+        .collect();
+    // From the pairs to every image's view of all others, in their order.
     let mut best: Vec<Vec<Vec<f32>>> = sets.iter().map(|_| Vec::new()).collect();
     for (i, pairs) in rows.into_iter().enumerate() {
-        for (offset, pair) in pairs.into_iter().enumerate() {
-            best[i].push(pair.of_first);
-            best[i + 1 + offset].push(pair.of_second);
+        for (offset, (of_first, of_second)) in pairs.into_iter().enumerate() {
+            best[i].push(of_first);
+            best[i + 1 + offset].push(of_second);
         }
     }
     Ok(best)
-}
-
-/// How many of `sets` make up a block: at least one.
-fn block_of_images(sets: &[Tensor]) -> usize {
-    let mut patches = 0;
-    let fits = |set: &&Tensor| {
-        patches += set.dims()[0];
-        patches <= BLOCK_PATCHES
-    };
-    sets.iter().take_while(fits).count().max(1)
-}
-
-/// The best similarities between two images, seen from each.
-struct Pair {
-    of_first: Vec<f32>,
-    of_second: Vec<f32>,
-}
-
-/// Cuts a product `[patches, columns]` at the images of `sizes` patches that its columns are.
-fn split_block(
-    similarities: &[f32],
-    columns: usize,
-    sizes: impl Iterator<Item = usize>,
-) -> Vec<Pair> {
-    let mut start = 0;
-    sizes
-        .map(|size| {
-            let part = start..start + size;
-            start += size;
-            let mut of_second = vec![f32::NEG_INFINITY; size];
-            let of_first = similarities
-                .chunks_exact(columns)
-                .map(|row| {
-                    let row = &row[part.clone()];
-                    for (best, &similarity) in of_second.iter_mut().zip(row) {
-                        *best = if similarity > *best {
-                            similarity
-                        } else {
-                            *best
-                        };
-                    }
-                    maximum(row)
-                })
-                .collect();
-            Pair {
-                of_first,
-                of_second,
-            }
-        })
-        .collect()
 }
 
 #[cfg(test)]
