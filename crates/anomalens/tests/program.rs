@@ -321,9 +321,50 @@ fn the_instruction_set_can_be_chosen() {
 fn weights_that_are_not_here_are_told_with_what_to_do() {
     let sandbox = Sandbox::new();
     sandbox.pictures(1, 1, 1);
-    let run = sandbox.run("detect test --normal good");
+    let run = sandbox.run("detect test --normal good --weights dinov2-s-focus");
     assert_eq!(run.code, Some(1));
     insta::assert_snapshot!(run.stderr);
+}
+
+/// The sandbox has an empty cache and forbids downloads.
+#[cfg(feature = "embedded")]
+#[test]
+fn everything_works_without_any_download() {
+    let sandbox = Sandbox::new();
+    let draw = sandbox.run("data draw textures,seed=3,materials=1,images=4,side=112 -o set");
+    assert_eq!(draw.code, Some(0), "{draw:?}");
+    let fit = sandbox.run("fit --normal set/weave-001/train/good -o weave.detector");
+    assert_eq!(fit.code, Some(0), "{fit:?}");
+    let detect = sandbox.run("detect set/weave-001/test --detector weave.detector --json");
+    assert_eq!(detect.code, Some(0), "{detect:?}");
+    let score = |line: &serde_json::Value| line["score"].as_f64().unwrap();
+    let is_good = |line: &serde_json::Value| line["image"].as_str().unwrap().contains("good");
+    let (good, bad): (Vec<_>, Vec<_>) = detect.lines().into_iter().partition(is_good);
+    assert_eq!((good.len(), bad.len()), (4, 4));
+    // Not all drawn defects are found, but the worst image is none of the good ones.
+    let worst = |lines: &[serde_json::Value]| lines.iter().map(score).fold(0.0, f64::max);
+    assert!(worst(&bad) > 1.5 * worst(&good), "{detect:?}");
+}
+
+#[cfg(feature = "embedded")]
+#[test]
+fn the_demo_without_network_says_that_its_defects_are_drawn() {
+    let sandbox = Sandbox::new();
+    let run = sandbox.run("demo --json");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let result = &run.lines()[0];
+    assert_eq!(result["backbone"], "dinov2-s-focus-int8");
+    let note = result["note"].as_str().unwrap();
+    assert!(
+        note.contains("defects drawn on generated textures"),
+        "{note}"
+    );
+    for run in result["results"].as_array().unwrap() {
+        assert_eq!(run["data"], "drawn defects");
+        assert!(run["image_auroc"].as_f64().unwrap() > 0.5, "{run}");
+    }
+    let report = std::fs::read_to_string(sandbox.path("anomalens-demo/report.html")).unwrap();
+    assert!(report.contains("drawn defects on generated textures, not real ones"));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! clip/        CLIP of OpenAI and OpenCLIP: vision and text transformers
 //! vit/         the vision transformer that both families are, on the kernels or on candle
 //! encoder.rs   the `ImageEncoder` trait, `FeatureRequest`, `Features`
+//! embedded.rs  the backbone that is part of the program
 //! load.rs      a weight file -> the encoder that it holds
 //! ```
 //!
@@ -16,6 +17,7 @@
 pub mod checkpoint;
 pub mod clip;
 pub mod dinov2;
+mod embedded;
 mod encoder;
 mod error;
 mod load;
@@ -26,6 +28,7 @@ pub use anomalens_kernels::{
     CPU_VARIABLE, Engine, EngineError, Isa, MappedFile, Precision, SharedBytes,
 };
 
+pub use embedded::{DEFAULT_WEIGHTS, EMBEDDED, Embedded, write_embedded};
 pub use encoder::{
     BlockFeatures, BlockTokens, Dpam, Embedding, FeatureRequest, Features, Grid, ImageEncoder,
     ImageFeatures, SelfAttention, TokenStage,

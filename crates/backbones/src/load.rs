@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::checkpoint::Checkpoint;
 use crate::clip::{Architecture, ClipTensors, ClipVision};
 use crate::dinov2::DinoV2;
+use crate::embedded::Embedded;
 use crate::vit::VisionTransformer;
 use crate::weights::{ContentHash, Kind, PullEvent, Registry, Store, WeightsError};
 use crate::{BackboneError, Compute, ImageEncoder, Kernels, PackedCopy, Precision};
@@ -53,8 +54,9 @@ pub enum OpenError {
 const SEEDED: &str = "seeded:";
 
 impl Backbone {
-    /// Opens `weights`, which is the path of a weight file, a name in the registry (what is not on
-    /// this machine is pulled), or `seeded:SEED:ARCHITECTURE` for made-up weights, on the CPU.
+    /// Opens `weights` on the CPU: the path of a weight file, a name in the registry (what is not
+    /// on this machine is pulled), `seeded:SEED:ARCHITECTURE` for made-up weights, or the name of
+    /// those in the program ([`EMBEDDED`](crate::EMBEDDED)), which have a precision of their own.
     ///
     /// # Errors
     /// [`OpenError`], with what to do where the weights cannot be had.
@@ -88,6 +90,15 @@ impl Backbone {
         }
         if let Some(what) = weights.strip_prefix(SEEDED) {
             return Self::seeded(weights, what, precision);
+        }
+        if let Some(embedded) = Embedded::find(weights) {
+            let network = embedded.open()?;
+            return Ok(Self {
+                name: weights.to_owned(),
+                sha256: ContentHash::of_bytes(embedded.bytes),
+                precision: network.precision,
+                encoder: network.encoder,
+            });
         }
         let entry = Registry::builtin().find(weights)?;
         if entry.kind != Kind::Backbone {

@@ -60,7 +60,7 @@ fn input(pixels: &Tensor) -> Tensor {
 }
 
 /// Class token and patch tokens of one block of the first image, in this order.
-fn tokens(network: &DinoV2, images: &Tensor, request: &FeatureRequest) -> Tensor {
+fn tokens(network: &dyn ImageEncoder, images: &Tensor, request: &FeatureRequest) -> Tensor {
     let features = network.encode(images, request).unwrap();
     let block = &features.blocks[0];
     let class = block.class_token.narrow(0, 0, 1).unwrap();
@@ -142,6 +142,34 @@ fn narrow_numbers_give_nearly_the_same_tokens() {
             }
         }
     }
+}
+
+/// Without any file of weights on the machine.
+#[cfg(feature = "embedded")]
+#[test]
+fn the_weights_in_the_program_give_nearly_the_original_tokens() {
+    use anomalens_backbones::{Backbone, DEFAULT_WEIGHTS};
+
+    let cache = tempfile::tempdir().unwrap();
+    let store = Store::new(cache.path());
+    let backbone = Backbone::open(DEFAULT_WEIGHTS, Precision::F32, &store, &|_| {}).unwrap();
+    assert_eq!(backbone.precision, Precision::Int8);
+    let (network, image) = (backbone.encoder.as_ref(), input(golden("pixels")));
+    for block in [3, 6, 9] {
+        let found = tokens(network, &image, &FeatureRequest::blocks([block]));
+        let expected = golden(&format!("block{block}.tokens"));
+        let cosine = lowest_cosine(&every_eighth(&found), expected);
+        assert!(cosine >= 0.995, "block {block}: {cosine}");
+    }
+    let last = FeatureRequest::blocks([10]);
+    assert!(network.encode(&image, &last).is_ok());
+    let error = network
+        .encode(&image, &FeatureRequest::blocks([11]))
+        .unwrap_err();
+    assert!(
+        matches!(error, BackboneError::BlockNotHeld { .. }),
+        "{error}"
+    );
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub enum SharedBytes {
     Mapped(Arc<MappedFile>),
     /// A part of the program.
     Static(&'static [u8]),
+    /// In memory.
+    Owned(Arc<[u8]>),
 }
 
 impl Deref for SharedBytes {
@@ -31,6 +33,7 @@ impl Deref for SharedBytes {
         match self {
             Self::Mapped(file) => file,
             Self::Static(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
         }
     }
 }

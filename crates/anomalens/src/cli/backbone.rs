@@ -1,24 +1,21 @@
 //! Which weights a command uses, and how it shows that they are fetched.
 
 use anomalens::backbones::weights::{Entry, Located, PullEvent, Store};
-use anomalens::backbones::{Backbone, Precision};
+use anomalens::backbones::{Backbone, DEFAULT_WEIGHTS, Precision};
 use anomalens::detectors::DetectorFile;
 use anyhow::{Result, bail};
 
 use super::progress::Progress;
 
-/// The backbone that is used where none is named: it can be had without an account.
-const DEFAULT_WEIGHTS: &str = "dinov2-s-focus";
-
 /// Which backbone to use, and how.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Backbone: a name from `anomalens models list`, or a weight file [default: that of the
-    /// detector file, or else dinov2-s-focus]
+    /// detector file, or else the one in the program]
     #[arg(long, value_name = "NAME|FILE")]
     weights: Option<String>,
     /// How exactly the backbone computes; half and int8 are faster and take less memory [default:
-    /// that of the detector file, or else half]
+    /// that of the detector file, or else half, int8 for the one in the program]
     #[arg(long, value_name = "f32|half|int8")]
     precision: Option<Precision>,
 }
@@ -36,7 +33,16 @@ impl Args {
 
     /// The same with other weights.
     pub(super) fn open_named(&self, weights: &str) -> Result<Backbone> {
-        open(weights, self.precision.unwrap_or_default())
+        let backbone = open(weights, self.precision.unwrap_or_default())?;
+        if let Some(precision) = self.precision.filter(|&p| p != backbone.precision) {
+            bail!(
+                "{} computes with --precision {} alone; name another backbone with --weights for \
+                 {precision}",
+                backbone.name,
+                backbone.precision
+            );
+        }
+        Ok(backbone)
     }
 
     /// Opens the backbone of a detector file, which must be what it was made with.
@@ -61,7 +67,9 @@ pub(super) fn identity(backbone: &Backbone) -> String {
     format!("{} {}", backbone.sha256, backbone.precision)
 }
 
-fn open(weights: &str, precision: Precision) -> Result<Backbone> {
+/// Opens the backbone `weights`, pulling it if it is not here; those in the program have a
+/// precision of their own.
+pub(super) fn open(weights: &str, precision: Precision) -> Result<Backbone> {
     let progress = Progress::bytes(weights);
     let backbone = Backbone::open(weights, precision, &Store::from_env()?, &|event| {
         show(&progress, event)

@@ -1,4 +1,5 @@
-//! `anomalens demo`: the whole way on real solar-cell images.
+//! `anomalens demo`: the whole way on real solar-cell images, or, where these cannot be fetched,
+//! on drawn defects.
 
 use std::path::PathBuf;
 
@@ -6,15 +7,20 @@ use anomalens::backbones::weights::{Registry, Store};
 use anomalens::datasets::{DataRef, DataSet, Split};
 use anomalens::detectors::{FitOptions, find as find_method};
 use anomalens::evaluation::report::write_report;
-use anomalens::evaluation::{Contestant, Evaluation, RunOptions};
+use anomalens::evaluation::{Contestant, RunOptions};
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::eval::{brief, context, evaluate_shown, warn_of_failures};
-use super::{End, backbone, print_line, table};
+use super::progress::Progress;
+use super::{End, backbone, data, print_line, sentence, table};
 
 /// The data set of the demo, in the registry and as a layout.
 const DATA: &str = "elpv";
+
+/// The set of the demo where that cannot be had, and its name in results.
+const DRAWN: &str = "drawn:textures,seed=1,materials=3,images=8,side=224";
+const DRAWN_NAME: &str = "drawn defects";
 
 /// Normal images that the few-shot detectors are given.
 const SHOTS: [usize; 2] = [2, 8];
@@ -28,9 +34,9 @@ const STEP: usize = 2;
 
 /// Show the whole way on real solar-cell images; nothing else is needed
 ///
-/// Fetches a small backbone and the ELPV data set (together about 190 MB, once), finds defective
-/// solar cells with two and with eight normal cells as reference and with none at all, prints how
-/// well that went, and writes a report to look at.
+/// Fetches the ELPV data set (90 MB, once), finds defective solar cells with two and with eight
+/// normal cells as reference and with none at all, prints how well that went, and writes a report
+/// to look at. Where the data set cannot be had, defects drawn on generated textures take its place.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Where to write the report
@@ -51,31 +57,69 @@ pub(super) fn run(args: &Args) -> Result<End> {
         .with_context(|| format!("cannot make the folder {}", args.output.display()))?;
     let report = args.output.join("report.html");
     let backbone = args.backbone.open()?;
-    let located = backbone::pull(&Store::from_env()?, Registry::builtin().find(DATA)?)?;
-    let reference = format!("{DATA}:{}", located.path.display());
-    let mut data = DataSet::open(&reference.parse::<DataRef>()?)?;
-    if !args.full {
-        keep_some(&mut data);
+    let (data, drawn) = match solar_cells(args.full) {
+        Ok(data) => (data, None),
+        Err(error) => (DRAWN.parse::<data::Reference>()?.open()?, Some(error)),
+    };
+    let note = drawn.map(|error| {
+        // What follows tells which sources were tried.
+        let reason = sentence(&error);
+        let reason = reason.lines().next().unwrap_or_default();
+        format!(
+            "The solar-cell images cannot be had: {}. This run is on defects drawn on generated \
+             textures instead: it shows the way, and its figures say little about real defects. \
+             `anomalens models pull {DATA}` tells more.",
+            reason.trim_end_matches(':')
+        )
+    });
+    if let Some(note) = &note {
+        Progress::images("demo", 0).note(note);
     }
-    let evaluations = evaluate_shown(&backbone, &data, &contestants()?, &RunOptions::default())?;
-    let title = "Anomalens demo: defective solar cells".to_owned();
-    let context = context(title, &backbone, DATA);
+    let mut evaluations =
+        evaluate_shown(&backbone, &data, &contestants()?, &RunOptions::default())?;
+    let context = if note.is_some() {
+        for evaluation in &mut evaluations {
+            evaluation.data = DRAWN_NAME.to_owned();
+        }
+        let title = "Anomalens demo: drawn defects on generated textures, not real ones";
+        context(title.to_owned(), &backbone, DRAWN_NAME)
+    } else {
+        let title = "Anomalens demo: defective solar cells".to_owned();
+        context(title, &backbone, DATA)
+    };
     write_report(&report, &evaluations, &context)?;
     if args.json {
         print_line(json!({
             "backbone": backbone.name,
+            "note": note,
             "results": evaluations.iter().map(brief).collect::<Vec<_>>(),
             "report": report,
         }))?;
     } else {
-        tell(&evaluations)?;
-        if !args.full {
+        print_line(table::evaluations(&evaluations))?;
+        if let Some(note) = &note {
+            print_line(note)?;
+        } else if let Some(published) = table::published(DATA) {
+            print_line(published)?;
+        }
+        if note.is_none() && !args.full {
             print_line("every second test image was scored; `anomalens demo --full` scores all")?;
         }
         print_line(format!("report: {}", report.display()))?;
     }
     warn_of_failures(&evaluations);
     Ok(End::Done)
+}
+
+/// The images of solar cells, fetched if they are not here; every second of the test, or all.
+fn solar_cells(all: bool) -> Result<DataSet> {
+    let located = backbone::pull(&Store::from_env()?, Registry::builtin().find(DATA)?)?;
+    let reference = format!("{DATA}:{}", located.path.display());
+    let mut data = DataSet::open(&reference.parse::<DataRef>()?)?;
+    if !all {
+        keep_some(&mut data);
+    }
+    Ok(data)
 }
 
 /// Leaves every second test image in `data`, and all training images.
@@ -101,12 +145,4 @@ fn contestants() -> Result<Vec<Contestant<'static>>> {
         .map(|&k| method(few_shot, k))
         .chain([method(zero_shot, 0)])
         .collect())
-}
-
-fn tell(evaluations: &[Evaluation]) -> Result<()> {
-    print_line(table::evaluations(evaluations))?;
-    match table::published(DATA) {
-        Some(published) => print_line(published),
-        None => Ok(()),
-    }
 }

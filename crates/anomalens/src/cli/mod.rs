@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! detect.rs  fit.rs  train.rs  eval.rs  demo.rs  models.rs  data.rs  bench.rs   the commands
+//! compare.rs    how alike two backbones are
 //! backbone.rs   which weights, and how a pull is shown
 //! images.rs     the image files that paths name
 //! settings.rs   a method and its settings from the command line
@@ -11,6 +12,7 @@
 
 mod backbone;
 mod bench;
+mod compare;
 mod data;
 mod demo;
 mod detect;
@@ -55,7 +57,7 @@ enum Command {
     Eval(eval::Args),
     /// List, check, draw and unpack labelled data sets
     Data(data::Args),
-    /// List, pull and find backbone weights
+    /// List, pull, find, pack and compare backbone weights
     Models(models::Args),
     /// Measure the speed of this machine, or variants of a method
     Bench(bench::Args),

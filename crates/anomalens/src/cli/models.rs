@@ -1,12 +1,16 @@
-//! `anomalens models`: the weights that can be used, and where they are.
+//! `anomalens models`: the weights that can be used, where they are, and small ones made from
+//! them.
 
-use anomalens::backbones::weights::{Entry, Kind, Registry, Status, Store};
+use std::path::{Path, PathBuf};
+
+use anomalens::backbones::weights::{ContentHash, Entry, Kind, Registry, Status, Store};
+use anomalens::backbones::{EMBEDDED, write_embedded};
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::{End, backbone, print_line, table};
+use super::{End, backbone, compare, print_line, table};
 
-/// List, pull and find backbone weights
+/// List, pull, find, pack and compare backbone weights
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -26,6 +30,44 @@ enum Command {
         /// Names from `anomalens models list`
         #[arg(required = true)]
         names: Vec<String>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the first blocks of a backbone in 8 bits, as they are part of the program
+    Pack {
+        /// A name from `anomalens models list`, or a weight file
+        #[arg(value_name = "NAME|FILE")]
+        weights: String,
+        /// How many blocks: the last that methods look at
+        #[arg(long, value_name = "N")]
+        blocks: usize,
+        /// Where to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure how alike the patch tokens of two backbones are, block by block
+    Compare {
+        /// Two names from `anomalens models list`, or weight files
+        #[arg(value_name = "NAME|FILE", num_args = 2)]
+        weights: Vec<String>,
+        /// Images, or folders of images, to encode
+        #[arg(long, value_name = "FILE|DIR", required = true, num_args = 1..)]
+        images: Vec<PathBuf>,
+        /// After which blocks
+        #[arg(
+            long,
+            value_name = "N",
+            value_delimiter = ',',
+            default_value = "3,6,9,10"
+        )]
+        blocks: Vec<usize>,
+        /// Side of the square that images are stretched to, in pixels
+        #[arg(long, value_name = "PIXELS", default_value_t = 224)]
+        size: u32,
         /// Print as JSON
         #[arg(long)]
         json: bool,
@@ -64,6 +106,19 @@ pub(super) fn run(args: &Args) -> Result<End> {
                 }
             }
         }
+        Command::Pack {
+            weights,
+            blocks,
+            output,
+            json,
+        } => pack_weights(&store, weights, *blocks, output, *json)?,
+        Command::Compare {
+            weights,
+            images,
+            blocks,
+            size,
+            json,
+        } => compare::run(weights, images, blocks, *size, *json)?,
         Command::Path { name, json } => {
             let entry = registry.find(name)?;
             let Some(located) = store.locate(entry)? else {
@@ -82,8 +137,55 @@ pub(super) fn run(args: &Args) -> Result<End> {
     Ok(End::Done)
 }
 
+fn pack_weights(
+    store: &Store,
+    weights: &str,
+    blocks: usize,
+    output: &Path,
+    json: bool,
+) -> Result<()> {
+    let file = PathBuf::from(weights);
+    let from = if file.is_file() {
+        file
+    } else {
+        backbone::pull(store, Registry::builtin().find(weights)?)?.path
+    };
+    write_embedded(&from, blocks, output)?;
+    let bytes = std::fs::metadata(output)?.len();
+    let sha256 = ContentHash::of_path(output)?;
+    if json {
+        print_line(json!({ "path": output, "bytes": bytes, "sha256": sha256 }))
+    } else {
+        print_line(format!(
+            "{}: {bytes} bytes, SHA-256 {sha256}",
+            output.display()
+        ))
+    }
+}
+
 fn list(store: &Store, entries: &[Entry], json: bool) -> Result<()> {
     let mut rows = Vec::new();
+    if let Some(embedded) = EMBEDDED {
+        if json {
+            print_line(json!({
+                "name": embedded.name,
+                "kind": "backbone",
+                "description": embedded.description,
+                "licence": embedded.licence,
+                "bytes": embedded.bytes.len(),
+                "sha256": ContentHash::of_bytes(embedded.bytes),
+                "state": "built in",
+            }))?;
+        }
+        rows.push(vec![
+            embedded.name.to_owned(),
+            "backbone".to_owned(),
+            (embedded.bytes.len() / 1_000_000).to_string(),
+            "built in".to_owned(),
+            embedded.licence.to_owned(),
+            embedded.description.to_owned(),
+        ]);
+    }
     for entry in entries {
         let (state, path) = match store.status(entry)? {
             Status::Missing => ("not here", None),

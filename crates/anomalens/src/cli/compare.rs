@@ -1,0 +1,144 @@
+//! `anomalens models compare`: how alike the patch tokens of two backbones are.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use anomalens::backbones::{FeatureRequest, ImageFeatures, Precision};
+use anomalens::detectors::{ImageSource, Setup, SourceError, StreamOptions, stream_features};
+use anomalens::vision::Preprocess;
+use anyhow::{Result, bail};
+use serde_json::json;
+
+use super::{backbone, images, print_line, table};
+
+/// The cosines between tokens of one block.
+#[derive(Clone, Copy)]
+struct Cosines {
+    lowest: f64,
+    sum: f64,
+    count: usize,
+}
+
+/// Prints the lowest and the mean cosine between patch tokens after each of `blocks`; what can
+/// compute in float32 does.
+pub(super) fn run(
+    weights: &[String],
+    paths: &[PathBuf],
+    blocks: &[usize],
+    size: u32,
+    json: bool,
+) -> Result<()> {
+    let files = images::find(paths)?;
+    let sources: Vec<ImageSource> = files.into_iter().map(|file| file.path.into()).collect();
+    let backbones = weights
+        .iter()
+        .map(|name| backbone::open(name, Precision::F32))
+        .collect::<Result<Vec<_>>>()?;
+    let setup = Setup {
+        preprocess: Preprocess::imagenet_square(size),
+        request: FeatureRequest::blocks(blocks.iter().copied()),
+    };
+    let mut cosines = vec![
+        Cosines {
+            lowest: 1.0,
+            sum: 0.0,
+            count: 0
+        };
+        blocks.len()
+    ];
+    // A few images at a time, so that the features of all need not be kept.
+    for sources in sources.chunks(StreamOptions::default().batch) {
+        let encoded = backbones
+            .iter()
+            .map(|backbone| encode(backbone, &setup, sources))
+            .collect::<Result<Vec<_>>>()?;
+        let [first, second] = encoded.as_slice() else {
+            bail!("name two backbones");
+        };
+        for (first, second) in first.iter().zip(second) {
+            for (&block, cosines) in blocks.iter().zip(&mut cosines) {
+                add(first, second, block, cosines)?;
+            }
+        }
+    }
+    let mut rows = Vec::new();
+    for (block, Cosines { lowest, sum, count }) in blocks.iter().zip(cosines) {
+        let mean = sum / count as f64;
+        if json {
+            print_line(json!({ "block": block, "lowest": lowest, "mean": mean, "tokens": count }))?;
+        }
+        rows.push(vec![
+            block.to_string(),
+            format!("{lowest:.4}"),
+            format!("{mean:.4}"),
+        ]);
+    }
+    if !json {
+        print_line(table::align(
+            &["block", "lowest cosine", "mean cosine"],
+            rows,
+        ))?;
+    }
+    Ok(())
+}
+
+fn encode(
+    backbone: &anomalens::backbones::Backbone,
+    setup: &Setup,
+    sources: &[ImageSource],
+) -> Result<Vec<ImageFeatures>> {
+    let mut features = Vec::new();
+    let mut failed: Option<SourceError> = None;
+    let options = StreamOptions::default();
+    stream_features(
+        backbone.encoder.as_ref(),
+        setup,
+        sources,
+        &options,
+        |_, encoded| {
+            match encoded {
+                Ok((image, _)) => features.push(image),
+                Err(error) => {
+                    failed = Some(error);
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        },
+    )?;
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(features),
+    }
+}
+
+/// Adds the cosines between the patch tokens of two encodings of an image.
+fn add(
+    first: &ImageFeatures,
+    second: &ImageFeatures,
+    block: usize,
+    cosines: &mut Cosines,
+) -> Result<()> {
+    let (Some(first), Some(second)) = (first.block(block), second.block(block)) else {
+        bail!("block {block} is missing");
+    };
+    let width = first.class_token.len();
+    if width != second.class_token.len() || first.patch_tokens.len() != second.patch_tokens.len() {
+        bail!("the tokens of the two backbones differ in number or length");
+    }
+    let pairs = first
+        .patch_tokens
+        .chunks_exact(width)
+        .zip(second.patch_tokens.chunks_exact(width));
+    for (a, b) in pairs {
+        let dot = |a: &[f32], b: &[f32]| {
+            let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
+            products.sum::<f64>()
+        };
+        let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+        cosines.lowest = cosines.lowest.min(cosine);
+        cosines.sum += cosine;
+        cosines.count += 1;
+    }
+    Ok(())
+}
