@@ -17,7 +17,7 @@ import sys
 
 # DINOv2 ViT-S/14 at 224 x 224; CLIP ViT-L/14@336 at 518 x 518 with AnomalyCLIP's local stream.
 ARCHITECTURES = {
-    "dinov2-s": [],
+    "dinov2-s": ["--weights", "dinov2-s-focus"],
     "anomalyclip": "--arch clip-vit-l14-336 --dpam --size 518 --weights seeded:7".split(),
 }
 
