@@ -33,8 +33,8 @@ impl Default for Config {
             image_size: 224,
             blocks: vec![6, 9],
             top_fraction: 0.01,
-            own_weight: 1.0,
-            image_weight: 0.25,
+            own_weight: 0.0,
+            image_weight: 0.1,
             views: Views::Flips,
         }
     }

@@ -3,10 +3,10 @@
 //!
 //! Different from the paper, each chosen on auxiliary data (docs/benchmarks/few-shot.md): tokens
 //! of two blocks in the middle of the network instead of the last, each token standardised; no
-//! foreground mask; a patch's distance to the rest of its own image joins that to the shots; a part
-//! of the image's score is the distance of its mean token, which sees changes of the whole image;
-//! scores are measured in units of what the shots score against each other, so that 1 means "as
-//! unlike as normal images are".
+//! foreground mask; a small part of the image's score is the distance of its mean token, which
+//! sees changes of the whole image; a patch's distance to the rest of its own image can join that to
+//! the shots; scores are measured in units of what the shots score against each other, so that 1
+//! means "as unlike as normal images are".
 
 mod bank;
 mod config;
