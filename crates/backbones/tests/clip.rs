@@ -278,7 +278,6 @@ fn the_full_size_equals_the_original() {
 }
 
 #[test]
-#[ignore = "takes a quarter of a minute on two cores"]
 fn the_full_size_keeps_its_tokens_in_half() {
     let (images, request) = full_size_input();
     let encode = |precision| {

@@ -4,6 +4,8 @@ use anomalens_backbones::FeatureRequest;
 use anomalens_vision::Preprocess;
 use serde::{Deserialize, Serialize};
 
+use crate::DetectorError;
+
 /// The way of an image up to its features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
@@ -14,6 +16,31 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// Images stretched to a square of `image_size` pixels, normalised as ImageNet's, and the tokens
+    /// of `blocks`; or why these settings of `method` cannot be.
+    pub(crate) fn square(
+        method: &'static str,
+        image_size: u32,
+        blocks: &[usize],
+    ) -> Result<Self, DetectorError> {
+        let refuse = |reason: &str| {
+            Err(DetectorError::Config {
+                method,
+                reason: reason.to_owned(),
+            })
+        };
+        if blocks.is_empty() {
+            return refuse("`blocks` names no block");
+        }
+        if image_size == 0 {
+            return refuse("`image_size` must be above 0");
+        }
+        Ok(Self {
+            preprocess: Preprocess::imagenet_square(image_size),
+            request: FeatureRequest::blocks(blocks.iter().copied()),
+        })
+    }
+
     /// The request that serves both, if one pass through the network can.
     pub fn join(&self, other: &Self) -> Option<Self> {
         let same = self.preprocess == other.preprocess

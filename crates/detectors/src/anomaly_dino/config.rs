@@ -1,7 +1,5 @@
 //! Settings of AnomalyDINO.
 
-use anomalens_backbones::FeatureRequest;
-use anomalens_vision::Preprocess;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
@@ -49,9 +47,6 @@ impl Config {
                 reason: reason.to_owned(),
             })
         };
-        if self.blocks.is_empty() {
-            return refuse("`blocks` names no block");
-        }
         for (weight, reason) in [
             (self.own_weight, "`own_weight` must be at least 0"),
             (self.image_weight, "`image_weight` must be at least 0"),
@@ -63,12 +58,6 @@ impl Config {
         if !(self.top_fraction > 0.0 && self.top_fraction <= 1.0) {
             return refuse("`top_fraction` must be above 0 and at most 1");
         }
-        if self.image_size == 0 {
-            return refuse("`image_size` must be above 0");
-        }
-        Ok(Setup {
-            preprocess: Preprocess::imagenet_square(self.image_size),
-            request: FeatureRequest::blocks(self.blocks.iter().copied()),
-        })
+        Setup::square(NAME, self.image_size, &self.blocks)
     }
 }

@@ -1,7 +1,5 @@
 //! Settings of MuSc.
 
-use anomalens_backbones::FeatureRequest;
-use anomalens_vision::Preprocess;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
@@ -64,9 +62,6 @@ impl Config {
                 reason: reason.to_owned(),
             })
         };
-        if self.blocks.is_empty() {
-            return refuse("`blocks` names no block");
-        }
         if self.neighbourhoods.is_empty() || self.neighbourhoods.iter().any(|r| r % 2 == 0) {
             return refuse("`neighbourhoods` must be odd numbers, at least one");
         }
@@ -90,12 +85,6 @@ impl Config {
         if self.group < 2 {
             return refuse("`group` must be at least 2");
         }
-        if self.image_size == 0 {
-            return refuse("`image_size` must be above 0");
-        }
-        Ok(Setup {
-            preprocess: Preprocess::imagenet_square(self.image_size),
-            request: FeatureRequest::blocks(self.blocks.iter().copied()),
-        })
+        Setup::square(NAME, self.image_size, &self.blocks)
     }
 }

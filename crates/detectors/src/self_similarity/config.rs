@@ -1,7 +1,5 @@
 //! Settings of the self-similarity method.
 
-use anomalens_backbones::FeatureRequest;
-use anomalens_vision::Preprocess;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
@@ -39,18 +37,9 @@ impl Config {
                 reason: reason.to_owned(),
             })
         };
-        if self.blocks.is_empty() {
-            return refuse("`blocks` names no block");
-        }
         if !(self.top_fraction > 0.0 && self.top_fraction <= 1.0) {
             return refuse("`top_fraction` must be above 0 and at most 1");
         }
-        if self.image_size == 0 {
-            return refuse("`image_size` must be above 0");
-        }
-        Ok(Setup {
-            preprocess: Preprocess::imagenet_square(self.image_size),
-            request: FeatureRequest::blocks(self.blocks.iter().copied()),
-        })
+        Setup::square(NAME, self.image_size, &self.blocks)
     }
 }
