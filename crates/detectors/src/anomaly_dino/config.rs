@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::NAME;
 use crate::{DetectorError, Setup, Views};
 
-/// The settings, each with a default that was chosen on the magnetic-tile and textile data sets
-/// alone (docs/benchmarks/few-shot.md).
+/// The settings, with defaults that were chosen on the magnetic-tile and textile data sets, but for
+/// the two weights (docs/benchmarks/few-shot.md tells why).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
