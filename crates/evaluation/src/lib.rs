@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! run.rs           fits and scores contestants on every class of a data set
+//! pixels.rs        maps beside masks, at which size
 //! evaluation.rs    the result: metrics per class, and what was said of each image
 //! published.rs     the papers' figures, each with its source
 //! picture.rs       heat maps, overlays and boxes of predictions
@@ -15,6 +16,7 @@ pub mod ablation;
 mod error;
 mod evaluation;
 pub mod picture;
+mod pixels;
 pub mod published;
 pub mod report;
 mod results;
@@ -23,6 +25,7 @@ mod training;
 
 pub use error::EvaluationError;
 pub use evaluation::{ClassResult, Evaluation, ImageRecord, Metrics};
+pub use pixels::Resolution;
 pub use report::write_loss_curve;
 pub use results::{Record, ResultFolder, ResultRecord, ResultsError};
 pub use run::{Contestant, RunOptions, evaluate};

@@ -2,17 +2,16 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anomalens_backbones::ImageEncoder;
-use anomalens_datasets::{DataSet, MaskSource, Sample, few_shot};
+use anomalens_datasets::{DataSet, Sample, few_shot};
 use anomalens_detectors::{
     Detector, FitOptions, ImageSource, Method, Needs, Prediction, Shot, StreamOptions, predict,
 };
-use anomalens_metrics::{PixelMetrics, PixelOptions, ScoredMask, auroc, average_precision, f1_max};
-use anomalens_vision::{Limits, Mask};
+use anomalens_metrics::{auroc, average_precision, f1_max};
 
+use crate::pixels::{Resolution, pixel_metrics};
 use crate::training::Fold;
 use crate::{ClassResult, Evaluation, EvaluationError, ImageRecord, Metrics};
 
@@ -34,10 +33,10 @@ pub enum Contestant<'a> {
 }
 
 /// How an evaluation is run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// Side of the square, in pixels, at which pixel metrics are computed.
-    pub resolution: usize,
+    /// At which size pixel metrics are computed.
+    pub resolution: Resolution,
     /// Whether the images set apart for training are scored too: only for contestants that have
     /// learned nothing from them.
     pub whole: bool,
@@ -56,18 +55,6 @@ impl RunOptions {
         let test = data.test(class).enumerate();
         let test = test.filter(|(index, _)| self.only.is_none_or(|fold| fold.holds(*index)));
         train.chain(test.map(|(_, sample)| sample)).collect()
-    }
-}
-
-impl Default for RunOptions {
-    fn default() -> Self {
-        Self {
-            resolution: 256,
-            whole: false,
-            only: None,
-            listed_shots: None,
-            stream: StreamOptions::default(),
-        }
     }
 }
 
@@ -310,75 +297,4 @@ fn class_result(
         undefined,
         images,
     })
-}
-
-/// The pixel metrics of the images at the resolution of `options`.
-fn pixel_metrics(
-    scored: &[(&ImageRecord, &Prediction)],
-    options: &RunOptions,
-) -> Result<PixelMetrics, EvaluationError> {
-    let side = options.resolution;
-    let pairs = scored
-        .iter()
-        .filter(|(record, _)| record.sample.mask != MaskSource::Absent)
-        .map(|(record, prediction)| {
-            let mask = match seen_mask(&record.sample, prediction, &options.stream.limits)? {
-                Some(mask) => mask.resize(side as u32, side as u32)?.values().to_vec(),
-                None => vec![false; side * side],
-            };
-            Ok((prediction.smooth_map(side, side)?, mask))
-        })
-        .collect::<Result<Vec<_>, EvaluationError>>()?;
-    let masked = pairs
-        .iter()
-        .map(|(map, mask)| ScoredMask::new(side, side, map.values(), mask))
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(PixelMetrics::compute(&masked, &PixelOptions::default())?)
-}
-
-/// The mask of a sample over the part of the image that the network saw; none if no pixel is
-/// known to be anomalous.
-///
-/// # Errors
-/// [`EvaluationError::MaskSize`] if it does not fit the image.
-pub(crate) fn seen_mask(
-    sample: &Sample,
-    prediction: &Prediction,
-    limits: &Limits,
-) -> Result<Option<Mask>, EvaluationError> {
-    let MaskSource::File(path) = &sample.mask else {
-        return Ok(None);
-    };
-    let mut mask = Mask::open(path, limits)?;
-    if let Some(crop) = sample.crop {
-        mask = mask.crop(crop.x, crop.y, crop.width, crop.height)?;
-    }
-    let size = prediction.size;
-    if (mask.width(), mask.height()) != (size.width, size.height) {
-        return Err(wrong_size(path, &mask, sample, prediction));
-    }
-    let [x, y, width, height] = [
-        size.footprint.x,
-        size.footprint.y,
-        size.footprint.width,
-        size.footprint.height,
-    ]
-    .map(|side| side as u32);
-    Ok(Some(mask.crop(x, y, width, height)?))
-}
-
-fn wrong_size(
-    path: &Path,
-    mask: &Mask,
-    sample: &Sample,
-    prediction: &Prediction,
-) -> EvaluationError {
-    EvaluationError::MaskSize {
-        mask: path.to_owned(),
-        mask_width: mask.width(),
-        mask_height: mask.height(),
-        image: sample.image.clone(),
-        image_width: prediction.size.width,
-        image_height: prediction.size.height,
-    }
 }

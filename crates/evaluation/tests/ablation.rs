@@ -12,7 +12,7 @@ use anomalens_datasets::{DataRef, DataSet};
 use anomalens_detectors::find;
 use anomalens_detectors::training::{Cache, TrainEvent, TrainOptions};
 use anomalens_evaluation::ablation::{Ablation, AblationEvent, markdown};
-use anomalens_evaluation::{RunOptions, training_samples};
+use anomalens_evaluation::{Resolution, RunOptions, training_samples};
 use anomalens_vision::Image;
 use candle_core::Device;
 use serde_json::json;
@@ -90,7 +90,7 @@ fn every_variant_of_anomalyclip_is_learned_and_measured_once() {
             ..TrainOptions::default()
         },
         measuring: RunOptions {
-            resolution: 28,
+            resolution: Resolution::Square(28),
             ..RunOptions::default()
         },
         folder: output.clone(),

@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let side = size as usize;
     let scored = data
         .iter()
-        .map(|(scores, mask)| ScoredMask::new(side, side, scores, mask))
+        .map(|(scores, mask)| ScoredMask::new(side, side, &**scores, &**mask))
         .collect::<Result<Vec<_>, _>>()?;
 
     let (start, cpu_start) = (Instant::now(), cpu_seconds());

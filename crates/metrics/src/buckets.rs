@@ -1,10 +1,16 @@
-//! Putting the pixels of all maps in order with little memory beyond the maps.
+//! Putting the pixels of all maps in order without keeping them.
 //!
-//! The range of score keys is cut into equal buckets. Each map's pixels are dealt into buckets on
-//! their own (one small counting sort per map, in parallel); then each bucket is collected from all
-//! maps and sorted alone. Whatever the scores, the order is exact; if nearly all of them share one
-//! bucket, which takes scores packed closely beside far outliers, that sort runs on one core and holds
-//! a second copy of the keys.
+//! Only the anomalous pixels are kept: what matters of the normal ones is how many lie between
+//! (and at) the anomalous scores. The range of score keys is cut into equal buckets. Each map's
+//! normal pixels are dealt into buckets on their own (one small counting sort per map, in
+//! parallel); then each bucket counts its pixels of all maps. Whatever the scores, the counts are
+//! exact; if nearly all pixels share one bucket, which takes scores packed closely beside far
+//! outliers, that bucket is counted on one core.
+
+use rayon::prelude::*;
+
+use crate::aupro::ramp_area;
+use crate::ranking::{Counts, Tally, Tie, key_score};
 
 /// Small enough that a map's bucket counters stay in the first-level cache.
 pub(crate) const BUCKETS: usize = 1 << BUCKET_BITS;
@@ -14,6 +20,7 @@ const BUCKET_BITS: u32 = 12;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bucketing {
     lowest: u32,
+    highest: u32,
     shift: u32,
 }
 
@@ -23,52 +30,209 @@ impl Bucketing {
         let bits = u32::BITS - (highest - lowest).leading_zeros();
         Self {
             lowest,
+            highest,
             shift: bits.saturating_sub(BUCKET_BITS),
         }
     }
 
-    /// The bucket of a key of the range.
+    /// The bucket of a key; keys outside the range belong to the first and the last bucket.
     pub(crate) fn bucket_of(self, key: u32) -> usize {
-        ((key - self.lowest) >> self.shift) as usize
+        ((key.clamp(self.lowest, self.highest) - self.lowest) >> self.shift) as usize
     }
 }
 
-/// Items grouped by bucket.
+/// Score keys of one map, grouped by bucket.
 #[derive(Debug)]
-pub(crate) struct Bucketed<T> {
-    items: Vec<T>,
-    /// Where each bucket ends in `items`.
+pub(crate) struct Dealt {
+    keys: Vec<u32>,
+    /// Where each bucket ends in `keys`.
     ends: Vec<u32>,
 }
 
-impl<T: Copy + Default> Bucketed<T> {
-    /// Groups at most `u32::MAX` items.
-    pub(crate) fn new(items: &[T], bucket_of: impl Fn(T) -> usize) -> Self {
+impl Dealt {
+    /// Groups at most `u32::MAX` keys.
+    pub(crate) fn new(keys: &[u32], bucketing: Bucketing) -> Self {
         let mut positions = vec![0_u32; BUCKETS];
-        for &item in items {
-            positions[bucket_of(item)] += 1;
+        for &key in keys {
+            positions[bucketing.bucket_of(key)] += 1;
         }
         let mut start = 0;
         for position in &mut positions {
             let count = std::mem::replace(position, start);
             start += count;
         }
-        let mut grouped = vec![T::default(); items.len()];
-        for &item in items {
-            let position = &mut positions[bucket_of(item)];
-            grouped[*position as usize] = item;
+        let mut grouped = vec![0; keys.len()];
+        for &key in keys {
+            let position = &mut positions[bucketing.bucket_of(key)];
+            grouped[*position as usize] = key;
             *position += 1;
         }
         // Each position has moved from the start of its bucket to the end.
         Self {
-            items: grouped,
+            keys: grouped,
             ends: positions,
         }
     }
 
-    /// The items of one bucket, in no particular order.
-    pub(crate) fn bucket(&self, bucket: usize) -> &[T] {
+    /// The keys of one bucket, in no particular order.
+    fn bucket(&self, bucket: usize) -> &[u32] {
         let start = bucket.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.items[start as usize..self.ends[bucket] as usize]
+        &self.keys[start as usize..self.ends[bucket] as usize]
     }
+}
+
+/// An anomalous pixel: its score key and the area of its region.
+///
+/// Ordered by key first; by area too, so that sums over equal scores have one order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct AnomalousPixel {
+    pub(crate) key: u32,
+    pub(crate) area: u32,
+}
+
+impl AnomalousPixel {
+    /// What the pixel adds to the sum of the regions' overlaps.
+    fn weight(self) -> f64 {
+        1.0 / f64::from(self.area)
+    }
+}
+
+/// The pixels of all maps in one range of scores.
+#[derive(Debug, Default)]
+pub(crate) struct Bucket {
+    /// Ascending.
+    anomalous: Vec<AnomalousPixel>,
+    /// Those of the 200 thresholds that fall into the bucket, ascending.
+    steps: Vec<u32>,
+    /// The keys of both, ascending, without repeats.
+    keys: Vec<u32>,
+    /// How many normal pixels lie below the first key, at it, between it and the second, at that,
+    /// ..., above the last.
+    normal: Vec<u64>,
+}
+
+impl Bucket {
+    /// All buckets, without normal pixels. `maps` are the anomalous pixels of each map.
+    pub(crate) fn all(
+        maps: Vec<Vec<AnomalousPixel>>,
+        step_keys: &[u32],
+        bucketing: Bucketing,
+    ) -> Vec<Self> {
+        let mut buckets: Vec<Self> = (0..BUCKETS).map(|_| Self::default()).collect();
+        for pixel in maps.into_iter().flatten() {
+            buckets[bucketing.bucket_of(pixel.key)]
+                .anomalous
+                .push(pixel);
+        }
+        for &step in step_keys {
+            buckets[bucketing.bucket_of(step)].steps.push(step);
+        }
+        buckets.par_iter_mut().for_each(|bucket| {
+            bucket.anomalous.sort_unstable();
+            let mut keys: Vec<u32> = bucket.anomalous.iter().map(|pixel| pixel.key).collect();
+            keys.dedup();
+            keys.extend(&bucket.steps);
+            keys.sort_unstable();
+            keys.dedup();
+            bucket.normal = vec![0; 2 * keys.len() + 1];
+            bucket.keys = keys;
+        });
+        buckets
+    }
+
+    /// Counts the normal pixels of some maps into all buckets.
+    pub(crate) fn count(buckets: &mut [Self], maps: &[Dealt]) {
+        buckets
+            .par_iter_mut()
+            .enumerate()
+            .for_each(|(index, bucket)| {
+                for map in maps {
+                    bucket.count_keys(map.bucket(index));
+                }
+            });
+    }
+
+    fn count_keys(&mut self, normal: &[u32]) {
+        if self.keys.is_empty() {
+            self.normal[0] += normal.len() as u64;
+            return;
+        }
+        for &key in normal {
+            let below = self.keys.partition_point(|&other| other < key);
+            let equal = self.keys.get(below) == Some(&key);
+            self.normal[2 * below + usize::from(equal)] += 1;
+        }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            anomalous: self.anomalous.len() as u64,
+            normal: self.normal.iter().sum(),
+        }
+    }
+
+    /// What the bucket adds to the metrics over `total` pixels, of which `above` are in higher
+    /// buckets; `limit` is the FPR limit of AUPRO.
+    pub(crate) fn share(&self, total: Counts, mut above: Counts, limit: f64) -> Share {
+        let mut share = Share {
+            tally: Tally::new(total),
+            area: 0.0,
+            covered: 0.0,
+            steps: Vec::with_capacity(self.steps.len()),
+        };
+        let fpr = |normal: u64| normal as f64 / total.normal as f64;
+        let mut groups = self
+            .anomalous
+            .chunk_by(|a, b| a.key == b.key)
+            .rev()
+            .peekable();
+        let mut steps = self.steps.iter().rev().peekable();
+        for (index, &key) in self.keys.iter().enumerate().rev() {
+            above.normal += self.normal[2 * index + 2];
+            let equal = self.normal[2 * index + 1];
+            while steps.next_if_eq(&&key).is_some() {
+                share.steps.push(StepCounts {
+                    normal_above: above.normal,
+                    covered: share.covered,
+                });
+            }
+            let Some(group) = groups.next_if(|group| group[0].key == key) else {
+                above.normal += equal;
+                continue;
+            };
+            let here = Counts {
+                anomalous: group.len() as u64,
+                normal: equal,
+            };
+            share.tally.add(&Tie {
+                score: key_score(key),
+                above,
+                here,
+            });
+            let weight: f64 = group.iter().map(|pixel| pixel.weight()).sum();
+            share.area += weight * ramp_area(fpr(above.normal), fpr(above.normal + equal), limit);
+            share.covered += weight;
+            above = above.plus(here);
+        }
+        share
+    }
+}
+
+/// What one bucket adds to the metrics.
+pub(crate) struct Share {
+    pub(crate) tally: Tally,
+    /// Area under the sum of the regions' overlaps, up to the FPR limit.
+    pub(crate) area: f64,
+    /// Sum of the pixels' weights.
+    pub(crate) covered: f64,
+    /// The thresholds that fall into the bucket, descending.
+    pub(crate) steps: Vec<StepCounts>,
+}
+
+/// What lies strictly above one of the 200 thresholds.
+pub(crate) struct StepCounts {
+    /// Normal pixels of all buckets.
+    pub(crate) normal_above: u64,
+    /// Sum of the weights of this bucket's anomalous pixels.
+    pub(crate) covered: f64,
 }

@@ -79,11 +79,69 @@ pub enum MetricError {
         /// How many there are.
         count: u64,
     },
+    /// A class is there, with too few images for the spread of its scores.
+    #[error(
+        "{metric} needs at least {needed} {class} images, found {found}: add more to the evaluation"
+    )]
+    TooFew {
+        /// Name of the metric.
+        metric: &'static str,
+        /// The class.
+        class: Class,
+        /// How many it needs.
+        needed: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// The confidence of an interval is no probability.
+    #[error("the confidence is {confidence}: give a number above 0 and below 1, such as 0.95")]
+    Confidence {
+        /// The confidence given.
+        confidence: f64,
+    },
+    /// A bootstrap without draws.
+    #[error("a bootstrap interval needs at least one resample: 1000 or more is usual")]
+    NoResamples,
     /// The integration limit of AUPRO is not a false-positive rate.
     #[error("the false-positive-rate limit of AUPRO is {limit}: give a number above 0, at most 1")]
     FprLimit {
         /// The limit given.
         limit: f64,
+    },
+    /// AUPIMO with other options than can be.
+    #[error(
+        "AUPIMO cannot be computed with {thresholds} thresholds between the false-positive rates \
+         {low} and {high}: give at least 2 thresholds, and rates above 0, at most 1, the lower first"
+    )]
+    PimoOptions {
+        /// Number of thresholds.
+        thresholds: usize,
+        /// Lower bound of the false-positive rate.
+        low: f64,
+        /// Upper bound.
+        high: f64,
+    },
+    /// AUPIMO: even the highest threshold has a higher false-positive rate than the lower bound.
+    #[error(
+        "AUPIMO is undefined: the false-positive rate of the normal images is never below {least}, \
+         the lower bound is {bound}; add normal images or take larger maps"
+    )]
+    PimoBound {
+        /// The lower bound.
+        bound: f64,
+        /// The lowest rate above 0.
+        least: f64,
+    },
+    /// AUPIMO: too few thresholds between the bounds.
+    #[error(
+        "AUPIMO is undefined: {points} thresholds lie between the bounds of the false-positive \
+         rate, fewer than {needed}; add normal images or take larger maps"
+    )]
+    PimoPoints {
+        /// How many lie there.
+        points: usize,
+        /// How many are needed.
+        needed: usize,
     },
     /// AUPRO with 200 steps: no thresholds fit between the extreme scores.
     #[error(

@@ -77,23 +77,25 @@ pub(crate) fn descending_ties(scores: &[f32], labels: &[bool]) -> Result<Vec<Tie
     let mut items: Vec<(f32, bool)> = scores.iter().copied().zip(labels.iter().copied()).collect();
     items.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
 
-    let mut above = Counts::default();
     // Compared as numbers, so that -0 and +0 are one score.
-    let ties = items.chunk_by(|a, b| a.0 == b.0).map(|group| {
+    let groups = items.chunk_by(|a, b| a.0 == b.0).map(|group| {
         let anomalous = group.iter().filter(|(_, label)| *label).count();
         let here = Counts {
             anomalous: anomalous as u64,
             normal: (group.len() - anomalous) as u64,
         };
-        let tie = Tie {
-            score: group[0].0,
-            above,
-            here,
-        };
-        above = above.plus(here);
-        tie
+        (group[0].0, here)
     });
-    Ok(ties.collect())
+    Ok(ties_of(groups).collect())
+}
+
+/// Descending scores and the counts at each, with the counts above.
+pub(crate) fn ties_of(groups: impl Iterator<Item = (f32, Counts)>) -> impl Iterator<Item = Tie> {
+    groups.scan(Counts::default(), |seen, (score, here)| {
+        let above = *seen;
+        *seen = above.plus(here);
+        Some(Tie { score, above, here })
+    })
 }
 
 fn tally(scores: &[f32], labels: &[bool]) -> Result<Tally, MetricError> {
@@ -101,14 +103,10 @@ fn tally(scores: &[f32], labels: &[bool]) -> Result<Tally, MetricError> {
     let total = ties
         .iter()
         .fold(Counts::default(), |sum, tie| sum.plus(tie.here));
-    let mut tally = Tally::new(total);
-    for tie in &ties {
-        tally.add(tie);
-    }
-    Ok(tally)
+    Ok(Tally::of(total, ties.into_iter()))
 }
 
-fn check(scores: &[f32], labels: &[bool]) -> Result<(), MetricError> {
+pub(crate) fn check(scores: &[f32], labels: &[bool]) -> Result<(), MetricError> {
     if scores.len() != labels.len() {
         return Err(MetricError::LengthMismatch {
             scores: scores.len(),

@@ -3,18 +3,24 @@
 //! ```text
 //! image.rs      auroc, average_precision, f1_max, Confusion       one score per image
 //! curves.rs     roc_curve, precision_recall_curve, thin           their plots
-//! pixel.rs      PixelMetrics::compute                             one anomaly map and mask per image
+//! delong.rs     delong, auroc_interval                            whether two AUROCs differ
+//! interval.rs   bootstrap, Interval                               how sure a metric is
+//! pixel.rs      PixelMetrics::compute, compute_each               one anomaly map and mask per image
 //! aupro.rs      area under the per-region-overlap curve, exact
 //! steps.rs      the same by 200 thresholds, as several papers print it
+//! pimo.rs       Aupimo: overlap per image at very low false-positive rates
+//! overlap.rs    region_overlaps: how much of each region a threshold finds
 //! regions.rs    8-connected regions of a mask
-//! buckets.rs    how 100 million pixels are put in order with little memory
+//! buckets.rs    how 100 million pixels are put in order without keeping them
 //! ranking.rs    AUROC, AP and F1-max from scores in descending order, ties merged
+//! normal.rs     the normal distribution
 //! error.rs      MetricError
 //! ```
 //!
-//! Everything is exact: every distinct score is a threshold, equal scores count as one, counts are
-//! integers. Results do not depend on the number of threads. Scores may be any `f32` but NaN;
-//! higher means more anomalous, and an item is called anomalous where `score >= threshold`.
+//! Everything but AUPIMO and the 200 steps is exact: every distinct score is a threshold, equal
+//! scores count as one, counts are integers. Results do not depend on the number of threads. Scores
+//! may be any `f32` but NaN; higher means more anomalous, and an item is called anomalous where
+//! `score >= threshold`.
 //!
 //! ```
 //! use anomalens_metrics::{auroc, f1_max};
@@ -29,8 +35,13 @@
 mod aupro;
 mod buckets;
 mod curves;
+mod delong;
 mod error;
 mod image;
+mod interval;
+mod normal;
+mod overlap;
+mod pimo;
 mod pixel;
 mod ranking;
 mod regions;
@@ -39,8 +50,12 @@ mod steps;
 pub use curves::{
     CurvePoint, PrecisionRecallPoint, RocPoint, precision_recall_curve, roc_curve, thin,
 };
+pub use delong::{DeLong, auroc_interval, auroc_standard_error, delong};
 pub use error::{Class, Level, MetricError};
 pub use image::{Confusion, auroc, average_precision, f1_max};
+pub use interval::{ImageMetric, Interval, bootstrap, bootstrap_values};
+pub use overlap::{RegionOverlap, region_overlaps};
+pub use pimo::{Aupimo, PimoOptions};
 pub use pixel::{DEFAULT_FPR_LIMIT, PixelMetrics, PixelOptions, ScoredMask};
 pub use ranking::F1Max;
 pub use steps::NumpyRules;

@@ -1,15 +1,18 @@
-//! Pixel-level metrics over all maps of a class, from one ordering of their pixels.
+//! Pixel-level metrics over all maps of a class, from two passes over them.
 //!
 //! Every metric here depends on the normal pixels only through how many lie above (or at) each
-//! anomalous pixel's score. So the pixels are ordered bucket by bucket (`buckets.rs`), each bucket
-//! reports its share, and the shares are added from the highest bucket down.
+//! anomalous pixel's score. The first pass collects the anomalous pixels and the range of the
+//! scores, the second counts the normal pixels between them (`buckets.rs`); the buckets' shares
+//! are added from the highest down. No map is kept, so sets that do not fit in memory are no harder.
+
+use std::borrow::Cow;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::aupro::ramp_area;
-use crate::buckets::{BUCKETS, Bucketed, Bucketing};
+use crate::buckets::{AnomalousPixel, Bucket, Bucketing, Dealt};
 use crate::error::{Level, MetricError};
-use crate::ranking::{Counts, F1Max, Tally, Tie, key_score, score_key};
+use crate::ranking::{Counts, F1Max, Tally, key_score, score_key};
 use crate::regions::Regions;
 use crate::steps::{NumpyRules, StepPoint, stretched_area, thresholds};
 
@@ -17,24 +20,26 @@ use crate::steps::{NumpyRules, StepPoint, stretched_area, thresholds};
 pub const DEFAULT_FPR_LIMIT: f64 = 0.3;
 
 /// One image's anomaly map and its ground truth, at the same size.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ScoredMask<'a> {
-    columns: usize,
-    scores: &'a [f32],
-    mask: &'a [bool],
+    pub(crate) columns: usize,
+    pub(crate) scores: Cow<'a, [f32]>,
+    pub(crate) mask: Cow<'a, [bool]>,
 }
 
 impl<'a> ScoredMask<'a> {
-    /// Pairs a map with its mask, both row-major `[rows, columns]`; `true` is anomalous.
+    /// Pairs a map with its mask, both row-major `[rows, columns]` (slices or vectors); `true` is
+    /// anomalous.
     ///
     /// # Errors
     /// No pixels, more than 2^32 - 1 of them, or a length other than `rows * columns`.
     pub fn new(
         rows: usize,
         columns: usize,
-        scores: &'a [f32],
-        mask: &'a [bool],
+        scores: impl Into<Cow<'a, [f32]>>,
+        mask: impl Into<Cow<'a, [bool]>>,
     ) -> Result<Self, MetricError> {
+        let (scores, mask) = (scores.into(), mask.into());
         if rows == 0 || columns == 0 {
             return Err(MetricError::Empty {
                 level: Level::Pixel,
@@ -59,6 +64,27 @@ impl<'a> ScoredMask<'a> {
             scores,
             mask,
         })
+    }
+
+    /// The same map and mask, not copied.
+    fn borrowed(&self) -> ScoredMask<'_> {
+        ScoredMask {
+            columns: self.columns,
+            scores: Cow::Borrowed(&self.scores),
+            mask: Cow::Borrowed(&self.mask),
+        }
+    }
+
+    /// Where its first NaN is, as an error of the map `map`.
+    pub(crate) fn require_numbers(&self, map: usize) -> Result<(), MetricError> {
+        match self.scores.iter().position(|score| score.is_nan()) {
+            None => Ok(()),
+            Some(pixel) => Err(MetricError::NanPixel {
+                map,
+                row: pixel / self.columns,
+                column: pixel % self.columns,
+            }),
+        }
     }
 }
 
@@ -110,24 +136,51 @@ pub struct PixelMetrics {
 impl PixelMetrics {
     /// Computes all metrics over the pixels of all maps together. Maps may differ in size.
     ///
-    /// Beyond the maps it takes 4 bytes per normal and 8 per anomalous pixel, and 32 kB per map.
-    ///
     /// # Errors
     /// No maps, a NaN in a map, or an FPR limit that is none.
     pub fn compute(maps: &[ScoredMask<'_>], options: &PixelOptions) -> Result<Self, MetricError> {
+        Self::compute_each(maps.len(), |map| Ok(maps[map].borrowed()), options)
+    }
+
+    /// The same over `count` maps that `map` gives by their index, for sets that do not fit in
+    /// memory. It is called twice for each, on several threads, and must give the same both times.
+    ///
+    /// Beyond the maps that the threads are at it takes at most 28 bytes per anomalous pixel and
+    /// 150 MB.
+    ///
+    /// # Errors
+    /// As [`Self::compute`], or what `map` fails with; the first map's error if several fail.
+    pub fn compute_each<'a, E: From<MetricError> + Send>(
+        count: usize,
+        map: impl Fn(usize) -> Result<ScoredMask<'a>, E> + Sync,
+        options: &PixelOptions,
+    ) -> Result<Self, E> {
+        Self::compute_in_chunks(count, map, options, COUNTED_AT_ONCE)
+    }
+
+    fn compute_in_chunks<'a, E: From<MetricError> + Send>(
+        count: usize,
+        map: impl Fn(usize) -> Result<ScoredMask<'a>, E> + Sync,
+        options: &PixelOptions,
+        counted_at_once: usize,
+    ) -> Result<Self, E> {
         let limit = options.fpr_limit;
         if !(limit > 0.0 && limit <= 1.0) {
-            return Err(MetricError::FprLimit { limit });
+            return Err(MetricError::FprLimit { limit }.into());
         }
-        let (lowest, highest) = key_range(maps)?;
-        let bucketing = Bucketing::new(lowest, highest);
-        let dealt: Vec<DealtMap> = maps
-            .par_iter()
-            .map(|map| DealtMap::new(map, bucketing))
-            .collect();
-
-        let above = counts_above_buckets(&dealt);
-        let total = above[0].plus(counts_in_bucket(&dealt, 0));
+        let surveys = first_error((0..count).into_par_iter().map(|index| {
+            let scored = map(index)?;
+            scored.require_numbers(index)?;
+            Ok::<_, E>(Survey::new(&scored))
+        }))?;
+        let (lowest, highest) = surveys
+            .iter()
+            .map(|survey| survey.range)
+            .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+            .ok_or(MetricError::Empty {
+                level: Level::Pixel,
+            })?;
+        let regions: u64 = surveys.iter().map(|survey| survey.regions).sum();
         let steps = thresholds(key_score(lowest), key_score(highest), options.numpy_rules);
         // A last threshold above every score is met by no pixel, as the highest score is.
         let step_keys: Vec<u32> = steps
@@ -136,26 +189,50 @@ impl PixelMetrics {
             .map(|&threshold| score_key(threshold).min(highest))
             .collect();
 
-        let shares: Vec<Share> = (0..BUCKETS)
-            .into_par_iter()
-            .map_init(Scratch::default, |scratch, bucket| {
-                let in_bucket = |key: u32| bucketing.bucket_of(key).cmp(&bucket);
-                let first = step_keys.partition_point(|&key| in_bucket(key).is_lt());
-                let end = step_keys.partition_point(|&key| in_bucket(key).is_le());
-                let context = Context {
-                    total,
-                    above: above[bucket],
-                    limit,
-                };
-                scratch.share_of(bucket, &dealt, &step_keys[first..end], context)
+        let pixels = surveys.iter().map(|survey| survey.normal);
+        let chunks = chunks(pixels, counted_at_once);
+        let anomalous = surveys.into_iter().map(|survey| survey.anomalous);
+        let bucketing = Bucketing::new(lowest, highest);
+        let mut buckets = Bucket::all(anomalous.collect(), &step_keys, bucketing);
+        for chunk in chunks {
+            let dealt = first_error(chunk.into_par_iter().map(|index| {
+                let keys = normal_keys(&map(index)?);
+                Ok::<_, E>(Dealt::new(&keys, bucketing))
+            }))?;
+            Bucket::count(&mut buckets, &dealt);
+        }
+        Ok(Self::of_buckets(&buckets, regions, steps, limit))
+    }
+
+    fn of_buckets(
+        buckets: &[Bucket],
+        regions: u64,
+        steps: Result<Vec<f32>, MetricError>,
+        limit: f64,
+    ) -> Self {
+        let counts: Vec<Counts> = buckets.iter().map(Bucket::counts).collect();
+        let total = counts
+            .iter()
+            .fold(Counts::default(), |sum, here| sum.plus(*here));
+        let mut above: Vec<Counts> = counts
+            .iter()
+            .rev()
+            .scan(Counts::default(), |seen, here| {
+                let above = *seen;
+                *seen = above.plus(*here);
+                Some(above)
             })
             .collect();
+        above.reverse();
+        let shares: Vec<_> = (buckets, above)
+            .into_par_iter()
+            .map(|(bucket, above)| bucket.share(total, above, limit))
+            .collect();
 
-        let regions: u64 = dealt.iter().map(|map| map.regions).sum();
         let mut tally = Tally::new(total);
         let mut area = 0.0;
         let mut covered = 0.0;
-        let mut points = Vec::with_capacity(step_keys.len());
+        let mut points = Vec::new();
         for share in shares.iter().rev() {
             tally.append(&share.tally);
             area += share.area;
@@ -168,7 +245,7 @@ impl PixelMetrics {
         points.reverse();
 
         let defined = |metric| total.require_both(metric, Level::Pixel);
-        Ok(Self {
+        Self {
             anomalous_pixels: total.anomalous,
             normal_pixels: total.normal,
             regions,
@@ -179,242 +256,123 @@ impl PixelMetrics {
             aupro_200_steps: defined("AUPRO with 200 steps")
                 .and(steps)
                 .and_then(|_| stretched_area(&points, limit)),
-        })
-    }
-}
-
-/// The lowest and the highest score key of all maps.
-fn key_range(maps: &[ScoredMask<'_>]) -> Result<(u32, u32), MetricError> {
-    let ranges = maps.par_iter().enumerate().map(|(map, scored)| {
-        if let Some(pixel) = scored.scores.iter().position(|score| score.is_nan()) {
-            let (row, column) = (pixel / scored.columns, pixel % scored.columns);
-            return Err(MetricError::NanPixel { map, row, column });
         }
-        let keys = scored.scores.iter().map(|&score| score_key(score));
-        Ok(keys.fold((u32::MAX, 0), |(low, high), key| {
-            (low.min(key), high.max(key))
-        }))
-    });
-    // Collected, so that the first NaN is reported whatever thread finds one first.
-    let ranges: Vec<Result<(u32, u32), MetricError>> = ranges.collect();
-    ranges
-        .into_iter()
-        .reduce(|a, b| {
-            let ((low_a, high_a), (low_b, high_b)) = (a?, b?);
-            Ok((low_a.min(low_b), high_a.max(high_b)))
-        })
-        .unwrap_or(Err(MetricError::Empty {
-            level: Level::Pixel,
-        }))
-}
-
-/// An anomalous pixel: its score key and the area of its region.
-///
-/// Ordered by key first; by area too, so that sums over equal scores have one order.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct AnomalousPixel {
-    key: u32,
-    area: u32,
-}
-
-impl AnomalousPixel {
-    /// What the pixel adds to the sum of the regions' overlaps.
-    fn weight(self) -> f64 {
-        1.0 / f64::from(self.area)
     }
 }
 
-/// One map's pixels in buckets.
-struct DealtMap {
-    normal: Bucketed<u32>,
-    anomalous: Bucketed<AnomalousPixel>,
+/// All results in order, or the first error, whatever thread finds one first.
+pub(crate) fn first_error<T: Send, E: Send>(
+    results: impl IndexedParallelIterator<Item = Result<T, E>>,
+) -> Result<Vec<T>, E> {
+    let results: Vec<Result<T, E>> = results.collect();
+    results.into_iter().collect()
+}
+
+/// What the first pass takes from a map.
+struct Survey {
+    /// The lowest and the highest score key.
+    range: (u32, u32),
+    anomalous: Vec<AnomalousPixel>,
+    /// How many normal pixels there are.
+    normal: usize,
     regions: u64,
 }
 
-impl DealtMap {
-    fn new(map: &ScoredMask<'_>, bucketing: Bucketing) -> Self {
-        let regions = Regions::label(map.columns, map.mask);
-        let anomalous_pixels = regions.areas.iter().sum();
-        let mut normal = Vec::with_capacity(map.scores.len() - anomalous_pixels);
-        let mut anomalous = Vec::with_capacity(anomalous_pixels);
-        let mut end_of_last = 0;
+impl Survey {
+    fn new(map: &ScoredMask<'_>) -> Self {
+        let keys = map.scores.iter().map(|&score| score_key(score));
+        let range = keys.fold((u32::MAX, 0), |(low, high), key| {
+            (low.min(key), high.max(key))
+        });
+        let regions = Regions::label(map.columns, &map.mask);
+        let mut anomalous = Vec::with_capacity(regions.areas.iter().sum());
         for run in &regions.runs {
-            let gap = &map.scores[end_of_last..run.pixels.start];
-            normal.extend(gap.iter().map(|&score| score_key(score)));
             // An area is at most the pixels of a map, which fit.
             let area = regions.areas[run.region] as u32;
-            anomalous.extend(
-                map.scores[run.pixels.clone()]
-                    .iter()
-                    .map(|&score| AnomalousPixel {
-                        key: score_key(score),
-                        area,
-                    }),
-            );
-            end_of_last = run.pixels.end;
+            let scores = map.scores[run.pixels.clone()].iter();
+            anomalous.extend(scores.map(|&score| AnomalousPixel {
+                key: score_key(score),
+                area,
+            }));
         }
-        normal.extend(
-            map.scores[end_of_last..]
-                .iter()
-                .map(|&score| score_key(score)),
-        );
-
         Self {
-            normal: Bucketed::new(&normal, |key| bucketing.bucket_of(key)),
-            anomalous: Bucketed::new(&anomalous, |pixel| bucketing.bucket_of(pixel.key)),
+            range,
+            normal: map.scores.len() - anomalous.len(),
+            anomalous,
             regions: regions.areas.len() as u64,
         }
     }
 }
 
-fn counts_in_bucket(dealt: &[DealtMap], bucket: usize) -> Counts {
-    dealt.iter().fold(Counts::default(), |sum, map| {
-        sum.plus(Counts {
-            anomalous: map.anomalous.bucket(bucket).len() as u64,
-            normal: map.normal.bucket(bucket).len() as u64,
-        })
-    })
+fn normal_keys(map: &ScoredMask<'_>) -> Vec<u32> {
+    let pixels = map.scores.iter().zip(map.mask.iter());
+    let normal = pixels.filter(|&(_, &anomalous)| !anomalous);
+    normal.map(|(&score, _)| score_key(score)).collect()
 }
 
-/// For each bucket, the pixels in higher buckets.
-fn counts_above_buckets(dealt: &[DealtMap]) -> Vec<Counts> {
-    let mut above = vec![Counts::default(); BUCKETS];
-    for bucket in (1..BUCKETS).rev() {
-        above[bucket - 1] = above[bucket].plus(counts_in_bucket(dealt, bucket));
-    }
-    above
-}
+/// Normal pixels that are counted together: 128 MiB of keys.
+const COUNTED_AT_ONCE: usize = 1 << 25;
 
-/// What a bucket has to know of the rest.
-#[derive(Clone, Copy)]
-struct Context {
-    /// Pixels of all buckets.
-    total: Counts,
-    /// Pixels in higher buckets.
-    above: Counts,
-    /// FPR limit of AUPRO.
-    limit: f64,
-}
-
-/// What one bucket adds to the metrics.
-struct Share {
-    tally: Tally,
-    /// Area under the sum of the regions' overlaps, up to the FPR limit.
-    area: f64,
-    /// Sum of the pixels' weights.
-    covered: f64,
-    /// The thresholds that fall into the bucket, descending.
-    steps: Vec<StepCounts>,
-}
-
-/// What lies strictly above one of the 200 thresholds.
-struct StepCounts {
-    /// Normal pixels of all buckets.
-    normal_above: u64,
-    /// Sum of the weights of this bucket's anomalous pixels.
-    covered: f64,
-}
-
-/// Buffers for one bucket's pixels, used again for the next.
-#[derive(Default)]
-struct Scratch {
-    normal: Vec<u32>,
-    anomalous: Vec<AnomalousPixel>,
-}
-
-impl Scratch {
-    fn share_of(
-        &mut self,
-        bucket: usize,
-        dealt: &[DealtMap],
-        step_keys: &[u32],
-        context: Context,
-    ) -> Share {
-        self.anomalous.clear();
-        self.normal.clear();
-        for map in dealt {
-            self.anomalous
-                .extend_from_slice(map.anomalous.bucket(bucket));
+/// The maps in stretches of at most `full` pixels where they allow it, from the pixels of each.
+fn chunks(pixels: impl Iterator<Item = usize>, full: usize) -> Vec<Range<usize>> {
+    let mut chunks = vec![];
+    let (mut start, mut end, mut taken) = (0, 0, 0);
+    for pixels in pixels {
+        if taken + pixels > full && end > start {
+            chunks.push(start..end);
+            (start, taken) = (end, 0);
         }
-        // Among normal pixels alone the order does not matter.
-        if !self.anomalous.is_empty() || !step_keys.is_empty() {
-            for map in dealt {
-                self.normal.extend_from_slice(map.normal.bucket(bucket));
-            }
-        }
-        self.anomalous.sort_unstable();
-        self.normal.sort_unstable();
-
-        let mut share = self.ranked(context);
-        share.steps = self.steps(step_keys, context.above.normal);
-        share
+        end += 1;
+        taken += pixels;
     }
-
-    /// The bucket's share but for the 200 steps.
-    fn ranked(
-        &self,
-        Context {
-            total,
-            mut above,
-            limit,
-        }: Context,
-    ) -> Share {
-        let mut share = Share {
-            tally: Tally::new(total),
-            area: 0.0,
-            covered: 0.0,
-            steps: Vec::new(),
-        };
-        let mut normal = self.normal.as_slice();
-        for group in self.anomalous.chunk_by(|a, b| a.key == b.key).rev() {
-            let key = group[0].key;
-            let higher = pop_while(&mut normal, |other| other > key);
-            let equal = pop_while(&mut normal, |other| other == key);
-            above.normal += higher;
-            let here = Counts {
-                anomalous: group.len() as u64,
-                normal: equal,
-            };
-            share.tally.add(&Tie {
-                score: key_score(key),
-                above,
-                here,
-            });
-
-            let weight: f64 = group.iter().map(|pixel| pixel.weight()).sum();
-            let fpr = |normal: u64| normal as f64 / total.normal as f64;
-            share.area += weight * ramp_area(fpr(above.normal), fpr(above.normal + equal), limit);
-            share.covered += weight;
-            above = above.plus(here);
-        }
-        share
-    }
-
-    fn steps(&self, step_keys: &[u32], normal_above: u64) -> Vec<StepCounts> {
-        let mut anomalous = self.anomalous.as_slice();
-        let mut covered = 0.0;
-        let steps = step_keys.iter().rev().map(|&step| {
-            let at_or_below = anomalous.partition_point(|pixel| pixel.key <= step);
-            let (rest, passed) = anomalous.split_at(at_or_below);
-            anomalous = rest;
-            covered += passed.iter().map(|pixel| pixel.weight()).sum::<f64>();
-            let normal = self.normal.len() - self.normal.partition_point(|&key| key <= step);
-            StepCounts {
-                normal_above: normal_above + normal as u64,
-                covered,
-            }
-        });
-        steps.collect()
-    }
+    chunks.push(start..end);
+    chunks
 }
 
-/// Takes keys off the end of `keys` while they satisfy `condition`, and counts them.
-fn pop_while(keys: &mut &[u32], condition: impl Fn(u32) -> bool) -> u64 {
-    let before = keys.len();
-    while let [rest @ .., last] = *keys
-        && condition(*last)
-    {
-        *keys = rest;
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn chunks_cover_all_maps_in_order() {
+        let cases: [(&str, &[usize], &[usize]); 5] = [
+            ("one", &[7], &[1]),
+            ("exactly full", &[5, 5, 1], &[2, 3]),
+            ("each too large", &[11, 11], &[1, 2]),
+            ("large among small", &[1, 20, 1, 1], &[1, 2, 4]),
+            ("without normal pixels", &[0, 0], &[2]),
+        ];
+        for (name, pixels, ends) in cases {
+            let starts = std::iter::once(0).chain(ends.iter().copied());
+            let expected: Vec<Range<usize>> = starts.zip(ends).map(|(a, &b)| a..b).collect();
+            assert_eq!(chunks(pixels.iter().copied(), 10), expected, "{name}");
+        }
     }
-    (before - keys.len()) as u64
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn chunks_do_not_matter(
+            pixels in prop::collection::vec(((-9_i8..9), any::<bool>()), 2..200),
+            columns in 1_usize..9,
+            at_once in 0_usize..80,
+        ) {
+            let maps: Vec<ScoredMask<'_>> = pixels
+                .chunks(columns)
+                .map(|row| {
+                    let scores: Vec<f32> = row.iter().map(|(score, _)| f32::from(*score)).collect();
+                    let mask: Vec<bool> = row.iter().map(|(_, label)| *label).collect();
+                    ScoredMask::new(1, row.len(), scores, mask).unwrap()
+                })
+                .collect();
+            let options = PixelOptions::default();
+            let map = |index: usize| Ok::<_, MetricError>(maps[index].borrowed());
+            prop_assert_eq!(
+                PixelMetrics::compute_in_chunks(maps.len(), map, &options, at_once),
+                PixelMetrics::compute(&maps, &options)
+            );
+        }
+    }
 }

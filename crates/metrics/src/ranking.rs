@@ -113,6 +113,14 @@ impl Tally {
         }
     }
 
+    /// The tally of tie groups in descending order.
+    pub(crate) fn of(total: Counts, ties: impl Iterator<Item = Tie>) -> Self {
+        let mut tally = Self::new(total);
+        ties.filter(|tie| tie.here.anomalous > 0)
+            .for_each(|tie| tally.add(&tie));
+        tally
+    }
+
     /// Takes the next lower tie group. Groups without anomalous items may be left out.
     pub(crate) fn add(&mut self, tie: &Tie) {
         let at_or_above = tie.above.plus(tie.here);

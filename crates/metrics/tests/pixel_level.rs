@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail in its helpers")]
 
 use anomalens_metrics::{
-    Class, Level, MetricError, NumpyRules, PixelMetrics, PixelOptions, ScoredMask,
+    Class, Level, MetricError, NumpyRules, PixelMetrics, PixelOptions, RegionOverlap, ScoredMask,
+    region_overlaps,
 };
 use proptest::prelude::*;
 
@@ -30,7 +31,7 @@ impl Map {
 fn compute(maps: &[Map], options: &PixelOptions) -> Result<PixelMetrics, MetricError> {
     let scored: Vec<ScoredMask<'_>> = maps
         .iter()
-        .map(|map| ScoredMask::new(map.rows, map.columns, &map.scores, &map.mask).unwrap())
+        .map(|map| ScoredMask::new(map.rows, map.columns, &*map.scores, &*map.mask).unwrap())
         .collect();
     PixelMetrics::compute(&scored, options)
 }
@@ -207,6 +208,51 @@ fn errors_tell_what_to_do() {
     for (name, error, message) in cases {
         assert_eq!(error.to_string(), message, "{name}");
     }
+}
+
+#[test]
+fn maps_need_not_be_kept() {
+    let row = |index: usize| {
+        let scores: Vec<f32> = (0..7).map(|x| ((x * 5 + index * 3) % 11) as f32).collect();
+        let mask: Vec<u8> = (0..7).map(|x| u8::from((x + index) % 5 < 2)).collect();
+        Map::row(&scores, &mask)
+    };
+    let made = |index: usize| {
+        let map = row(index);
+        ScoredMask::new(map.rows, map.columns, map.scores, map.mask)
+    };
+    let options = PixelOptions::default();
+    let kept: Vec<Map> = (0..9).map(row).collect();
+    assert_eq!(
+        PixelMetrics::compute_each(9, made, &options),
+        compute(&kept, &options)
+    );
+    let failing = |index: usize| match index {
+        4 => ScoredMask::new(1, 7, vec![], vec![]),
+        7 => ScoredMask::new(0, 0, vec![], vec![]),
+        _ => made(index),
+    };
+    let first = MetricError::Shape {
+        what: "map",
+        rows: 1,
+        columns: 7,
+        found: 0,
+    };
+    assert_eq!(PixelMetrics::compute_each(9, failing, &options), Err(first));
+}
+
+#[test]
+fn overlaps_of_regions() {
+    let map = Map::row(&[0.9, 0.1, 0.4, 0.8, 0.5, 0.5, 0.2], &[1, 0, 1, 1, 1, 0, 1]);
+    let map = ScoredMask::new(map.rows, map.columns, map.scores, map.mask).unwrap();
+    let overlaps = region_overlaps(&map, 0.5).unwrap();
+    let expected = [(1, 1), (3, 2), (1, 0)].map(|(area, found)| RegionOverlap { area, found });
+    assert_eq!(overlaps, expected);
+    assert_eq!(overlaps[1].share(), 2.0 / 3.0);
+    assert_eq!(
+        region_overlaps(&map, f32::NAN),
+        Err(MetricError::NanThreshold)
+    );
 }
 
 /// Areas of the regions by spreading the smallest pixel index, and the region per pixel.

@@ -8,7 +8,7 @@ use anomalens::datasets::{DataSet, Sample, few_shot, read_shots, write_shots};
 use anomalens::detectors::{DetectorFile, Needs, find as find_method};
 use anomalens::evaluation::published;
 use anomalens::evaluation::report::{ReportContext, write_report};
-use anomalens::evaluation::{Contestant, Evaluation, Fold, RunOptions, evaluate};
+use anomalens::evaluation::{Contestant, Evaluation, Fold, Resolution, RunOptions, evaluate};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
@@ -55,10 +55,10 @@ pub(super) struct Args {
     /// Score part K of N equal parts of the test images, such as the part that training left out
     #[arg(long, value_name = "K/N", conflicts_with = "whole")]
     only: Option<Fold>,
-    /// Side of the square at which pixel metrics are computed, in pixels
-    #[arg(long, value_name = "PIXELS", default_value_t = 256,
-          value_parser = clap::value_parser!(u32).range(1..=4096))]
-    resolution: u32,
+    /// Side of the square at which pixel metrics are computed, in pixels, or `original` for the size
+    /// of each mask
+    #[arg(long, value_name = "PIXELS|original", default_value_t)]
+    resolution: Resolution,
     /// The data set whose published figures are shown, where the layout does not tell: mpdd, btad, ...
     #[arg(long, value_name = "NAME")]
     published: Option<String>,
@@ -96,7 +96,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         None => args.settings.open(&args.backbone)?,
     };
     let options = RunOptions {
-        resolution: args.resolution as usize,
+        resolution: args.resolution,
         whole: args.whole,
         only: args.only,
         listed_shots: args

@@ -12,7 +12,8 @@ use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
 use crate::picture::{Style, draw};
-use crate::run::{seen_mask, source};
+use crate::pixels::seen_mask;
+use crate::run::source;
 
 /// Pictures small enough for a page with many of them.
 const STYLE: Style = Style {

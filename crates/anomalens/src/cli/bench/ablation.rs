@@ -8,7 +8,7 @@ use anomalens::datasets::DataSet;
 use anomalens::detectors::training::{TrainOptions, TrainingSample};
 use anomalens::detectors::{FitOptions, Method, Variant, find as find_method};
 use anomalens::evaluation::ablation::{Ablation, AblationEvent, markdown};
-use anomalens::evaluation::{Fold, RunOptions, training_samples};
+use anomalens::evaluation::{Fold, Resolution, RunOptions, training_samples};
 use anomalens::vision::write_atomic;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -128,7 +128,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             ..TrainOptions::default()
         },
         measuring: RunOptions {
-            resolution: args.resolution as usize,
+            resolution: Resolution::Square(args.resolution),
             only: args.part,
             ..RunOptions::default()
         },

@@ -1,0 +1,138 @@
+//! Anomaly maps beside their masks: pixel metrics of a class at a chosen size.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use anomalens_datasets::{MaskSource, Sample};
+use anomalens_detectors::Prediction;
+use anomalens_metrics::{PixelMetrics, PixelOptions, ScoredMask};
+use anomalens_vision::{Limits, Mask};
+
+use crate::run::RunOptions;
+use crate::{EvaluationError, ImageRecord};
+
+/// The largest side of a square that pixel metrics are computed at.
+const LARGEST_SIDE: u32 = 4096;
+
+/// At which size pixel metrics are computed: maps are enlarged to it, masks resized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// A square of this side, in pixels.
+    Square(u32),
+    /// That of the part of each image that the network saw, so that masks stay as they are.
+    Original,
+}
+
+impl Default for Resolution {
+    fn default() -> Self {
+        Self::Square(256)
+    }
+}
+
+impl fmt::Display for Resolution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Square(side) => write!(f, "{side}"),
+            Self::Original => f.write_str("original"),
+        }
+    }
+}
+
+impl FromStr for Resolution {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "original" {
+            return Ok(Self::Original);
+        }
+        let side = text.parse().ok();
+        side.filter(|side| (1..=LARGEST_SIDE).contains(side))
+            .map(Self::Square)
+            .ok_or_else(|| format!("give a number of pixels from 1 to {LARGEST_SIDE}, or original"))
+    }
+}
+
+/// The pixel metrics of the images whose masks are known.
+pub(crate) fn pixel_metrics(
+    scored: &[(&ImageRecord, &Prediction)],
+    options: &RunOptions,
+) -> Result<PixelMetrics, EvaluationError> {
+    let known: Vec<_> = scored
+        .iter()
+        .filter(|(record, _)| record.sample.mask != MaskSource::Absent)
+        .collect();
+    // Made again when they are wanted: all maps of a class may not fit in memory.
+    let map = |index: usize| {
+        let (record, prediction) = known[index];
+        scored_mask(&record.sample, prediction, options)
+    };
+    PixelMetrics::compute_each(known.len(), map, &PixelOptions::default())
+}
+
+/// The smooth map and the mask of a sample, at the same size.
+fn scored_mask(
+    sample: &Sample,
+    prediction: &Prediction,
+    options: &RunOptions,
+) -> Result<ScoredMask<'static>, EvaluationError> {
+    let footprint = prediction.size.footprint;
+    let (width, height) = match options.resolution {
+        Resolution::Square(side) => (side, side),
+        Resolution::Original => (footprint.width as u32, footprint.height as u32),
+    };
+    let (rows, columns) = (height as usize, width as usize);
+    let mask = match seen_mask(sample, prediction, &options.stream.limits)? {
+        Some(mask) => mask.resize(width, height)?.values().to_vec(),
+        None => vec![false; rows * columns],
+    };
+    let map = prediction.smooth_map(rows, columns)?;
+    Ok(ScoredMask::new(rows, columns, map.into_values(), mask)?)
+}
+
+/// The mask of a sample over the part of the image that the network saw; none if no pixel is
+/// known to be anomalous.
+///
+/// # Errors
+/// [`EvaluationError::MaskSize`] if it does not fit the image.
+pub(crate) fn seen_mask(
+    sample: &Sample,
+    prediction: &Prediction,
+    limits: &Limits,
+) -> Result<Option<Mask>, EvaluationError> {
+    let MaskSource::File(path) = &sample.mask else {
+        return Ok(None);
+    };
+    let mut mask = Mask::open(path, limits)?;
+    if let Some(crop) = sample.crop {
+        mask = mask.crop(crop.x, crop.y, crop.width, crop.height)?;
+    }
+    let size = prediction.size;
+    if (mask.width(), mask.height()) != (size.width, size.height) {
+        return Err(wrong_size(path, &mask, sample, prediction));
+    }
+    let [x, y, width, height] = [
+        size.footprint.x,
+        size.footprint.y,
+        size.footprint.width,
+        size.footprint.height,
+    ]
+    .map(|side| side as u32);
+    Ok(Some(mask.crop(x, y, width, height)?))
+}
+
+fn wrong_size(
+    path: &Path,
+    mask: &Mask,
+    sample: &Sample,
+    prediction: &Prediction,
+) -> EvaluationError {
+    EvaluationError::MaskSize {
+        mask: path.to_owned(),
+        mask_width: mask.width(),
+        mask_height: mask.height(),
+        image: sample.image.clone(),
+        image_width: prediction.size.width,
+        image_height: prediction.size.height,
+    }
+}
