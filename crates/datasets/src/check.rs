@@ -15,7 +15,7 @@ use crate::data_set::classes;
 use crate::decode::{bytes_of, decode, marks_any, read};
 use crate::error::Error;
 use crate::finding::{Finding, FindingKind, Severity};
-use crate::layouts::Layout;
+use crate::layouts::{Layout, Published};
 use crate::sample::{Label, MaskSource, Sample, Split};
 
 /// Findings of one kind that the plain text shows; the rest is counted.
@@ -97,6 +97,7 @@ impl fmt::Display for CheckReport {
         if let Some(about) = &self.layout.about {
             writeln!(f, "{} ({})", about.title, about.licence)?;
             writeln!(f, "{}", about.citation)?;
+            writeln!(f, "published: {}", about.obtain)?;
         }
         writeln!(f, "split: {}", self.layout.split)?;
 
@@ -272,18 +273,62 @@ fn published_counts(layout: &Layout, samples: &[Sample]) -> Vec<Finding> {
     let Some(about) = &layout.about else {
         return Vec::new();
     };
-    about
-        .published
-        .iter()
-        .filter_map(|&(kind, published)| {
-            let here = samples.iter().filter(|sample| sample.kind == kind).count();
-            (here != published).then(|| {
-                let message = format!(
-                    "{here} here, {published} published ({})",
-                    about.published_in
-                );
-                Finding::new(FindingKind::Counts, kind, message)
+    let of = |class: &str, split, label| {
+        let counted = |sample: &&Sample| {
+            sample.split == split
+                && sample.label == label
+                && (class.is_empty() || sample.class == class)
+        };
+        samples.iter().filter(counted).count()
+    };
+    let test = |class, [normal, anomalous]: [usize; 2]| {
+        [
+            (
+                "normal test images",
+                of(class, Split::Test, Label::Normal),
+                normal,
+            ),
+            (
+                "anomalous test images",
+                of(class, Split::Test, Label::Anomalous),
+                anomalous,
+            ),
+        ]
+    };
+    // What is counted, how many there are here, how many were published.
+    let counts: Vec<(String, usize, usize)> = match about.published {
+        Published::Kinds(kinds) => kinds
+            .iter()
+            .map(|&(kind, published)| {
+                let here = samples.iter().filter(|sample| sample.kind == kind).count();
+                (kind.to_owned(), here, published)
             })
+            .collect(),
+        Published::Classes(classes) => classes
+            .iter()
+            .flat_map(|&(class, [train, normal, anomalous])| {
+                let training = of(class, Split::Train, Label::Normal);
+                [("training images", training, train)]
+                    .into_iter()
+                    .chain(test(class, [normal, anomalous]))
+                    .map(move |(what, here, published)| {
+                        (format!("{class}, {what}"), here, published)
+                    })
+            })
+            .collect(),
+        Published::Test(published) => test("", published)
+            .map(|(what, here, published)| (what.to_owned(), here, published))
+            .to_vec(),
+    };
+    counts
+        .into_iter()
+        .filter(|(_, here, published)| here != published)
+        .map(|(what, here, published)| {
+            let message = format!(
+                "{here} here, {published} published ({})",
+                about.published_in
+            );
+            Finding::new(FindingKind::Counts, what, message)
         })
         .collect()
 }

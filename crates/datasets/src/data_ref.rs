@@ -50,7 +50,10 @@ impl DataRef {
     pub(crate) fn scan(&self) -> Result<Scan, Error> {
         let Self { layout, root } = self;
         if !root.exists() {
-            return Err(Error::RootMissing { root: root.clone() });
+            return Err(Error::RootMissing {
+                root: root.clone(),
+                obtain: layout.about.as_ref().map(|about| about.obtain),
+            });
         }
         if !root.is_dir() {
             return Err(Error::RootIsFile { root: root.clone() });
@@ -60,7 +63,7 @@ impl DataRef {
         }
         layout.recognise(root)?;
 
-        let mut scan = Scan::new(root);
+        let mut scan = Scan::new(root, layout.about.is_some());
         layout.scan(&mut scan)?;
         let has_errors = scan
             .findings

@@ -39,10 +39,16 @@ pub enum Error {
         nearest: Option<String>,
     },
     /// The root of the data set does not exist.
-    #[error("{} does not exist: give the folder that holds the data set", root.display())]
+    #[error(
+        "{} does not exist: give the folder that holds the data set{}",
+        root.display(),
+        published_at(*obtain)
+    )]
     RootMissing {
         /// The path given.
         root: PathBuf,
+        /// Where the data set's owners publish it, if it is published.
+        obtain: Option<&'static str>,
     },
     /// The root of the data set is a file.
     #[error("{} is a file: give the folder that holds the data set", root.display())]
@@ -253,6 +259,12 @@ pub(crate) fn nearest<'a>(
 fn did_you_mean(nearest: Option<&str>) -> String {
     nearest
         .map(|name| format!(" (did you mean `{name}`?)"))
+        .unwrap_or_default()
+}
+
+fn published_at(obtain: Option<&str>) -> String {
+    obtain
+        .map(|place| format!(" (its owners publish it: {place})"))
         .unwrap_or_default()
 }
 

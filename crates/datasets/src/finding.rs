@@ -35,6 +35,9 @@ pub enum FindingKind {
     MaskWithoutImage,
     /// Two masks fit one image, or one mask fits two images.
     AmbiguousMask,
+    /// Pairing masks by position, as published figures rest on, would pair others than pairing by
+    /// name.
+    MaskOrder,
     /// A mask and its image differ in size.
     MaskSize,
     /// The mask of an anomalous image marks no pixel.
@@ -65,6 +68,7 @@ impl FindingKind {
             | Self::MissingMask
             | Self::MaskWithoutImage
             | Self::AmbiguousMask
+            | Self::MaskOrder
             | Self::MaskSize => Severity::Error,
             Self::EmptyMask
             | Self::MaskOfNormal

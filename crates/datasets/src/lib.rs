@@ -42,7 +42,7 @@ pub use data_ref::DataRef;
 pub use data_set::DataSet;
 pub use error::Error;
 pub use finding::{Finding, FindingKind, Severity};
-pub use layouts::{About, Layout, layout, layouts};
+pub use layouts::{About, Layout, Published, layout, layouts};
 pub use sample::{Crop, GOOD, Label, MaskSource, Sample, Split};
 pub use shots::{few_shot, read_shots, write_shots};
 pub use split::{TrainTest, permutation, train_test_split};

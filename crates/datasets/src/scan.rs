@@ -12,6 +12,8 @@ use crate::sample::{Crop, GOOD, Label, MaskSource, Sample, Split};
 #[derive(Debug)]
 pub(crate) struct Scan {
     pub(crate) root: PathBuf,
+    /// Whether this is a published data set, whose files have the names that its owners gave.
+    pub(crate) published: bool,
     pub(crate) samples: Vec<Sample>,
     pub(crate) findings: Vec<Finding>,
 }
@@ -27,9 +29,10 @@ pub(crate) struct Item<'a> {
 }
 
 impl Scan {
-    pub(crate) fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path, published: bool) -> Self {
         Self {
             root: root.to_owned(),
+            published,
             samples: Vec::new(),
             findings: Vec::new(),
         }
@@ -67,6 +70,17 @@ impl Scan {
         message: impl Into<String>,
     ) {
         self.findings.push(Finding::new(kind, at, message));
+    }
+
+    /// The first of these folders that is there, or else the last of them.
+    pub(crate) fn first_there<'a>(&self, folders: &[&'a str]) -> &'a str {
+        let there = |folder: &&&str| self.path(folder).is_dir();
+        folders
+            .iter()
+            .find(there)
+            .or(folders.last())
+            .copied()
+            .unwrap_or_default()
     }
 
     pub(crate) fn list(&self, folder: &str) -> Result<Listing, Error> {

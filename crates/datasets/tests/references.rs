@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 #[test]
 fn references_that_do_not_parse() {
-    let known = "folder, aitex, brainmri, cifar10, cifar10-multi, elpv, headct, magnetic-tile, mnist, \
-                 sdd, textile, visa";
+    let known = layouts().iter().map(|layout| layout.name);
+    let known = known.collect::<Vec<_>>().join(", ");
     let cases = [
         (
             "/data/bottle",
@@ -80,6 +80,12 @@ fn roots_that_do_not_open() {
             "ROOT does not exist: give the folder that holds the data set",
         ),
         (
+            "mvtec",
+            "nowhere",
+            "ROOT does not exist: give the folder that holds the data set (its owners publish it: \
+             www.mvtec.com/company/research/datasets/mvtec-ad)",
+        ),
+        (
             "folder",
             "file",
             "ROOT is a file: give the folder that holds the data set",
@@ -115,7 +121,7 @@ fn roots_that_do_not_open() {
             "brainmri",
             "documents",
             "this does not look like brainmri: no, yes are missing in ROOT (expected: no/* \
-             (normal), yes/* (anomalous))",
+             (normal), yes/* (anomalous), or these in brain_tumor_dataset/)",
         ),
     ];
     for (layout, root, expected) in cases {

@@ -140,6 +140,14 @@ mod tests {
     }
 
     #[test]
+    fn every_data_set_has_a_layout() {
+        for name in data_sets() {
+            let found = anomalens_datasets::layout(name);
+            assert!(found.is_ok_and(|layout| layout.about.is_some()), "{name}");
+        }
+    }
+
+    #[test]
     fn the_table_of_anomalyclip_is_whole() {
         let methods = |data: &str| {
             figures(data)

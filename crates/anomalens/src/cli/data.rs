@@ -11,7 +11,7 @@ use anomalens::datasets::{DataRef, DataSet, Error, check, layout, layouts, unpac
 use anyhow::Result;
 use serde_json::json;
 
-use super::{End, print_line, table};
+use super::{End, print_line};
 
 /// A data set as `--data` names it.
 #[derive(Debug, Clone)]
@@ -132,21 +132,18 @@ pub(super) fn run(args: &Args) -> Result<End> {
             Ok(End::Done)
         }
         Command::List { json: false } => {
-            let rows = layouts().iter().map(|layout| {
-                vec![
-                    layout.name.to_owned(),
-                    layout.summary.to_owned(),
-                    layout.expects.to_owned(),
-                ]
-            });
-            let drawn = [
-                "drawn".to_owned(),
-                "defects drawn on generated textures or on your images".to_owned(),
-                "textures, or a folder of normal images; see `anomalens data draw --help`"
-                    .to_owned(),
-            ];
-            let rows = rows.chain([drawn.to_vec()]).collect();
-            print_line(table::align(&["layout", "what", "folders"], rows))?;
+            let width = layouts().iter().map(|layout| layout.name.len()).max();
+            let width = width.unwrap_or_default();
+            for layout in layouts() {
+                print_line(format!("{:width$}  {}", layout.name, layout.summary))?;
+                print_line(format!("{:width$}  folders: {}", "", layout.expects))?;
+                if let Some(about) = &layout.about {
+                    print_line(format!("{:width$}  published at: {}", "", about.obtain))?;
+                }
+            }
+            let what = "defects drawn on generated textures or on a folder of normal images";
+            print_line(format!("{:width$}  {what}", "drawn"))?;
+            print_line(format!("{:width$}  see `anomalens data draw --help`", ""))?;
             Ok(End::Done)
         }
         Command::Unpack { data, output } => {

@@ -159,6 +159,7 @@ fn images_below(folder: &Path) -> Result<Vec<String>, Error> {
     if !folder.is_dir() {
         return Err(Error::RootMissing {
             root: folder.to_owned(),
+            obtain: None,
         });
     }
     let mut names = Vec::new();

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::decode::{dimensions, marks_any, read};
 use crate::error::Error;
 use crate::finding::{Finding, FindingKind};
-use crate::layouts::{About, Layout, SPLIT_SORTED, missing_entries};
+use crate::layouts::{About, Layout, Published, SPLIT_SORTED, missing_entries};
 use crate::listing::{below, stem};
 use crate::sample::{Crop, GOOD, MaskSource, Split};
 use crate::scan::{Item, Scan};
@@ -15,7 +15,9 @@ use crate::split::split_normals;
 
 const NORMAL: &str = "NODefect_images";
 const ANOMALOUS: &str = "Defect_images";
+const ANOMALOUS_IN_ARCHIVE: &str = "Defect_images/Defect_images";
 const MASKS: &str = "Mask_images";
+const MASKS_IN_ARCHIVE: &str = "Mask_images/Mask_images";
 
 const CLASS: &str = "fabric";
 
@@ -47,7 +49,8 @@ pub(super) const LAYOUT: Layout = Layout {
         citation: "J. Silvestre-Blanes, T. Albero-Albero, I. Miralles, R. Pérez-Llorens, \
             J. Moreno, A Public Fabric Database for Defect Detection Methods and Results, AUTEX \
             Research Journal, 2019",
-        published: &[(GOOD, 2256)],
+        obtain: "www.aitex.es/afid",
+        published: Published::Kinds(&[(GOOD, 2256)]),
         published_in: "squares of the 141 strips without defect",
     }),
     missing: |root| Ok(missing_entries(root, &[NORMAL, ANOMALOUS, MASKS])),
@@ -98,22 +101,14 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
     Ok(())
 }
 
-/// The folder, or the one of the same name within, as the owners' archives have it.
-fn unpacked(scan: &Scan, folder: &str) -> String {
-    let within = below(folder, folder);
-    if scan.path(&within).is_dir() {
-        within
-    } else {
-        folder.to_owned()
-    }
-}
-
 fn scan_defects(scan: &mut Scan, strips: &mut Vec<Strip>) -> Result<(), Error> {
-    let (folder, mask_folder) = (unpacked(scan, ANOMALOUS), unpacked(scan, MASKS));
-    let images = scan.images_in(&folder)?;
-    let mut masks = scan.images_in(&mask_folder)?;
+    // As the owners' archives have it, or without the folder of the same name within.
+    let folder = scan.first_there(&[ANOMALOUS_IN_ARCHIVE, ANOMALOUS]);
+    let mask_folder = scan.first_there(&[MASKS_IN_ARCHIVE, MASKS]);
+    let images = scan.images_in(folder)?;
+    let mut masks = scan.images_in(mask_folder)?;
     for name in images {
-        let image = below(&folder, &name);
+        let image = below(folder, &name);
         let code = name.split('_').nth(1).unwrap_or_default();
         let Some((_, kind)) = KINDS.iter().find(|(known, _)| *known == code) else {
             let message = format!("`{code}` in its name is no known code of a defect");
@@ -128,10 +123,10 @@ fn scan_defects(scan: &mut Scan, strips: &mut Vec<Strip>) -> Result<(), Error> {
         masks = others;
         if own.is_empty() {
             // Without it no square is known to show the defect.
-            scan.tell_unlabelled(&folder, &[name]);
+            scan.tell_unlabelled(folder, &[name]);
             continue;
         }
-        let own = own.iter().map(|mask| below(&mask_folder, mask)).collect();
+        let own = own.iter().map(|mask| below(mask_folder, mask)).collect();
         strips.push(Strip {
             image,
             defect: Some((kind, own)),
@@ -141,7 +136,7 @@ fn scan_defects(scan: &mut Scan, strips: &mut Vec<Strip>) -> Result<(), Error> {
         let message = format!("this mask belongs to no image in {folder}");
         scan.find(
             FindingKind::MaskWithoutImage,
-            below(&mask_folder, &mask),
+            below(mask_folder, &mask),
             message,
         );
     }

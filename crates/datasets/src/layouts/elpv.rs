@@ -8,7 +8,7 @@ use std::path::{Component, Path};
 
 use crate::error::Error;
 use crate::finding::FindingKind;
-use crate::layouts::{About, Layout, SPLIT_IN_FILE_ORDER, missing_entries};
+use crate::layouts::{About, Layout, Published, SPLIT_IN_FILE_ORDER, missing_entries};
 use crate::listing::below;
 use crate::sample::{GOOD, MaskSource, Split};
 use crate::scan::{Item, Scan};
@@ -27,7 +27,8 @@ pub(super) const LAYOUT: Layout = Layout {
         licence: "CC BY-NC-SA 4.0",
         citation: "C. Buerhop-Lutz et al., A Benchmark for Visual Identification of Defective \
             Solar Cells in Electroluminescence Imagery, EU PVSEC, 2018",
-        published: &[(GOOD, 1508), ("mono", 313), ("poly", 402)],
+        obtain: "repository zae-bayern/elpv-dataset on GitHub; here by `anomalens models path elpv`",
+        published: Published::Kinds(&[(GOOD, 1508), ("mono", 313), ("poly", 402)]),
         published_in: "labels.csv of the data set, probabilities 0 and 1",
     }),
     missing: |root| Ok(missing_entries(root, &[LABELS, IMAGES])),

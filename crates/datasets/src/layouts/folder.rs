@@ -1,4 +1,4 @@
-//! Anybody's data. Either the layout of MVTec AD (and MPDD, BTAD, DTD-Synthetic): for each class
+//! Anybody's data. Either the layout of MVTec AD (and of all published sets in `mvtec.rs`): for each class
 //! `train/good`, `test/KIND` and, if there are masks, `ground_truth/KIND`; the root has one folder
 //! a class, or is a class itself. Or plain folders, one of normal and one of anomalous images,
 //! which are split as InCTRL's conversions do. Masks are paired by name, not by position.
@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::finding::FindingKind;
 use crate::layouts::Layout;
 use crate::listing::{below, list};
-use crate::pairing::{Files, pair_masks};
+use crate::pairing::{Files, MASK, pair_masks};
 use crate::sample::{GOOD, MaskSource, Split};
 use crate::scan::{Item, Scan};
 use crate::split::split_normals;
@@ -78,11 +78,13 @@ impl Shape {
     }
 }
 
-fn is_class(folder: &Path) -> bool {
+/// Whether a folder is a class in the layout of MVTec AD.
+pub(super) fn is_class(folder: &Path) -> bool {
     folder.join(TRAIN).is_dir() || folder.join(TEST).is_dir()
 }
 
-fn is_normal(folder: &str) -> bool {
+/// Whether a folder of this name holds normal images.
+pub(super) fn is_normal(folder: &str) -> bool {
     NORMAL.contains(&folder.to_lowercase().as_str())
 }
 
@@ -116,7 +118,7 @@ fn name_of(root: &Path) -> String {
 }
 
 /// A class in the layout of MVTec AD; `base` is its folder, "" if it is the root.
-fn scan_class(scan: &mut Scan, base: &str, class: &str) -> Result<(), Error> {
+pub(super) fn scan_class(scan: &mut Scan, base: &str, class: &str) -> Result<(), Error> {
     let folders = scan.folders_in(base)?;
     for name in &folders {
         if ![TRAIN, TEST, TRUTH].contains(&name.as_str()) {
@@ -206,6 +208,7 @@ fn scan_kinds(
                         folder: &mask_folder,
                         names: &masks,
                     },
+                    &MASK,
                     normal,
                 )
             }

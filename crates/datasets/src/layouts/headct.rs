@@ -1,5 +1,6 @@
 //! HeadCT: slices of head scans with and without a haemorrhage, labelled in a table. Split as in
-//! InCTRL's conversion, in the order of the table.
+//! InCTRL's conversion, in the order of the table. As AnomalyCLIP expects it, labelled by folders,
+//! all of it is for the test.
 
 use std::collections::BTreeSet;
 
@@ -7,9 +8,10 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::finding::FindingKind;
-use crate::layouts::{About, Layout, SPLIT_IN_FILE_ORDER, missing_entries, read_rows};
+use crate::layouts::folder::{is_class, scan_class};
+use crate::layouts::{About, Layout, Published, SPLIT_IN_FILE_ORDER, missing_entries, read_rows};
 use crate::listing::below;
-use crate::sample::{GOOD, MaskSource, Split};
+use crate::sample::{GOOD, Label, MaskSource, Sample, Split};
 use crate::scan::{Item, Scan};
 use crate::split::split_normals;
 
@@ -17,20 +19,28 @@ const LABELS: &str = "labels.csv";
 const IMAGES: &str = "head_ct";
 /// Where the owner's archive, unpacked as it is, has the images.
 const IMAGES_IN_ARCHIVE: &str = "head_ct/head_ct";
+/// The class, and its folder where folders are labels.
+const CLASS: &str = "brain";
+const KIND: &str = "hemorrhage";
 
 pub(super) const LAYOUT: Layout = Layout {
     name: "headct",
     summary: "HeadCT, head scans with and without a haemorrhage",
-    expects: "labels.csv (id, hemorrhage), head_ct/NNN.png or head_ct/head_ct/NNN.png",
+    expects: "labels.csv (id, hemorrhage), head_ct/NNN.png or head_ct/head_ct/NNN.png; or \
+        brain/test/good and brain/test/KIND",
     split: SPLIT_IN_FILE_ORDER,
     about: Some(About {
         title: "Head CT - hemorrhage",
         licence: "stated on the owner's page; none comes with the files",
         citation: "F. C. Kitamura, Head CT - hemorrhage, Kaggle, 2018",
-        published: &[(GOOD, 100), ("hemorrhage", 100)],
+        obtain: "www.kaggle.com/datasets/felipekitamura/head-ct-hemorrhage",
+        published: Published::Kinds(&[(GOOD, 100), (KIND, 100)]),
         published_in: "the data set's page",
     }),
-    missing: |root| Ok(missing_entries(root, &[LABELS, IMAGES])),
+    missing: |root| {
+        let in_folders = is_class(&root.join(CLASS));
+        Ok(missing_entries(root, &[LABELS, IMAGES]).filter(|_| !in_folders))
+    },
     scan,
 };
 
@@ -42,12 +52,11 @@ struct Row {
 }
 
 fn scan(scan: &mut Scan) -> Result<(), Error> {
+    if is_class(&scan.path(CLASS)) {
+        return scan_folders(scan);
+    }
     scan.tell_all_but(&[LABELS, IMAGES])?;
-    let images = if scan.path(IMAGES_IN_ARCHIVE).is_dir() {
-        IMAGES_IN_ARCHIVE
-    } else {
-        IMAGES
-    };
+    let images = scan.first_there(&[IMAGES_IN_ARCHIVE, IMAGES]);
 
     let mut listed = BTreeSet::new();
     for (index, row) in read_rows::<Row>(&scan.path(LABELS))?
@@ -58,7 +67,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
         let at = format!("{LABELS}, line {}", index + 2);
         let (id, kind) = match row {
             Ok(Row { id, hemorrhage: 0 }) => (id, GOOD),
-            Ok(Row { id, hemorrhage: 1 }) => (id, "hemorrhage"),
+            Ok(Row { id, hemorrhage: 1 }) => (id, KIND),
             Ok(Row { hemorrhage, .. }) => {
                 let message = format!("hemorrhage 0 or 1 expected, {hemorrhage} found");
                 scan.find(FindingKind::BadRow, at, message);
@@ -83,7 +92,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
             scan.add(Item {
                 image,
                 crop: None,
-                class: "brain",
+                class: CLASS,
                 kind,
                 split: Split::Test,
                 mask: MaskSource::Absent,
@@ -95,5 +104,16 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
     unlabelled.retain(|name| !listed.contains(name));
     scan.tell_unlabelled(images, &unlabelled);
     split_normals(&mut scan.samples);
+    Ok(())
+}
+
+/// Folders as labels: the anomalous ones by any name.
+fn scan_folders(scan: &mut Scan) -> Result<(), Error> {
+    scan.tell_strays("", &[CLASS])?;
+    scan_class(scan, CLASS, CLASS)?;
+    let anomalous = |sample: &&mut Sample| sample.label == Label::Anomalous;
+    for sample in scan.samples.iter_mut().filter(anomalous) {
+        KIND.clone_into(&mut sample.kind);
+    }
     Ok(())
 }

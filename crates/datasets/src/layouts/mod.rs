@@ -3,12 +3,17 @@
 //! the folder. Sorted order is used wherever the authors' order depends on their file system.
 
 mod aitex;
+mod br35h;
 mod brainmri;
+mod covid_19;
+mod dagm;
 mod elpv;
 mod folder;
 mod headct;
 mod labelled;
+mod lesions;
 mod magnetic_tile;
+mod mvtec;
 mod sdd;
 mod textile;
 mod visa;
@@ -22,20 +27,32 @@ use crate::error::{Error, nearest};
 use crate::listing::below;
 use crate::sample::{MaskSource, Split};
 use crate::scan::{Item, Scan};
-use crate::split::split_normals;
 
-static LAYOUTS: [Layout; 12] = [
+static LAYOUTS: [Layout; 25] = [
     folder::LAYOUT,
     aitex::LAYOUT,
+    br35h::LAYOUT,
     brainmri::LAYOUT,
+    mvtec::BTAD,
     labelled::CIFAR,
     labelled::CIFAR_MULTI,
+    covid_19::LAYOUT,
+    lesions::CVC_CLINICDB,
+    lesions::CVC_COLONDB,
+    dagm::LAYOUT,
+    mvtec::DTD_SYNTHETIC,
     elpv::LAYOUT,
+    lesions::ENDO,
     headct::LAYOUT,
+    lesions::ISIC,
+    lesions::KVASIR,
     magnetic_tile::LAYOUT,
     labelled::MNIST,
+    mvtec::MPDD,
+    mvtec::MVTEC,
     sdd::LAYOUT,
     textile::LAYOUT,
+    lesions::TN3K,
     visa::LAYOUT,
 ];
 
@@ -45,6 +62,9 @@ const SPLIT_SORTED: &str = "75% of the normal images, in sorted order, train (sc
 /// The split of InCTRL's data conversions, over the rows of a label file.
 const SPLIT_IN_FILE_ORDER: &str = "75% of the normal images, in the order of labels.csv, train \
     (scikit-learn's train_test_split, random state 42), as in InCTRL";
+
+/// The split of sets that AnomalyCLIP's scripts do not split.
+const ALL_TEST: &str = "all images are for the test, as AnomalyCLIP's scripts have it";
 
 pub(crate) use labelled::CIFAR_10;
 
@@ -77,10 +97,24 @@ pub struct About {
     pub licence: &'static str,
     /// Whom to cite.
     pub citation: &'static str,
-    /// Published numbers of samples by kind, over all splits.
-    pub published: &'static [(&'static str, usize)],
+    /// Where its owners publish it.
+    pub obtain: &'static str,
+    /// Published numbers of samples.
+    pub published: Published,
     /// Where these numbers are from.
     pub published_in: &'static str,
+}
+
+/// Published numbers of samples.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Published {
+    /// Of each kind, over all classes and splits.
+    Kinds(&'static [(&'static str, usize)]),
+    /// Of each class: for training, normal and anomalous for the test.
+    Classes(&'static [(&'static str, [usize; 3])]),
+    /// For the test over all classes: normal and anomalous.
+    Test([usize; 2]),
 }
 
 impl PartialEq for Layout {
@@ -160,23 +194,31 @@ fn read_rows<Row: DeserializeOwned>(path: &Path) -> Result<Vec<Result<Row, csv::
     Ok(reader.deserialize().collect())
 }
 
-/// Scans a root whose folders are the labels, without masks, and splits the normal images.
+/// Scans folders below `base` that are labels, without masks, all for the test; "" is the root.
 /// `kinds` are the folders and the kinds of what is in them.
-fn scan_kinds(scan: &mut Scan, class: &str, kinds: &[(&str, &str)]) -> Result<(), Error> {
-    let folders: Vec<&str> = kinds.iter().map(|(folder, _)| *folder).collect();
-    scan.tell_strays("", &folders)?;
+fn scan_kinds(
+    scan: &mut Scan,
+    base: &str,
+    class: &str,
+    kinds: &[(&str, &str)],
+) -> Result<(), Error> {
     for (folder, kind) in kinds {
-        for image in scan.images_in(folder)? {
-            scan.add(Item {
-                image: below(folder, &image),
-                crop: None,
-                class,
-                kind,
-                split: Split::Test,
-                mask: MaskSource::Absent,
-            });
-        }
+        scan_images(scan, &below(base, folder), class, kind)?;
     }
-    split_normals(&mut scan.samples);
+    Ok(())
+}
+
+/// Takes all images of a folder for the test, without masks.
+fn scan_images(scan: &mut Scan, folder: &str, class: &str, kind: &str) -> Result<(), Error> {
+    for image in scan.images_in(folder)? {
+        scan.add(Item {
+            image: below(folder, &image),
+            crop: None,
+            class,
+            kind,
+            split: Split::Test,
+            mask: MaskSource::Absent,
+        });
+    }
     Ok(())
 }

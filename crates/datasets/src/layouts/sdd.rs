@@ -1,37 +1,47 @@
 //! KolektorSDD: electrical commutators, tall images with a bitmap each that marks the defect.
 //! InCTRL's conversion, whose figures everybody quotes, cuts each image by rows into thirds; a
 //! third is anomalous if its part of the bitmap marks anything. The bitmaps must be read for the
-//! labels, so that this is the one layout which decodes images.
+//! labels. The thirds as files, as that conversion writes them and AnomalyCLIP expects them, are
+//! read too.
+
+use std::path::Path;
 
 use rayon::prelude::*;
 
 use crate::decode::{dimensions, marks_any, read};
 use crate::error::Error;
 use crate::finding::{Finding, FindingKind};
-use crate::layouts::{About, Layout, SPLIT_SORTED};
+use crate::layouts::folder::{is_class, scan_class};
+use crate::layouts::{About, Layout, Published, SPLIT_SORTED};
 use crate::listing::{below, extension, list, stem};
 use crate::sample::{Crop, GOOD, MaskSource, Split};
 use crate::scan::{Item, Scan};
 use crate::split::split_normals;
 
 const THIRDS: u32 = 3;
+const CLASS: &str = "electrical commutators";
+/// Folders of the thirds as files; the second is how AnomalyCLIP's README spells it.
+const CONVERTED: [&str; 2] = [CLASS, "electrical_commutators"];
 
 pub(super) const LAYOUT: Layout = Layout {
     name: "sdd",
     summary: "KolektorSDD, electrical commutators, each image cut into thirds",
-    expects: "kosNN/PartM.jpg, kosNN/PartM_label.bmp",
+    expects: "kosNN/PartM.jpg, kosNN/PartM_label.bmp; or the thirds as files: electrical \
+        commutators/train/good, test/good, test/defect, ground_truth/defect",
     split: SPLIT_SORTED,
     about: Some(About {
         title: "KolektorSDD",
         licence: "CC BY-NC-SA 4.0",
         citation: "D. Tabernik, S. Šela, J. Skvarč, D. Skočaj, Segmentation-Based Deep-Learning \
             Approach for Surface-Defect Detection, Journal of Intelligent Manufacturing, 2019",
-        published: &[(GOOD, 1143), ("defect", 54)],
+        obtain: "www.vicos.si/resources/kolektorsdd",
+        published: Published::Kinds(&[(GOOD, 1143), ("defect", 54)]),
         published_in: "thirds of the 399 original images, as in InCTRL; copies with 400 exist",
     }),
     missing: |root| {
-        let any_item = list(root)?.folders.iter().any(|name| is_item(name));
-        Ok((!any_item).then(|| "kos01, kos02, ... are missing".to_owned()))
+        let part = |name: &String| is_item(name) || converted(root) == Some(name);
+        let any_part = list(root)?.folders.iter().any(part);
+        Ok((!any_part).then(|| "kos01, kos02, ... are missing".to_owned()))
     },
     scan,
 };
@@ -43,6 +53,10 @@ struct Pair {
 }
 
 fn scan(scan: &mut Scan) -> Result<(), Error> {
+    if let Some(folder) = converted(&scan.root) {
+        scan.tell_strays("", &[folder])?;
+        return scan_class(scan, folder, CLASS);
+    }
     let mut pairs = Vec::new();
     for folder in scan.folders_in("")? {
         if is_item(&folder) {
@@ -68,7 +82,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
                     scan.add(Item {
                         image: pair.image.clone(),
                         crop: Some(third.crop),
-                        class: "electrical commutators",
+                        class: CLASS,
                         kind,
                         split: Split::Test,
                         mask,
@@ -80,6 +94,12 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
     }
     split_normals(&mut scan.samples);
     Ok(())
+}
+
+/// The folder of the thirds as files, if there is one.
+fn converted(root: &Path) -> Option<&'static str> {
+    let there = |folder: &&str| is_class(&root.join(folder));
+    CONVERTED.into_iter().find(there)
 }
 
 /// Whether a folder is one commutator: `kos` and a number.

@@ -2,8 +2,9 @@
 //! of the Python package `conformal-clip-data`. No split is published; the one of InCTRL's
 //! conversions is used.
 
-use crate::layouts::{About, Layout, SPLIT_SORTED, missing_entries, scan_kinds};
+use crate::layouts::{About, Layout, Published, SPLIT_SORTED, missing_entries, scan_kinds};
 use crate::sample::GOOD;
+use crate::split::split_normals;
 
 /// Folder and the kind of what is in it.
 const KINDS: [(&str, &str); 3] = [("nominal", GOOD), ("global", "global"), ("local", "local")];
@@ -17,9 +18,15 @@ pub(super) const LAYOUT: Layout = Layout {
         title: "Simulated textile images",
         licence: "MIT",
         citation: "F. M. Megahed et al., arXiv:2501.12596, 2025",
-        published: &[(GOOD, 1000), ("local", 500), ("global", 500)],
+        obtain: "Python package conformal-clip-data; here by `anomalens models path textile`",
+        published: Published::Kinds(&[(GOOD, 1000), ("local", 500), ("global", 500)]),
         published_in: "the package conformal-clip-data 0.1.4",
     }),
     missing: |root| Ok(missing_entries(root, &KINDS.map(|(folder, _)| folder))),
-    scan: |scan| scan_kinds(scan, "textile", &KINDS),
+    scan: |scan| {
+        scan.tell_strays("", &KINDS.map(|(folder, _)| folder))?;
+        scan_kinds(scan, "", "textile", &KINDS)?;
+        split_normals(&mut scan.samples);
+        Ok(())
+    },
 };

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::finding::FindingKind;
-use crate::layouts::{About, Layout, missing_entries, read_rows};
+use crate::layouts::{About, Layout, Published, missing_entries, read_rows};
 use crate::sample::{GOOD, MaskSource, Split};
 use crate::scan::{Item, Scan};
 
@@ -23,8 +23,22 @@ pub(super) const LAYOUT: Layout = Layout {
         licence: "CC BY 4.0",
         citation: "Y. Zou, J. Jeong, L. Pemula, D. Zhang, O. Dabeer, SPot-the-Difference \
             Self-Supervised Pre-training for Anomaly Detection and Segmentation, ECCV 2022",
-        published: &[(GOOD, 9621), ("anomaly", 1200)],
-        published_in: "the paper",
+        obtain: "repository amazon-science/spot-diff on GitHub",
+        published: Published::Classes(&[
+            ("candle", [900, 100, 100]),
+            ("capsules", [542, 60, 100]),
+            ("cashew", [450, 50, 100]),
+            ("chewinggum", [453, 50, 100]),
+            ("fryum", [450, 50, 100]),
+            ("macaroni1", [900, 100, 100]),
+            ("macaroni2", [900, 100, 100]),
+            ("pcb1", [904, 100, 100]),
+            ("pcb2", [901, 100, 100]),
+            ("pcb3", [905, 101, 100]),
+            ("pcb4", [904, 101, 100]),
+            ("pipe_fryum", [450, 50, 100]),
+        ]),
+        published_in: "split_csv/1cls.csv of the data set",
     }),
     missing: |root| Ok(missing_entries(root, &[TABLE])),
     scan,

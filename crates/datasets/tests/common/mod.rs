@@ -3,12 +3,17 @@
 // Every test file uses its own part of this module.
 #![allow(dead_code, clippy::unwrap_used)]
 
+mod anomalyclip;
+
 use std::fs;
 use std::path::PathBuf;
 
 use anomalens_datasets::{DataRef, DataSet, layout};
 use image::{GrayImage, Luma};
 use tempfile::TempDir;
+
+#[allow(unused_imports)] // As above.
+pub(crate) use anomalyclip::*;
 
 /// A folder that is removed at the end of the test.
 pub(crate) struct Tree {
@@ -133,6 +138,13 @@ pub(crate) fn mvtec(tree: &Tree) {
     }
     tree.file("mvtec/readme.txt", "for people");
     tree.file("mvtec/bottle/.DS_Store", "");
+}
+
+/// MVTec AD's layout with a class of one's own.
+pub(crate) fn own(tree: &Tree) {
+    for image in ["train/good/1", "test/good/2", "test/dent/3"] {
+        tree.image(&format!("own/spoon/{image}.png"));
+    }
 }
 
 /// Plain folders: four normal and two anomalous images, with masks.
