@@ -368,6 +368,28 @@ fn the_demo_without_network_says_that_its_defects_are_drawn() {
 }
 
 #[test]
+fn a_data_set_is_evaluated_by_its_list_as_by_its_folders() {
+    let sandbox = Sandbox::new();
+    sandbox.data();
+    let run = sandbox.run("data meta --data folder:data -o data/meta.json");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(run.stdout, "10 images written to data/meta.json\n");
+    let printed = sandbox.run("data meta --data folder:data").stdout;
+    assert_eq!(printed, sandbox.read("data/meta.json"));
+
+    let metrics = |data: &str| {
+        let run = sandbox.run(&format!(
+            "eval --method anomaly-dino --shots 2 --data {data} --json {TINY}"
+        ));
+        assert_eq!(run.code, Some(0), "{run:?}");
+        run.lines()[0]["classes"].clone()
+    };
+    let by_folders = metrics("folder:data");
+    assert!(by_folders[0]["pixel_auroc"].is_f64(), "{by_folders}");
+    assert_eq!(metrics("meta:data/meta.json"), by_folders);
+}
+
+#[test]
 fn evaluation_prints_metrics_and_writes_a_report() {
     let sandbox = Sandbox::new();
     sandbox.data();

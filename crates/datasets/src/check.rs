@@ -56,7 +56,7 @@ pub struct CheckReport {
 /// without images.
 pub fn check(data: &DataRef) -> Result<CheckReport, Error> {
     let scan = data.scan()?;
-    let samples = &scan.samples;
+    let (root, samples) = (&scan.root, &scan.samples);
     let images = read_images(samples);
 
     let mut findings = scan.findings;
@@ -64,11 +64,11 @@ pub fn check(data: &DataRef) -> Result<CheckReport, Error> {
         let message = image.as_ref().err()?;
         Some(Finding::new(
             FindingKind::UnreadableImage,
-            relative(&data.root, path),
+            relative(root, path),
             message,
         ))
     }));
-    findings.extend(mask_findings(&data.root, samples, &images));
+    findings.extend(mask_findings(root, samples, &images));
     findings.extend(duplicates(samples, &images));
     findings.extend(empty_splits(samples));
     findings.extend(published_counts(data.layout, samples));

@@ -10,12 +10,12 @@ use crate::layouts::{Layout, layout};
 use crate::listing::list;
 use crate::scan::Scan;
 
-/// A layout and the folder that is said to be in it. Parsing looks at the text alone.
+/// A layout and the folder (or file) that is said to be in it. Parsing looks at the text alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataRef {
     /// How the data set is laid out.
     pub layout: &'static Layout,
-    /// The folder of the data set.
+    /// The folder of the data set, or the file that lists it.
     pub root: PathBuf,
 }
 
@@ -55,10 +55,10 @@ impl DataRef {
                 obtain: layout.about.as_ref().map(|about| about.obtain),
             });
         }
-        if !root.is_dir() {
+        if root.is_file() && !layout.fits(root) {
             return Err(Error::RootIsFile { root: root.clone() });
         }
-        if list(root)?.is_empty() {
+        if root.is_dir() && list(root)?.is_empty() && !layout.fits(root) {
             return Err(Error::RootEmpty { root: root.clone() });
         }
         layout.recognise(root)?;

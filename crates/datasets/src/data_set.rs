@@ -13,7 +13,7 @@ use crate::sample::{Label, MaskSource, Sample, Split};
 pub struct DataSet {
     /// How it is laid out; `layout.about` has its licence, citation and published counts.
     pub layout: &'static Layout,
-    /// The folder that it is in.
+    /// The folder that it is in, or that its list is in.
     pub root: PathBuf,
     /// Names of the classes, sorted.
     pub classes: Vec<String>,
@@ -45,7 +45,7 @@ impl DataSet {
         }
         Ok(Self {
             layout: data.layout,
-            root: data.root.clone(),
+            root: scan.root,
             classes: classes(&scan.samples),
             has_masks: scan
                 .samples

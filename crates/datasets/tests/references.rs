@@ -88,7 +88,7 @@ fn roots_that_do_not_open() {
         (
             "folder",
             "file",
-            "ROOT is a file: give the folder that holds the data set",
+            "ROOT is a file: give the folder that holds the data set (a file can be given to meta)",
         ),
         (
             "folder",

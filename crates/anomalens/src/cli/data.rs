@@ -1,5 +1,5 @@
-//! `anomalens data`: the layouts of labelled data sets, whether a folder follows one, sets that are
-//! drawn, and pictures from sets that are published as numbers.
+//! `anomalens data`: the layouts of labelled data sets, whether a folder follows one, their
+//! meta.json, sets that are drawn, and pictures from sets that are published as numbers.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,8 +7,9 @@ use std::str::FromStr;
 
 use anomalens::backbones::weights::Store;
 use anomalens::datasets::drawn::Recipe;
-use anomalens::datasets::{DataRef, DataSet, Error, check, layout, layouts, unpack};
-use anyhow::Result;
+use anomalens::datasets::{DataRef, DataSet, Error, check, layout, layouts, meta_json, unpack};
+use anomalens::vision::write_atomic;
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::{End, print_line};
@@ -72,7 +73,7 @@ impl Reference {
     }
 }
 
-/// List, check, draw and unpack labelled data sets
+/// List, check, convert, draw and unpack labelled data sets
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -95,6 +96,17 @@ enum Command {
         /// Print as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Write the meta.json by which AnomalyCLIP and its relatives know a data set
+    ///
+    /// Paths in it start at the data set's folder, where those programs look for it.
+    Meta {
+        /// The data set
+        #[arg(long, value_name = "LAYOUT:PATH")]
+        data: Reference,
+        /// Where to write it; printed if not given
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// Draw defects with masks on your normal images, or on generated textures
     ///
@@ -149,6 +161,20 @@ pub(super) fn run(args: &Args) -> Result<End> {
         Command::Unpack { data, output } => {
             let images = unpack(data, output)?;
             print_line(format!("{images} images written to {}", output.display()))?;
+            Ok(End::Done)
+        }
+        Command::Meta { data, output } => {
+            let data = data.open()?;
+            let text = meta_json(&data)?;
+            match output {
+                None => print_line(text.trim_end())?,
+                Some(path) => {
+                    write_atomic(path, text.as_bytes())
+                        .with_context(|| format!("cannot write {}", path.display()))?;
+                    let images = data.samples.len();
+                    print_line(format!("{images} images written to {}", path.display()))?;
+                }
+            }
             Ok(End::Done)
         }
         Command::Check { data, json } => {

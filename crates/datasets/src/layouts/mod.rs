@@ -13,6 +13,7 @@ mod headct;
 mod labelled;
 mod lesions;
 mod magnetic_tile;
+mod meta;
 mod mvtec;
 mod sdd;
 mod textile;
@@ -28,8 +29,9 @@ use crate::listing::below;
 use crate::sample::{MaskSource, Split};
 use crate::scan::{Item, Scan};
 
-static LAYOUTS: [Layout; 25] = [
+static LAYOUTS: [Layout; 26] = [
     folder::LAYOUT,
+    meta::LAYOUT,
     aitex::LAYOUT,
     br35h::LAYOUT,
     brainmri::LAYOUT,
@@ -81,7 +83,7 @@ pub struct Layout {
     pub split: &'static str,
     /// The data set published in this layout; `None` if it is for anybody's data.
     pub about: Option<About>,
-    /// What the folder lacks to be in this layout, as a clause; `None` if it is in it.
+    /// What the folder (or file) lacks to be in this layout, as a clause; `None` if it is in it.
     #[serde(skip)]
     missing: fn(&Path) -> Result<Option<String>, Error>,
     #[serde(skip)]
@@ -141,10 +143,14 @@ impl Layout {
             expects: self.expects,
             fits: layouts()
                 .iter()
-                .filter(|other| matches!((other.missing)(root), Ok(None)))
+                .filter(|other| other.fits(root))
                 .map(|other| other.name)
                 .collect(),
         })
+    }
+
+    pub(crate) fn fits(&self, root: &Path) -> bool {
+        matches!((self.missing)(root), Ok(None))
     }
 
     pub(crate) fn scan(&self, scan: &mut Scan) -> Result<(), Error> {
