@@ -7,6 +7,7 @@
 //! clip/        CLIP of OpenAI and OpenCLIP: vision and text transformers
 //! vit/         the vision transformer that both families are, on the kernels or on candle
 //! encoder.rs   the `ImageEncoder` trait, `FeatureRequest`, `Features`
+//! feature_cache.rs  features kept on disk
 //! embedded.rs  the backbone that is part of the program
 //! load.rs      a weight file -> the encoder that it holds
 //! ```
@@ -20,6 +21,7 @@ pub mod dinov2;
 mod embedded;
 mod encoder;
 mod error;
+mod feature_cache;
 mod load;
 mod vit;
 pub mod weights;
@@ -34,5 +36,6 @@ pub use encoder::{
     ImageFeatures, SelfAttention, TokenStage,
 };
 pub use error::BackboneError;
+pub use feature_cache::{CacheUsage, CachedEncoder, FeatureCache};
 pub use load::{Backbone, OpenError, load_encoder, write_packed};
 pub use vit::{Activation, Compute, Kernels, PackedCopy, PackedNetwork, open_packed};

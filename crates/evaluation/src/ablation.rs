@@ -1,7 +1,6 @@
 //! Variants of a trained method, each learned on the same images and measured on the same data
 //! sets. A folder keeps what is done: a run that was broken off goes on from there.
 
-use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -13,7 +12,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::results::Record;
-use crate::{Contestant, EvaluationError, Metrics, ResultFolder, RunOptions, evaluate};
+use crate::table::fraction;
+use crate::{
+    Contestant, EvaluationError, Metrics, PUBLISHED_COLUMNS, ResultFolder, RunOptions, Table,
+    evaluate,
+};
 
 /// What is compared on what.
 pub struct Ablation<'a> {
@@ -217,40 +220,31 @@ impl Ablation<'_> {
     }
 }
 
-/// The records as Markdown: a table for each data set.
-pub fn markdown(records: &[AblationRecord]) -> String {
-    let mut text = String::new();
-    let mut data = None;
-    let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.3}"));
+/// The records as tables, one for each data set.
+pub fn tables(records: &[AblationRecord]) -> Vec<Table> {
+    let mut tables: Vec<Table> = vec![];
     for record in records {
-        // Writing into a string does not fail.
-        if data != Some(&record.data) {
-            data = Some(&record.data);
-            let _ = writeln!(
-                text,
-                "\n## {}\n\n| variant | settings | loss | image AUROC | image AP | pixel AUROC | \
-                 AUPRO (200 steps) |\n| --- | --- | --- | --- | --- | --- | --- |",
-                record.data
-            );
+        if tables.last().is_none_or(|table| table.title != record.data) {
+            let titles = PUBLISHED_COLUMNS.map(|(title, _)| title);
+            let columns = [&["variant", "settings", "loss"][..], &titles].concat();
+            tables.push(Table::new(&record.data, &columns));
         }
         let settings: Vec<String> = record
             .settings
             .iter()
             .map(|(name, value)| format!("`{name}={value}`"))
             .collect();
-        let metrics = &record.metrics;
-        let _ = writeln!(
-            text,
-            "| {} | {} | {}{} | {} | {} | {} | {} |",
-            record.variant,
+        let stopped = record.stopped.as_deref().map_or("", |_| " (stopped)");
+        let head = [
+            record.variant.clone(),
             settings.join(" "),
-            number(record.loss),
-            record.stopped.as_deref().map_or("", |_| " (stopped)"),
-            number(metrics.image_auroc),
-            number(metrics.image_ap),
-            number(metrics.pixel_auroc),
-            number(metrics.aupro_200_steps),
-        );
+            format!("{}{stopped}", fraction(record.loss)),
+        ];
+        let metrics = PUBLISHED_COLUMNS.iter();
+        let metrics = metrics.map(|(_, metric)| fraction(metric(&record.metrics)));
+        if let Some(table) = tables.last_mut() {
+            table.rows.push(head.into_iter().chain(metrics).collect());
+        }
     }
-    text
+    tables
 }

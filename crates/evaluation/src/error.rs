@@ -57,6 +57,27 @@ pub enum EvaluationError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// There is no suite of this name.
+    #[error("there is no suite `{name}`{}; the suites are {known}", nearest.map_or_else(String::new, |name| format!(" (did you mean `{name}`?)")))]
+    UnknownSuite {
+        /// The name that was asked for.
+        name: String,
+        /// The most similar name, if one is similar.
+        nearest: Option<&'static str>,
+        /// Every name.
+        known: String,
+    },
+    /// A data set that methods are to learn from is not among those that were found.
+    #[error("there is no `{0}` to learn from: give it with --data, or others with --teachers")]
+    NoTeacher(String),
+    /// A method could not learn from a data set of a suite.
+    #[error("{title}: {reason}")]
+    Learning {
+        /// Which from what.
+        title: String,
+        /// Why.
+        reason: String,
+    },
     /// The folder of results cannot be used.
     #[error(transparent)]
     Results(#[from] ResultsError),

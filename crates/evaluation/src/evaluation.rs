@@ -77,12 +77,39 @@ pub struct Metrics {
     pub aupro_200_steps: Option<f64>,
 }
 
+/// A metric's title and where it is found.
+pub type Column = (&'static str, fn(&Metrics) -> Option<f64>);
+
+/// Metrics of the image scores, as tables show them.
+pub const IMAGE_COLUMNS: [Column; 3] = [
+    ("image AUROC", |m| m.image_auroc),
+    ("image AP", |m| m.image_ap),
+    ("image F1-max", |m| m.image_f1_max),
+];
+
+/// Metrics of the maps.
+pub const PIXEL_COLUMNS: [Column; 4] = [
+    ("pixel AUROC", |m| m.pixel_auroc),
+    ("pixel AP", |m| m.pixel_ap),
+    ("AUPRO", |m| m.aupro),
+    ("AUPRO 200", |m| m.aupro_200_steps),
+];
+
+/// Those that papers give.
+pub const PUBLISHED_COLUMNS: [Column; 4] = [
+    IMAGE_COLUMNS[0],
+    IMAGE_COLUMNS[1],
+    PIXEL_COLUMNS[0],
+    PIXEL_COLUMNS[3],
+];
+
 impl Metrics {
-    /// The mean of each metric over the classes, unweighted; `None` if one class lacks it, for a
-    /// mean over some classes would pass for one over all.
-    pub fn mean(classes: &[ClassResult]) -> Self {
+    /// The mean of each metric over classes, unweighted; `None` if one class lacks it, for a mean
+    /// over some classes would pass for one over all.
+    pub fn mean<'a>(classes: impl Iterator<Item = &'a Self>) -> Self {
+        let classes: Vec<&Self> = classes.collect();
         let mean = |metric: fn(&Metrics) -> Option<f64>| {
-            let values: Option<Vec<f64>> = classes.iter().map(|c| metric(&c.metrics)).collect();
+            let values: Option<Vec<f64>> = classes.iter().map(|metrics| metric(metrics)).collect();
             values
                 .filter(|v| !v.is_empty())
                 .map(|v| v.iter().sum::<f64>() / v.len() as f64)

@@ -7,8 +7,10 @@
 //! published.rs     the papers' figures, each with its source
 //! picture.rs       heat maps, overlays and boxes of predictions
 //! results.rs       the folder of results that `detect` fills
+//! table.rs         tables as Markdown
 //! training.rs      data sets to learn from
 //! ablation.rs      variants of a method trained and measured side by side
+//! suite/           methods over the data sets of a paper, ours beside the published figures
 //! report/          the HTML page
 //! ```
 
@@ -21,12 +23,18 @@ pub mod published;
 pub mod report;
 mod results;
 mod run;
+pub mod suite;
+mod table;
 mod training;
 
 pub use error::EvaluationError;
-pub use evaluation::{ClassResult, Evaluation, ImageRecord, Metrics};
+pub use evaluation::{
+    ClassResult, Column, Evaluation, IMAGE_COLUMNS, ImageRecord, Metrics, PIXEL_COLUMNS,
+    PUBLISHED_COLUMNS,
+};
 pub use pixels::Resolution;
 pub use report::write_loss_curve;
 pub use results::{Record, ResultFolder, ResultRecord, ResultsError};
 pub use run::{Contestant, RunOptions, evaluate};
+pub use table::Table;
 pub use training::{Fold, training_samples};

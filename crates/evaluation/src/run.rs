@@ -230,7 +230,7 @@ impl<'a> Contestant<'a> {
             method: method.to_owned(),
             shots,
             seed,
-            metrics: Metrics::mean(&classes),
+            metrics: Metrics::mean(classes.iter().map(|class| &class.metrics)),
             images: scored,
             failed: all - scored,
             seconds,

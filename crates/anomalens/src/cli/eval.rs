@@ -8,6 +8,7 @@ use anomalens::datasets::{DataSet, Sample, few_shot, read_shots, write_shots};
 use anomalens::detectors::{DetectorFile, Needs, find as find_method};
 use anomalens::evaluation::published;
 use anomalens::evaluation::report::{ReportContext, write_report};
+use anomalens::evaluation::suite::Spread;
 use anomalens::evaluation::{Contestant, Evaluation, Fold, Resolution, RunOptions, evaluate};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -285,8 +286,8 @@ fn spreads(evaluations: &[Evaluation]) -> Vec<String> {
         let runs: Vec<&Evaluation> = evaluations.iter().filter(same).collect();
         let spread = |name: &str, metric: fn(&Evaluation) -> Option<f64>| {
             let values: Option<Vec<f64>> = runs.iter().map(|run| metric(run)).collect();
-            let (mean, deviation) = mean_and_deviation(&values?)?;
-            Some(format!("{name} {mean:.3} ± {deviation:.3}"))
+            let Spread { mean, deviation } = Spread::of(&values?)?;
+            Some(format!("{name} {mean:.3} ± {:.3}", deviation?))
         };
         let parts: Vec<String> = [
             spread("image AUROC", |e| e.metrics.image_auroc),
@@ -304,16 +305,6 @@ fn spreads(evaluations: &[Evaluation]) -> Vec<String> {
         })
     };
     kinds.into_iter().filter_map(line).collect()
-}
-
-/// Mean and sample standard deviation; none for fewer than two values.
-fn mean_and_deviation(values: &[f64]) -> Option<(f64, f64)> {
-    if values.len() < 2 {
-        return None;
-    }
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    Some((mean, (squares / (values.len() - 1) as f64).sqrt()))
 }
 
 /// Tells on standard error which images could not be used.

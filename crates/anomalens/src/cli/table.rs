@@ -1,6 +1,9 @@
 //! Results as tables on the terminal.
 
-use anomalens::evaluation::{Evaluation, Metrics, ResultRecord, published};
+use anomalens::evaluation::{
+    Column, Evaluation, IMAGE_COLUMNS, Metrics, PIXEL_COLUMNS, PUBLISHED_COLUMNS, ResultRecord,
+    published,
+};
 
 /// Images in a table of scores, the most anomalous first.
 const SHOWN: usize = 20;
@@ -25,30 +28,6 @@ pub(super) fn scores(records: &[&ResultRecord]) -> String {
     }
     text
 }
-
-/// A metric's title and where it is found.
-type Column = (&'static str, fn(&Metrics) -> Option<f64>);
-
-const IMAGE_COLUMNS: [Column; 3] = [
-    ("image AUROC", |m| m.image_auroc),
-    ("image AP", |m| m.image_ap),
-    ("image F1-max", |m| m.image_f1_max),
-];
-
-const PIXEL_COLUMNS: [Column; 4] = [
-    ("pixel AUROC", |m| m.pixel_auroc),
-    ("pixel AP", |m| m.pixel_ap),
-    ("AUPRO", |m| m.aupro),
-    ("AUPRO 200", |m| m.aupro_200_steps),
-];
-
-/// The metrics that papers give.
-const PUBLISHED_COLUMNS: [Column; 4] = [
-    IMAGE_COLUMNS[0],
-    IMAGE_COLUMNS[1],
-    PIXEL_COLUMNS[0],
-    PIXEL_COLUMNS[3],
-];
 
 fn titles(columns: &[Column]) -> impl Iterator<Item = &'static str> {
     columns.iter().map(|(title, _)| *title)

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use anomalens::datasets::DataSet;
 use anomalens::detectors::training::{TrainOptions, TrainingSample};
 use anomalens::detectors::{FitOptions, Method, Variant, find as find_method};
-use anomalens::evaluation::ablation::{Ablation, AblationEvent, markdown};
-use anomalens::evaluation::{Fold, Resolution, RunOptions, training_samples};
+use anomalens::evaluation::ablation::{Ablation, AblationEvent, tables};
+use anomalens::evaluation::{Fold, Resolution, RunOptions, Table, training_samples};
 use anomalens::vision::write_atomic;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -161,13 +161,14 @@ pub(super) fn run(args: &Args) -> Result<End> {
         }
     })?;
     let records = records.context("interrupted; the same command goes on from there")?;
+    let tables: Vec<String> = tables(&records).iter().map(Table::markdown).collect();
+    let tables = tables.join("\n");
     let text = format!(
-        "# Variants of {}\n\nBackbone: {}; {} training images.\n\n    {}\n{}",
+        "# Variants of {}\n\nBackbone: {}; {} training images.\n\n    {}\n\n{tables}",
         method.name,
         backbone.name,
         samples.len(),
         command_line(),
-        markdown(&records)
     );
     let path = args.output.join("ablation.md");
     write_atomic(&path, text.as_bytes())
@@ -177,7 +178,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             print_line(serde_json::to_string(record)?)?;
         }
     } else {
-        print_line(markdown(&records).trim_start())?;
+        print_line(tables)?;
         print_line(format!("table: {}", path.display()))?;
     }
     Ok(End::Done)

@@ -1,4 +1,4 @@
-//! `anomalens bench inctrl`: what it saves to encode shots and prompts once.
+//! `anomalens bench inctrl-speed`: what it saves to encode shots and prompts once.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;

@@ -1,10 +1,12 @@
-//! `anomalens bench`: how fast this machine is with it, and how good variants of a method are. A
-//! time alone says little: the scripts in `benchmarks/` set these beside what else one would run.
+//! `anomalens bench`: how good methods and their variants are, and how fast this machine is with
+//! them. A time alone says little: the scripts in `benchmarks/` set these beside what else one would
+//! run.
 
 mod ablation;
 mod cpu;
 mod inctrl;
 mod pipeline;
+mod suite;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -18,11 +20,23 @@ use serde_json::{Value, json};
 
 use super::{End, backbone, print_line, settings};
 
-/// Measure the speed of this machine, or variants of a method
+/// Measure methods on the data sets of a paper, variants of a method, or the speed of this machine
 #[derive(Debug, clap::Args)]
+#[command(
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true,
+    override_usage = "anomalens bench SUITE --root DIR -o DIR\n       \
+                      anomalens bench <COMMAND>\n       anomalens bench --list"
+)]
 pub(super) struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    /// Show the suites: data sets that are measured together; `anomalens bench SUITE --help` tells how
+    #[arg(long)]
+    list: bool,
+    /// Print them as JSON
+    #[arg(long, requires = "list")]
+    json: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -65,9 +79,11 @@ enum Command {
     },
     /// Variants of a trained method, learned and measured side by side
     Ablation(ablation::Args),
+    #[command(external_subcommand)]
+    Suite(Vec<String>),
     /// An image with inctrl, its shots and prompts being encoded once, beside encoding them again
     /// for every image as the original does
-    Inctrl {
+    InctrlSpeed {
         #[command(flatten)]
         common: Common,
         /// The architecture of made-up weights, with `--weights seeded:SEED`
@@ -105,7 +121,11 @@ impl Common {
 }
 
 pub(super) fn run(args: &Args) -> Result<End> {
-    let (json, result) = match &args.command {
+    let Some(command) = &args.command else {
+        return suite::list(args.json);
+    };
+    let (json, result) = match command {
+        Command::Suite(words) => return suite::run(words),
         Command::Encoder {
             common,
             arch,
@@ -128,7 +148,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             (common.json, result)
         }
         Command::Ablation(args) => return ablation::run(args),
-        Command::Inctrl {
+        Command::InctrlSpeed {
             common,
             arch,
             shots,

@@ -1,0 +1,483 @@
+//! `anomalens bench SUITE`: methods over the data sets of a paper, ours beside the published figures.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anomalens::backbones::weights::{Kind, Registry, Store};
+use anomalens::backbones::{Backbone, CachedEncoder, Engine, FeatureCache, ImageEncoder};
+use anomalens::datasets::{DataRef, layout};
+use anomalens::detectors::training::{Cache, TrainOptions};
+use anomalens::detectors::{FitOptions, find as find_method};
+use anomalens::evaluation::suite::{
+    Absent, Bench, BenchEvent, BenchResult, Cell, Entrant, Heading, Suite, all_tables, lines,
+    place, suite, suites, usual_names, write_tables,
+};
+use anomalens::evaluation::{Fold, Resolution, RunOptions, Table};
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+
+use crate::cli::data::Reference;
+use crate::cli::progress::{Progress, catch_interrupts, interrupted};
+use crate::cli::train::Shown;
+use crate::cli::{End, backbone, command_line, fit, now, print_line, settings, table};
+
+/// Methods over the data sets of a paper, ours beside the published figures
+#[derive(Debug, Parser)]
+#[command(
+    bin_name = "anomalens bench",
+    max_term_width = 100,
+    after_help = "Examples:\n  \
+    anomalens bench local --root DATA -o local\n  \
+    anomalens bench anomalyclip-industrial --root DATA --weights ViT-L-14-336px.pt -o industrial\n  \
+    anomalens bench local --data folder:bolts --method anomaly-dino --shots 4 -o bolts\n\n\
+    The folder gets results.jsonl, a line for each method, class, number of shots and seed as soon as \
+    it is measured, and tables.md, tables.csv and tables.html. A run that was interrupted goes on \
+    when the same command is given again; what is measured already is not measured again."
+)]
+pub(super) struct Args {
+    /// The suite; `anomalens bench --list` shows them
+    #[arg(value_parser = |name: &str| suite(name))]
+    suite: &'static Suite,
+    /// The folder that the data sets are in, each in a folder of its layout's name or one of the
+    /// usual ones
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// A data set by itself, in place of the suite's of this layout, or one more (repeatable)
+    #[arg(long, value_name = "LAYOUT:PATH")]
+    data: Vec<Reference>,
+    /// The methods [default: the suite's]
+    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
+    method: Vec<String>,
+    /// How many normal images methods are given that need some [default: the suite's]
+    #[arg(long, value_name = "K", value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(1..))]
+    shots: Vec<u32>,
+    /// Seeds of their choice [default: the suite's]
+    #[arg(long, value_name = "SEED", value_delimiter = ',')]
+    seed: Vec<u32>,
+    /// What methods that are trained learn from; given twice, the second is for measuring on the
+    /// first [default: the suite's]
+    #[arg(long, value_name = "DATA")]
+    teacher: Vec<String>,
+    /// Passes over it [default: the method's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    epochs: Option<u16>,
+    /// Score part K of N equal parts of the test images of each class
+    #[arg(long, value_name = "K/N")]
+    only: Option<Fold>,
+    /// Side of the square at which pixel metrics are computed, in pixels, or `original` for the size
+    /// of each mask [default: the suite's]
+    #[arg(long, value_name = "PIXELS|original")]
+    resolution: Option<Resolution>,
+    /// Where the backbone's features are kept for other methods, seeds and runs, or `off`
+    /// [default: `features` in the cache]
+    #[arg(long, value_name = "DIR|off")]
+    feature_cache: Option<String>,
+    /// How large that may grow, in GB; what was not used for longest goes first
+    #[arg(long, value_name = "GB", default_value_t = 20.0)]
+    feature_cache_size: f64,
+    /// Where to write results, tables and learned detectors
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// A setting `METHOD.NAME=VALUE` is for one method alone
+    #[command(flatten)]
+    settings: settings::Args,
+    #[command(flatten)]
+    backbone: backbone::Args,
+    /// Print each row of the tables as a line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs what stands after `bench`, a suite's name first.
+pub(super) fn run(words: &[String]) -> Result<End> {
+    let program = "anomalens bench".to_owned();
+    let args = Args::try_parse_from([&program].into_iter().chain(words));
+    measure(&args.unwrap_or_else(|error| error.exit()))
+}
+
+/// Shows every suite.
+pub(super) fn list(json: bool) -> Result<End> {
+    let mut rows = vec![];
+    for suite in suites() {
+        if json {
+            print_line(serde_json::to_string(suite)?)?;
+        }
+        rows.push(vec![
+            suite.name.to_owned(),
+            suite.summary.to_owned(),
+            suite.data.join(", "),
+        ]);
+    }
+    if !json {
+        print_line(table::align(&["suite", "what", "data sets"], rows))?;
+    }
+    Ok(End::Done)
+}
+
+fn measure(args: &Args) -> Result<End> {
+    let suite = args.suite;
+    let DataSets { found, missing } = DataSets::find(args)?;
+    for note in &missing {
+        tell(note);
+    }
+    if found.is_empty() {
+        bail!(
+            "no data set of the suite is here: name their folder with --root, or one with --data"
+        );
+    }
+    let backbone = args.settings.open(&args.backbone)?;
+    let cache = feature_cache(args)?;
+    let bench = Bench {
+        suite: suite.name,
+        data: found,
+        teachers: teachers(args)?,
+        entrants: entrants(args)?,
+        encoder: &*encoder(&backbone, cache.as_ref())?,
+        backbone: fit::reference(&backbone),
+        training: TrainOptions {
+            epochs: args.epochs.map(usize::from),
+            seed: TRAINING_SEED,
+            cache: Cache::Memory,
+            backbone: backbone::identity(&backbone),
+            ..TrainOptions::default()
+        },
+        measuring: RunOptions {
+            resolution: args
+                .resolution
+                .unwrap_or(Resolution::Square(suite.resolution)),
+            only: args.only,
+            ..RunOptions::default()
+        },
+        provenance: fit::provenance(String::new()),
+        folder: args.output.clone(),
+    };
+    catch_interrupts();
+    let mut shown = BenchShown::default();
+    let result = bench.run(&mut |event| shown.take(event))?;
+    if let Some(cache) = &cache {
+        tell_usage(cache);
+    }
+    let result = result.context("interrupted; the same command goes on from there")?;
+    if result.kept > 0 {
+        let BenchResult { kept, cells, .. } = &result;
+        tell(&format!(
+            "{kept} of {} results were there already",
+            cells.len()
+        ));
+    }
+    report(args, &backbone, missing, &result)
+}
+
+/// Seed of initial values and of the order of images in training, as in the papers' code.
+const TRAINING_SEED: u32 = 111;
+
+/// The data sets of a suite.
+#[derive(Default)]
+struct DataSets {
+    /// Those that are here, and what they are called.
+    found: Vec<(String, DataRef)>,
+    /// Sentences on those that are not.
+    missing: Vec<String>,
+}
+
+impl DataSets {
+    /// Those that are given by themselves, below the root, and among the packages that were pulled.
+    fn find(args: &Args) -> Result<Self> {
+        let mut given: Vec<(String, DataRef)> = vec![];
+        for reference in &args.data {
+            let data = reference.locate()?;
+            let name = match data.layout.about {
+                Some(_) => data.layout.name.to_owned(),
+                None => reference.to_string(),
+            };
+            if given.iter().any(|(known, _)| *known == name) {
+                bail!("`{name}` is given twice with --data");
+            }
+            given.push((name, data));
+        }
+        let mut sets = Self::default();
+        for &name in args.suite.data {
+            let by_itself = given.iter().position(|(known, _)| known == name);
+            let found = match by_itself.map(|i| given.remove(i).1) {
+                Some(data) => Ok(data),
+                None => below_root(args, name).or_else(|reason| installed(name).ok_or(reason)),
+            };
+            match found {
+                Ok(data) => sets.found.push((name.to_owned(), data)),
+                Err(reason) => sets.missing.push(absent(name, &reason)),
+            }
+        }
+        sets.found.extend(given);
+        Ok(sets)
+    }
+}
+
+/// The data set `name` below the root, or why it is not there.
+fn below_root(args: &Args, name: &str) -> Result<DataRef, String> {
+    let found = match &args.root {
+        Some(root) => place(root, name),
+        None => Err(Absent::NotFound),
+    };
+    found.map_err(|absent| match absent {
+        Absent::Unfit(reason) => reason,
+        Absent::NotFound => {
+            let names: Vec<&str> = usual_names(name).collect();
+            format!("there is no folder called {}", names.join(" or "))
+        }
+    })
+}
+
+/// The data set `name` among the packages that were pulled; a damaged one does not count.
+fn installed(name: &str) -> Option<DataRef> {
+    let entry = Registry::builtin().find(name).ok()?;
+    let located = Store::from_env().ok()?.locate(entry).ok()??;
+    (entry.kind == Kind::Data).then_some(DataRef {
+        layout: layout(name).ok()?,
+        root: located.path,
+    })
+}
+
+/// That a data set is missing, why, and whose it is.
+fn absent(name: &str, reason: &str) -> String {
+    let about = layout(name).ok().and_then(|layout| layout.about.as_ref());
+    let owners = about.map_or_else(String::new, |about| {
+        format!("; get {} from {}", about.title, about.obtain)
+    });
+    format!("missing: {name}: {reason}{owners}")
+}
+
+/// Who teaches, and who teaches for measuring on the first.
+fn teachers(args: &Args) -> Result<[String; 2]> {
+    match args.teacher.as_slice() {
+        [] => Ok(args.suite.teachers.map(str::to_owned)),
+        [first] => Ok([first.clone(), String::new()]),
+        [first, second] if first != second => Ok([first.clone(), second.clone()]),
+        _ => bail!("name one or two different data sets with --teacher"),
+    }
+}
+
+fn entrants(args: &Args) -> Result<Vec<Entrant>> {
+    let (suite, all) = (args.suite, args.settings.options()?);
+    let methods: Vec<&str> = match args.method.as_slice() {
+        [] => suite.methods.to_vec(),
+        given => given.iter().map(String::as_str).collect(),
+    };
+    let owned = |name: &str| name.split_once('.').map(|(method, _)| method.to_owned());
+    for method in all.keys().filter_map(|name| owned(name)) {
+        if !methods.contains(&method.as_str()) {
+            bail!(
+                "a setting is for `{method}`, which takes no part: {}",
+                methods.join(", ")
+            );
+        }
+    }
+    let entrant = |name: &&str| {
+        let method = find_method(name)?;
+        let mut options = FitOptions::new();
+        for (setting, value) in &all {
+            match setting.split_once('.') {
+                Some((owner, setting)) if owner == *name => {
+                    options.insert(setting.to_owned(), value.clone());
+                }
+                Some(_) => {}
+                // What was learned before is no setting of others.
+                None if setting == "trained" && !method.is_trained() => {}
+                None => {
+                    options.insert(setting.clone(), value.clone());
+                }
+            }
+        }
+        Ok(Entrant {
+            method,
+            options,
+            shots: match args.shots.as_slice() {
+                [] => suite.shots.to_vec(),
+                given => given.iter().map(|&shots| shots as usize).collect(),
+            },
+            seeds: match args.seed.as_slice() {
+                [] => suite.seeds.to_vec(),
+                given => given.to_vec(),
+            },
+        })
+    };
+    methods.iter().map(entrant).collect()
+}
+
+/// The folder of features, unless it is off.
+fn feature_cache(args: &Args) -> Result<Option<Arc<FeatureCache>>> {
+    let folder = match args.feature_cache.as_deref() {
+        Some("off") => return Ok(None),
+        Some(folder) => PathBuf::from(folder),
+        None => Store::from_env()?.made_path("features"),
+    };
+    let gigabytes = args.feature_cache_size;
+    if !(gigabytes >= 0.0 && gigabytes.is_finite()) {
+        bail!("--feature-cache-size must be 0 or more GB");
+    }
+    let cache = FeatureCache::open(&folder, (gigabytes * 1e9) as u64)
+        .with_context(|| format!("cannot keep features in {}", folder.display()))?;
+    Ok(Some(Arc::new(cache)))
+}
+
+/// The backbone's network, its features being kept in `cache`.
+fn encoder(
+    backbone: &Backbone,
+    cache: Option<&Arc<FeatureCache>>,
+) -> Result<Arc<dyn ImageEncoder>> {
+    let network = backbone.encoder.clone();
+    let Some(cache) = cache else {
+        return Ok(network);
+    };
+    let identity = format!(
+        "{} {} {}",
+        backbone::identity(backbone),
+        Engine::from_env()?.kernel_name(backbone.precision),
+        env!("CARGO_PKG_VERSION")
+    );
+    Ok(Arc::new(CachedEncoder::new(
+        network,
+        identity,
+        cache.clone(),
+    )))
+}
+
+/// Writes the tables and prints them.
+fn report(
+    args: &Args,
+    backbone: &Backbone,
+    notes: Vec<String>,
+    result: &BenchResult,
+) -> Result<End> {
+    let lines = lines(&result.cells);
+    let heading = Heading {
+        title: format!("Suite {}", args.suite.name),
+        command: command_line(),
+        date: now(),
+        program: format!("anomalens {}", env!("CARGO_PKG_VERSION")),
+        backbone: format!(
+            "{} ({}, {})",
+            backbone.name,
+            backbone.encoder.name(),
+            backbone.precision
+        ),
+        notes,
+    };
+    let files = write_tables(&args.output, &heading, &lines)?;
+    if args.json {
+        for line in &lines {
+            print_line(serde_json::to_string(line)?)?;
+        }
+    } else {
+        for Table {
+            title,
+            columns,
+            rows,
+        } in all_tables(&lines)
+        {
+            let titles: Vec<&str> = columns.iter().map(String::as_str).collect();
+            let dash = |cell: String| {
+                if cell.is_empty() {
+                    "-".to_owned()
+                } else {
+                    cell
+                }
+            };
+            let rows = rows
+                .into_iter()
+                .map(|row| row.into_iter().map(dash).collect());
+            print_line(format!(
+                "{title}\n{}\n",
+                table::align(&titles, rows.collect())
+            ))?;
+        }
+        for path in files {
+            print_line(format!("tables: {}", path.display()))?;
+        }
+    }
+    let unread = |cell: &&Cell| cell.failed > 0;
+    for Cell { name, failed, .. } in result.cells.iter().filter(unread) {
+        tell(&format!(
+            "{} on {}, {}: {failed} images could not be used",
+            name.method, name.data, name.class
+        ));
+    }
+    let whole = result.failures == 0 && !result.cells.iter().any(|cell| cell.failed > 0);
+    Ok(if whole { End::Done } else { End::Incomplete })
+}
+
+/// Shows how far a suite is.
+#[derive(Default)]
+struct BenchShown {
+    training: Option<(String, Shown)>,
+    measuring: Option<(String, Progress)>,
+}
+
+impl BenchShown {
+    /// Shows `event`; breaks off when Ctrl-C was pressed.
+    fn take(&mut self, event: BenchEvent) -> ControlFlow<()> {
+        match event {
+            BenchEvent::Training {
+                title,
+                images,
+                event,
+            } => {
+                if self.training.as_ref().is_none_or(|(name, _)| name != title) {
+                    self.training = Some((title.to_owned(), Shown::new(title, images)));
+                }
+                if let Some((_, shown)) = &mut self.training {
+                    return shown.take(event);
+                }
+            }
+            BenchEvent::Measuring { title, done, total } => {
+                if let Some((_, shown)) = self.training.take() {
+                    shown.finish();
+                }
+                if self
+                    .measuring
+                    .as_ref()
+                    .is_none_or(|(name, _)| name != title)
+                {
+                    if let Some((_, bar)) = &self.measuring {
+                        bar.finish();
+                    }
+                    self.measuring = Some((title.to_owned(), Progress::images(title, total)));
+                }
+                if let Some((_, bar)) = &self.measuring {
+                    bar.set(done as u64, Some(total as u64));
+                    if done == total {
+                        bar.finish();
+                    }
+                }
+            }
+            BenchEvent::Failed { title, reason } => tell(&format!("failed: {title}: {reason}")),
+        }
+        if interrupted() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+}
+
+/// Tells how much the features take, and what they saved.
+fn tell_usage(cache: &FeatureCache) {
+    let usage = cache.usage();
+    tell(&format!(
+        "features: {:.2} GB in {}; {} images looked up, {} encoded",
+        usage.bytes as f64 / 1e9,
+        cache.folder().display(),
+        usage.found,
+        usage.encoded
+    ));
+    if let Some(reason) = usage.failure {
+        tell(&format!("features could not be kept: {reason}"));
+    }
+}
+
+/// Tells something on standard error.
+#[allow(clippy::print_stderr)] // Where it belongs, in the program.
+fn tell(text: &str) {
+    eprintln!("{text}");
+}

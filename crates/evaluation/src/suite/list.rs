@@ -1,0 +1,182 @@
+//! The suites: which data sets are measured together, by which methods, and who teaches what.
+
+use serde::Serialize;
+
+use crate::EvaluationError;
+
+/// Data sets that are measured together, as a paper's tables do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Suite {
+    /// What it is called.
+    pub name: &'static str,
+    /// One line on what it is.
+    pub summary: &'static str,
+    /// The data sets by layout, in the order of the tables.
+    pub data: &'static [&'static str],
+    /// What methods that are trained learn from: the first, and for measuring on the first the
+    /// second.
+    pub teachers: [&'static str; 2],
+    /// The methods, where none are asked for.
+    pub methods: &'static [&'static str],
+    /// Numbers of normal images for methods that need some.
+    pub shots: &'static [usize],
+    /// Seeds of their choice.
+    pub seeds: &'static [u32],
+    /// Side of the square at which pixel metrics are computed.
+    pub resolution: u32,
+}
+
+/// The data sets of AnomalyCLIP's ablations.
+const ABLATION: &[&str] = &["mvtec", "visa"];
+
+static SUITES: [Suite; 5] = [
+    Suite {
+        name: "anomalyclip-industrial",
+        summary: "industrial data sets of AnomalyCLIP (ICLR 2024, table 1), zero-shot",
+        data: &[
+            "mvtec",
+            "visa",
+            "mpdd",
+            "btad",
+            "sdd",
+            "dagm",
+            "dtd-synthetic",
+        ],
+        teachers: ["mvtec", "visa"],
+        methods: &["anomalyclip"],
+        shots: &[4],
+        seeds: &[0],
+        resolution: 518,
+    },
+    Suite {
+        name: "anomalyclip-medical",
+        summary: "medical data sets of AnomalyCLIP (ICLR 2024, table 2), zero-shot",
+        data: &[
+            "headct",
+            "brainmri",
+            "br35h",
+            "covid-19",
+            "isic",
+            "cvc-colondb",
+            "cvc-clinicdb",
+            "kvasir",
+            "endo",
+            "tn3k",
+        ],
+        teachers: ["mvtec", "visa"],
+        methods: &["anomalyclip"],
+        shots: &[4],
+        seeds: &[0],
+        resolution: 518,
+    },
+    Suite {
+        name: "inctrl",
+        summary: "data sets of InCTRL (CVPR 2024, tables 1 to 3), two, four and eight shots",
+        data: &[
+            "elpv",
+            "sdd",
+            "aitex",
+            "visa",
+            "mvtec",
+            "brainmri",
+            "headct",
+            "mnist",
+            "cifar10",
+            "cifar10-multi",
+        ],
+        teachers: ["mvtec", "visa"],
+        methods: &["inctrl"],
+        shots: &[2, 4, 8],
+        seeds: &[0, 1, 2],
+        resolution: 256,
+    },
+    Suite {
+        name: "ablation",
+        summary: "data sets of AnomalyCLIP's ablations, each taught by the other (`bench ablation`)",
+        data: ABLATION,
+        teachers: ["mvtec", "visa"],
+        methods: &["anomalyclip"],
+        shots: &[4],
+        seeds: &[0],
+        resolution: 518,
+    },
+    Suite {
+        name: "local",
+        summary: "small data sets that are easily had, every kind of method",
+        data: &[
+            "elpv",
+            "headct",
+            "brainmri",
+            "sdd",
+            "magnetic-tile",
+            "textile",
+            "mnist",
+        ],
+        teachers: ["magnetic-tile", "sdd"],
+        methods: &["anomaly-dino", "musc", "self-similarity"],
+        shots: &[2, 4, 8],
+        seeds: &[0, 1, 2],
+        resolution: 256,
+    },
+];
+
+/// Names less alike than this (Damerau-Levenshtein, 0 to 1) are not suggested.
+const LEAST_SIMILARITY: f64 = 0.4;
+
+/// Every suite.
+pub fn suites() -> &'static [Suite] {
+    &SUITES
+}
+
+/// The suite called `name`.
+///
+/// # Errors
+/// [`EvaluationError::UnknownSuite`] with the nearest name.
+pub fn suite(name: &str) -> Result<&'static Suite, EvaluationError> {
+    let similarity = |known: &str| strsim::normalized_damerau_levenshtein(name, known);
+    SUITES
+        .iter()
+        .find(|suite| suite.name == name)
+        .ok_or_else(|| EvaluationError::UnknownSuite {
+            name: name.to_owned(),
+            nearest: SUITES
+                .iter()
+                .map(|suite| suite.name)
+                .filter(|known| similarity(known) > LEAST_SIMILARITY)
+                .max_by(|a, b| similarity(a).total_cmp(&similarity(b))),
+            known: SUITES.map(|suite| suite.name).join(", "),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suites_are_found_and_the_nearest_is_offered() {
+        for (name, found) in [
+            ("inctrl", Ok("inctrl")),
+            ("lokal", Err(Some("local"))),
+            ("zzz", Err(None)),
+        ] {
+            let result = match suite(name) {
+                Ok(suite) => Ok(suite.name),
+                Err(EvaluationError::UnknownSuite { nearest, .. }) => Err(nearest),
+                Err(other) => unreachable!("{other}"),
+            };
+            assert_eq!(result, found, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_method_is_there_and_figures_are_published_for_each_suite() {
+        for suite in suites() {
+            for method in suite.methods {
+                assert!(anomalens_detectors::find(method).is_ok(), "{method}");
+            }
+            let published = crate::published::data_sets();
+            let known = suite.data.iter().filter(|data| published.contains(data));
+            assert!(known.count() > 0, "{}", suite.name);
+        }
+    }
+}
