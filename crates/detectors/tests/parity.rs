@@ -41,16 +41,20 @@ fn shot(i: u8) -> Shot {
 
 /// A detector of `method` trained and fitted on two normal images, where it needs that.
 fn fit(method: &Method) -> Box<dyn Detector> {
-    let shots = match method.needs {
-        Needs::NormalImages => vec![shot(0), shot(4)],
-        Needs::Nothing | Needs::Optional | Needs::Training => vec![],
-    };
+    match method.needs {
+        Needs::NormalImages => fit_on(method, &[shot(0), shot(4)]),
+        Needs::Nothing | Needs::Optional | Needs::Training => fit_on(method, &[]),
+    }
+}
+
+/// The same on these normal images.
+fn fit_on(method: &Method, shots: &[Shot]) -> Box<dyn Detector> {
     if !method.is_trained() {
-        return method.fit(&FitOptions::new(), &MeanColour, &shots).unwrap();
+        return method.fit(&FitOptions::new(), &MeanColour, shots).unwrap();
     }
     let state = trained(method);
     match method.needs {
-        Needs::NormalImages => method.revise(state, &MeanColour, &shots, &[]).unwrap(),
+        Needs::NormalImages => method.revise(state, &MeanColour, shots, &[]).unwrap(),
         Needs::Nothing | Needs::Optional | Needs::Training => method.load(state).unwrap(),
     }
 }
@@ -282,6 +286,24 @@ fn every_method_finds_the_anomalous_image_and_its_place() {
             "{}",
             method.name
         );
+    }
+}
+
+#[test]
+fn a_single_shot_is_enough() {
+    let needs_shots = |method: &&Method| method.needs == Needs::NormalImages;
+    for method in methods().iter().filter(needs_shots) {
+        let detector = fit_on(method, &[shot(0)]);
+        let folder = tempfile::tempdir().unwrap();
+        let sources = save(folder.path(), &[normal(2), anomalous(2)]);
+        let found = scores(detector.as_ref(), &sources, &StreamOptions::default());
+        let found: Vec<f32> = found.iter().map(|prediction| prediction.score).collect();
+        assert!(
+            found.iter().all(|score| score.is_finite()),
+            "{}: {found:?}",
+            method.name
+        );
+        assert!(found[0] < found[1], "{}: {found:?}", method.name);
     }
 }
 

@@ -59,7 +59,7 @@ enum Command {
     Data(data::Args),
     /// List, pull, find, pack and compare backbone weights
     Models(models::Args),
-    /// Measure the speed of this machine, or variants of a method
+    /// Measure methods on a paper's data sets, variants of a method, or the speed of this machine
     Bench(bench::Args),
 }
 

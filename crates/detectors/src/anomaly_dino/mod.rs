@@ -128,12 +128,11 @@ impl AnomalyDino {
         } = self.units;
         let map = distances.joined(own).map(|joined| joined / patch).collect();
         let map = Map::new(grid.rows, grid.columns, map)?;
-        let weight = if self.units.has_whole() {
-            self.config.image_weight as f32
-        } else {
-            0.0
+        let whole = match whole_unit > 0.0 {
+            true => self.config.image_weight as f32 * distances.whole / whole_unit,
+            false => 0.0,
         };
-        let score = map.top_mean(self.config.top_fraction) + weight * distances.whole / whole_unit;
+        let score = map.top_mean(self.config.top_fraction) + whole;
         Ok(Scored { score, map, range })
     }
 }

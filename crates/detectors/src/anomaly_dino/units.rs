@@ -87,11 +87,6 @@ impl Units {
         })
     }
 
-    /// Whether the mean token's distance can be measured.
-    pub(super) fn has_whole(self) -> bool {
-        self.whole > 0.0
-    }
-
     /// The tensor for a detector file.
     pub(super) fn array(&self) -> (String, Array) {
         let Self {

@@ -27,6 +27,15 @@ pub struct CellName {
 }
 
 impl CellName {
+    /// The method, with its shots.
+    pub(super) fn entry(&self) -> String {
+        match self.shots {
+            Some(1) => format!("{}, 1 shot", self.method),
+            Some(shots) => format!("{}, {shots} shots", self.method),
+            None => self.method.clone(),
+        }
+    }
+
     /// Unique in a folder of results: another setting, another cell.
     pub(super) fn key(&self) -> String {
         digest(&format!(
@@ -48,7 +57,7 @@ pub struct Cell {
     /// What could not be computed, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undefined: Vec<String>,
-    /// Images that could not be used.
+    /// Images without a score: unreadable, or their score is not a number.
     pub failed: usize,
     /// Time for fitting and scoring.
     pub seconds: f64,
@@ -87,7 +96,7 @@ impl Cell {
                 Some(ImageScore {
                     id: record.sample.id.clone(),
                     anomalous: record.is_anomalous(),
-                    score: record.score()?,
+                    score: record.score().filter(|score| score.is_finite())?,
                 })
             })
             .collect();

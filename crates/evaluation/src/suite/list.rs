@@ -169,10 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn every_method_is_there_and_figures_are_published_for_each_suite() {
+    fn every_method_and_layout_is_there_and_figures_are_published() {
         for suite in suites() {
             for method in suite.methods {
                 assert!(anomalens_detectors::find(method).is_ok(), "{method}");
+            }
+            for data in suite.data.iter().chain(&suite.teachers) {
+                assert!(anomalens_datasets::layout(data).is_ok(), "{data}");
             }
             let published = crate::published::data_sets();
             let known = suite.data.iter().filter(|data| published.contains(data));

@@ -6,7 +6,7 @@
 //! bench.rs       methods over data sets, cell by cell, resumed where it stopped
 //! teaching.rs    detectors that are learned from one data set to be measured on others
 //! cell.rs        what one method came to on one class: a line of results.jsonl
-//! statistics.rs  means over seeds
+//! statistics.rs  means over seeds, intervals over images, tests between methods
 //! tables.rs      cells as tables
 //! output.rs      tables as files
 //! ```
@@ -23,7 +23,7 @@ mod teaching;
 pub use bench::{Bench, BenchEvent, BenchResult, Entrant};
 pub use cell::{Cell, CellName, ImageScore};
 pub use list::{Suite, suite, suites};
-pub use output::{Heading, all_tables, write_tables};
+pub use output::{Heading, Written, write_tables};
 pub use place::{Absent, place, usual_names};
-pub use statistics::Spread;
-pub use tables::{Figure, Line, lines};
+pub use statistics::{Comparison, Spread};
+pub use tables::{Figure, Line, comparisons, lines};

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use anomalens_vision::write_atomic;
 use askama::Template;
 
-use super::tables::{Line, csv, data_tables, published_table};
+use super::cell::Cell;
+use super::tables::{
+    Line, comparison_table, comparisons, csv, data_tables, lines, published_table,
+};
 use crate::{EvaluationError, Table};
 
 /// What stands above the tables.
@@ -28,30 +31,39 @@ pub struct Heading {
 #[derive(Template)]
 #[template(path = "tables.html")]
 struct Page<'a> {
+    explained: &'a str,
     heading: &'a Heading,
     tables: &'a [Table],
 }
 
-/// Every table of `lines`.
-pub fn all_tables(lines: &[Line]) -> Vec<Table> {
-    let mut tables = data_tables(lines);
-    let published = published_table(lines);
-    tables.extend((!published.rows.is_empty()).then_some(published));
-    tables
+/// The tables of a run as files.
+pub struct Written {
+    /// Every table.
+    pub tables: Vec<Table>,
+    /// The lines that they show.
+    pub lines: Vec<Line>,
+    /// `tables.md`, `tables.csv`, `tables.html`.
+    pub paths: [PathBuf; 3],
 }
 
-/// Writes `tables.md`, `tables.csv` and `tables.html` into `folder`, each whole or not at all, and
-/// returns their paths.
+/// Writes the tables of `cells` into `folder`, each file whole or not at all.
 ///
 /// # Errors
 /// [`EvaluationError::Write`], [`EvaluationError::Page`].
 pub fn write_tables(
     folder: &Path,
     heading: &Heading,
-    lines: &[Line],
-) -> Result<[PathBuf; 3], EvaluationError> {
-    let tables = all_tables(lines);
+    cells: &[Cell],
+) -> Result<Written, EvaluationError> {
+    let lines = lines(cells);
+    let others = [
+        comparison_table(&comparisons(cells)),
+        published_table(&lines),
+    ];
+    let others = others.into_iter().filter(|table| !table.rows.is_empty());
+    let tables: Vec<Table> = data_tables(&lines).into_iter().chain(others).collect();
     let page = Page {
+        explained: EXPLAINED,
         heading,
         tables: &tables,
     };
@@ -63,12 +75,21 @@ pub fn write_tables(
             Err(source) => Err(EvaluationError::Write { path, source }),
         }
     };
-    Ok([
+    let paths = [
         write("tables.md", Ok(markdown.into_bytes()))?,
-        write("tables.csv", csv(lines))?,
+        write("tables.csv", csv(&lines))?,
         write("tables.html", Ok(page.into_bytes()))?,
-    ])
+    ];
+    Ok(Written {
+        tables,
+        lines,
+        paths,
+    })
 }
+
+/// What figures in the tables are.
+const EXPLAINED: &str = "Figures are fractions: mean ± standard deviation over the seeds [95 % bootstrap interval over \
+    the images]. Between methods: DeLong's paired test, first seed, p not corrected for the number of tests.";
 
 fn markdown(heading: &Heading, tables: &[Table]) -> String {
     let Heading {
@@ -79,7 +100,9 @@ fn markdown(heading: &Heading, tables: &[Table]) -> String {
         backbone,
         notes,
     } = heading;
-    let head = format!("# {title}\n\n{program}, backbone {backbone}, {date}\n\n    {command}\n");
+    let head = format!(
+        "# {title}\n\n{program}, backbone {backbone}, {date}\n\n    {command}\n\n{EXPLAINED}\n"
+    );
     let notes = notes.iter().map(|note| format!("{note}\n"));
     let tables = tables.iter().map(Table::markdown);
     let parts: Vec<String> = [head].into_iter().chain(notes).chain(tables).collect();

@@ -5,7 +5,7 @@ use std::io;
 use serde::Serialize;
 
 use super::cell::Cell;
-use super::statistics::Spread;
+use super::statistics::{Comparison, Spread, compare, interval};
 use crate::published::{Published, class_figures, figures};
 use crate::table::{Table, fraction};
 use crate::{Column, IMAGE_COLUMNS, Metrics, PIXEL_COLUMNS, PUBLISHED_COLUMNS};
@@ -45,6 +45,9 @@ pub struct Figure {
     /// Mean and deviation over the seeds.
     #[serde(flatten)]
     pub spread: Spread,
+    /// The 95 % bootstrap interval of the mean: how far the image AUROC varies with the images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
     #[serde(skip)]
     of: fn(&Metrics) -> Option<f64>,
 }
@@ -112,6 +115,9 @@ fn line(
         Some(Figure {
             metric,
             spread: Spread::of(&values?)?,
+            interval: (metric == IMAGE_COLUMNS[0].0)
+                .then(|| interval(cells))
+                .flatten(),
             of,
         })
     };
@@ -192,7 +198,7 @@ fn rows(line: &Line) -> Vec<Vec<String>> {
         ));
         let difference = |(title, metric): &Column| {
             let difference = Some(of(title)?.spread.mean - metric(&theirs)?);
-            difference.map(|value| format!("{value:+.3}").replace('-', "−"))
+            difference.map(signed)
         };
         rows.push(row(
             "difference".to_owned(),
@@ -204,11 +210,14 @@ fn rows(line: &Line) -> Vec<Vec<String>> {
     rows
 }
 
-/// Mean, and deviation over several seeds.
+/// Mean, deviation over several seeds, interval over images.
 fn shown(figure: &Figure) -> String {
     let Spread { mean, deviation } = figure.spread;
     let deviation = deviation.map_or_else(String::new, |deviation| format!(" ± {deviation:.3}"));
-    format!("{mean:.3}{deviation}")
+    let interval = figure
+        .interval
+        .map_or_else(String::new, |[low, high]| format!(" [{low:.3}, {high:.3}]"));
+    format!("{mean:.3}{deviation}{interval}")
 }
 
 /// Everything published for the data sets of `lines`, other methods' figures too.
@@ -238,6 +247,73 @@ pub(super) fn published_table(lines: &[Line]) -> Table {
     table
 }
 
+/// The tests between each two methods on each class, with the same shots or where one needs none.
+pub fn comparisons(cells: &[Cell]) -> Vec<Comparison> {
+    let all: Vec<&Cell> = cells.iter().collect();
+    let mut comparisons = vec![];
+    for (_, cells) in grouped(&all, |cell| (&cell.name.data, &cell.name.class)) {
+        // Of each method and number of shots one draw, that of the first seed.
+        let entries: Vec<&Cell> = grouped(&cells, entry)
+            .into_iter()
+            .filter_map(|(_, cells)| cells.first().copied())
+            .collect();
+        for (i, first) in entries.iter().enumerate() {
+            for second in &entries[i + 1..] {
+                let (one, other) = (&first.name, &second.name);
+                let comparable = one.shots.is_none()
+                    || other.shots.is_none()
+                    || (one.shots == other.shots && one.seed == other.seed);
+                if comparable && one.method != other.method {
+                    comparisons.extend(compare(first, second));
+                }
+            }
+        }
+    }
+    comparisons
+}
+
+/// The tests as a table.
+pub(super) fn comparison_table(comparisons: &[Comparison]) -> Table {
+    let mut table = Table::new(
+        "Image AUROC, method against method",
+        &[
+            "data",
+            "class",
+            "first",
+            "second",
+            "seed",
+            "AUROC",
+            "AUROC",
+            "difference",
+            "p",
+        ],
+    );
+    for comparison in comparisons {
+        let [first, second] = comparison.auroc;
+        let row = [
+            comparison.data.clone(),
+            comparison.class.clone(),
+            comparison.methods[0].clone(),
+            comparison.methods[1].clone(),
+            comparison.seed.to_string(),
+            fraction(Some(first)),
+            fraction(Some(second)),
+            signed(first - second),
+            match comparison.p_value {
+                p if p < 0.0001 => "<0.0001".to_owned(),
+                p => format!("{p:.4}"),
+            },
+        ];
+        table.rows.push(row.to_vec());
+    }
+    table
+}
+
+/// Three decimals with their sign.
+fn signed(value: f64) -> String {
+    format!("{value:+.3}").replace('-', "−")
+}
+
 /// All lines as comma-separated values, a record for each metric.
 ///
 /// # Errors
@@ -253,6 +329,8 @@ pub(super) fn csv(lines: &[Line]) -> io::Result<Vec<u8>> {
         "metric",
         "mean",
         "deviation",
+        "low",
+        "high",
         "published",
         "difference",
         "source",
@@ -284,6 +362,8 @@ pub(super) fn csv(lines: &[Line]) -> io::Result<Vec<u8>> {
                     figure.metric,
                     &number(Some(figure.spread.mean)),
                     &number(figure.spread.deviation),
+                    &number(figure.interval.map(|[low, _]| low)),
+                    &number(figure.interval.map(|[_, high]| high)),
                     &number(theirs),
                     &number(theirs.map(|theirs| figure.spread.mean - theirs)),
                     published.map_or("", |(_, source)| source),

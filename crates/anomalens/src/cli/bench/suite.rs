@@ -10,8 +10,8 @@ use anomalens::datasets::{DataRef, layout};
 use anomalens::detectors::training::{Cache, TrainOptions};
 use anomalens::detectors::{FitOptions, find as find_method};
 use anomalens::evaluation::suite::{
-    Absent, Bench, BenchEvent, BenchResult, Cell, Entrant, Heading, Suite, all_tables, lines,
-    place, suite, suites, usual_names, write_tables,
+    Absent, Bench, BenchEvent, BenchResult, Cell, Entrant, Heading, Suite, Written, place, suite,
+    suites, usual_names, write_tables,
 };
 use anomalens::evaluation::{Fold, Resolution, RunOptions, Table};
 use anyhow::{Context, Result, bail};
@@ -33,7 +33,8 @@ use crate::cli::{End, backbone, command_line, fit, now, print_line, settings, ta
     anomalens bench local --data folder:bolts --method anomaly-dino --shots 4 -o bolts\n\n\
     The folder gets results.jsonl, a line for each method, class, number of shots and seed as soon as \
     it is measured, and tables.md, tables.csv and tables.html. A run that was interrupted goes on \
-    when the same command is given again; what is measured already is not measured again."
+    when the same command is given again; what is measured already is not measured again.\n\n\
+    `--set METHOD.NAME=VALUE` is a setting of one method, without METHOD it is one of all."
 )]
 pub(super) struct Args {
     /// The suite; `anomalens bench --list` shows them
@@ -80,7 +81,6 @@ pub(super) struct Args {
     /// Where to write results, tables and learned detectors
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// A setting `METHOD.NAME=VALUE` is for one method alone
     #[command(flatten)]
     settings: settings::Args,
     #[command(flatten)]
@@ -118,6 +118,8 @@ pub(super) fn list(json: bool) -> Result<End> {
 
 fn measure(args: &Args) -> Result<End> {
     let suite = args.suite;
+    let (entrants, teachers) = (entrants(args)?, teachers(args)?);
+    let cache = feature_cache(args)?;
     let DataSets { found, missing } = DataSets::find(args)?;
     for note in &missing {
         tell(note);
@@ -128,12 +130,11 @@ fn measure(args: &Args) -> Result<End> {
         );
     }
     let backbone = args.settings.open(&args.backbone)?;
-    let cache = feature_cache(args)?;
     let bench = Bench {
         suite: suite.name,
         data: found,
-        teachers: teachers(args)?,
-        entrants: entrants(args)?,
+        teachers,
+        entrants,
         encoder: &*encoder(&backbone, cache.as_ref())?,
         backbone: fit::reference(&backbone),
         training: TrainOptions {
@@ -216,15 +217,15 @@ impl DataSets {
 
 /// The data set `name` below the root, or why it is not there.
 fn below_root(args: &Args, name: &str) -> Result<DataRef, String> {
-    let found = match &args.root {
-        Some(root) => place(root, name),
-        None => Err(Absent::NotFound),
+    let Some(root) = &args.root else {
+        return Err(format!("neither --root nor --data {name}:PATH is given"));
     };
-    found.map_err(|absent| match absent {
+    place(root, name).map_err(|absent| match absent {
         Absent::Unfit(reason) => reason,
         Absent::NotFound => {
             let names: Vec<&str> = usual_names(name).collect();
-            format!("there is no folder called {}", names.join(" or "))
+            let root = root.display();
+            format!("there is no folder {} in {root}", names.join(" or "))
         }
     })
 }
@@ -350,7 +351,6 @@ fn report(
     notes: Vec<String>,
     result: &BenchResult,
 ) -> Result<End> {
-    let lines = lines(&result.cells);
     let heading = Heading {
         title: format!("Suite {}", args.suite.name),
         command: command_line(),
@@ -364,7 +364,11 @@ fn report(
         ),
         notes,
     };
-    let files = write_tables(&args.output, &heading, &lines)?;
+    let Written {
+        tables,
+        lines,
+        paths,
+    } = write_tables(&args.output, &heading, &result.cells)?;
     if args.json {
         for line in &lines {
             print_line(serde_json::to_string(line)?)?;
@@ -374,7 +378,7 @@ fn report(
             title,
             columns,
             rows,
-        } in all_tables(&lines)
+        } in tables
         {
             let titles: Vec<&str> = columns.iter().map(String::as_str).collect();
             let dash = |cell: String| {
@@ -392,14 +396,14 @@ fn report(
                 table::align(&titles, rows.collect())
             ))?;
         }
-        for path in files {
+        for path in paths {
             print_line(format!("tables: {}", path.display()))?;
         }
     }
     let unread = |cell: &&Cell| cell.failed > 0;
     for Cell { name, failed, .. } in result.cells.iter().filter(unread) {
         tell(&format!(
-            "{} on {}, {}: {failed} images could not be used",
+            "{} on {}, {}: {failed} images have no score",
             name.method, name.data, name.class
         ));
     }
