@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(interval(&[&good]), Some([1.0, 1.0]));
         let [low, high] = interval(&[&good, &poor]).unwrap_or_default();
         assert!(
-            low > 0.5 && low < 5.0 / 6.0 && high > 5.0 / 6.0,
+            (0.5..5.0 / 6.0).contains(&low) && high > 5.0 / 6.0,
             "{low} {high}"
         );
         assert_eq!(interval(&[&cell("all bad", &[0.1, 0.2])]), None);
