@@ -34,6 +34,14 @@ pub enum DetectorError {
     /// A detector whose normal images cannot be told apart was to get others.
     #[error("the normal images of a detector of {0} cannot be changed: fit it again with all")]
     FixedShots(&'static str),
+    /// A detector whose decisions one threshold cannot make.
+    #[error("a detector of {method} cannot be calibrated: {reason}")]
+    CannotCalibrate {
+        /// The method.
+        method: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
     /// Images that must be scored together are too few.
     #[error(
         "{method} scores images against each other and needs at least {needed} of them, not {found}"

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::detector::{Array, Detector, State};
 use crate::training::EpochLog;
-use crate::{DetectorError, Setup, find};
+use crate::{Calibration, DetectorError, Setup, find};
 
 /// The version of the file format that this program writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -60,6 +60,8 @@ pub struct DetectorFile {
     pub backbone: BackboneRef,
     /// Where it came from.
     pub provenance: Provenance,
+    /// The threshold of its decisions, if one was chosen.
+    pub calibration: Option<Calibration>,
 }
 
 /// The JSON header.
@@ -71,6 +73,9 @@ struct Header {
     setup: Setup,
     backbone: BackboneRef,
     provenance: Provenance,
+    /// None in files that are older than calibration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    calibration: Option<Calibration>,
     /// SHA-256 over the tensors' names, shapes and values.
     tensors_sha256: String,
 }
@@ -89,6 +94,7 @@ impl DetectorFile {
             setup: self.detector.setup().clone(),
             backbone: self.backbone.clone(),
             provenance: self.provenance.clone(),
+            calibration: self.calibration.clone(),
             tensors_sha256: fingerprint(&tensors),
         };
         let failed = |source| DetectorError::WriteFile {
@@ -175,22 +181,32 @@ impl DetectorFile {
                     .to_owned(),
             ));
         }
+        if let Some(calibration) = &header.calibration {
+            calibration.check().map_err(&bad)?;
+            Calibration::require_possible(detector.as_ref()).map_err(|e| bad(e.to_string()))?;
+        }
         Ok(Self {
             detector,
             backbone: header.backbone,
             provenance: header.provenance,
+            calibration: header.calibration,
         })
     }
 
     /// What the predictions depend on: equal for two detectors that give the same results.
     pub fn identity(&self) -> serde_json::Value {
         let State { config, tensors } = self.detector.state();
-        serde_json::json!({
+        let mut identity = serde_json::json!({
             "method": self.detector.method(),
             "config": config,
             "tensors_sha256": fingerprint(&tensors),
             "backbone": self.backbone,
-        })
+        });
+        if let Some(calibration) = &self.calibration {
+            identity["threshold"] = calibration.threshold.into();
+            identity["probability"] = serde_json::json!(calibration.probability);
+        }
+        identity
     }
 
     /// Checks that weights with the hash `sha256` are those that the detector was made with.

@@ -4,6 +4,7 @@
 //! detector.rs      the `Detector` trait, `Scored`, `Scope`
 //! setup.rs         what a method wants from a backbone: preprocessing, blocks
 //! registry.rs      every method by name: what it needs, how it is fitted and loaded
+//! calibration.rs   the threshold of decisions, scores as probabilities
 //! file.rs          the detector file: save, load, refuse what is wrong
 //! stream.rs        image files -> features, batch after batch, decoding beside encoding
 //! predict.rs       a backbone and detectors together: image files -> predictions
@@ -23,6 +24,7 @@
 
 pub mod anomaly_dino;
 pub mod anomalyclip;
+mod calibration;
 mod detector;
 mod error;
 mod file;
@@ -41,6 +43,7 @@ mod tokens;
 pub mod training;
 mod views;
 
+pub use calibration::Calibration;
 pub use detector::{Array, Detector, NormalRange, Scope, Scored, State};
 pub use error::{DetectorError, SourceError};
 pub use file::{BackboneRef, DetectorFile, FORMAT_VERSION, Provenance};

@@ -14,9 +14,10 @@ use anomalens_detectors::training::{
     Cache, TrainEvent, TrainOptions, Trained, TrainingMask, TrainingSample, Watch,
 };
 use anomalens_detectors::{
-    BackboneRef, Detector, DetectorError, DetectorFile, FitOptions, ImageSource, Method, Needs,
-    Prediction, Provenance, Shot, State, StreamOptions, find, methods, predict,
+    BackboneRef, Calibration, Detector, DetectorError, DetectorFile, FitOptions, ImageSource,
+    Method, Needs, Prediction, Provenance, Shot, State, StreamOptions, find, methods, predict,
 };
+use anomalens_metrics::Platt;
 use anomalens_vision::Image;
 use common::{MeanColour, image, save};
 
@@ -254,6 +255,7 @@ fn file(detector: Box<dyn Detector>) -> DetectorFile {
             version: "0.1.0".into(),
             losses: vec![],
         },
+        calibration: None,
     }
 }
 
@@ -423,6 +425,88 @@ fn wrong_and_damaged_files_are_refused_with_the_reason() {
     let other = file(fit(find("musc").unwrap()));
     let error = other.check_backbone(&"1".repeat(64)).unwrap_err();
     assert!(matches!(error, DetectorError::OtherBackbone { .. }));
+}
+
+/// A calibration as it may be.
+fn calibration() -> Calibration {
+    Calibration {
+        rule: "fpr=0.05".parse().unwrap(),
+        threshold: 0.625,
+        probability: Some(Platt {
+            slope: 2.5,
+            offset: -1.5,
+        }),
+        normal: 30,
+        anomalous: 20,
+        data: "folder:nuts".to_owned(),
+        date: "2026-01-01T00:00:00Z".to_owned(),
+    }
+}
+
+#[test]
+fn a_calibration_is_kept_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let mut made = file(fit(find("anomaly-dino").unwrap()));
+    let bare = made.identity();
+    made.calibration = Some(calibration());
+    made.save(&path).unwrap();
+    let loaded = DetectorFile::load(&path).unwrap();
+    assert_eq!(loaded.calibration, made.calibration);
+    assert_eq!(loaded.identity(), made.identity());
+    assert_ne!(
+        loaded.identity(),
+        bare,
+        "results with and without decisions differ"
+    );
+    let kept = loaded.calibration.unwrap();
+    assert!(kept.is_anomalous(0.625) && !kept.is_anomalous(0.624));
+    let probability = kept.probability(0.6).unwrap();
+    assert!((probability - 0.5).abs() < 1e-7, "{probability}");
+}
+
+#[test]
+fn a_calibration_that_cannot_be_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let with = |change: fn(&mut Calibration)| {
+        let mut calibration = calibration();
+        change(&mut calibration);
+        calibration
+    };
+    let cases = [
+        (
+            "falling",
+            "anomaly-dino",
+            with(|c| c.probability.as_mut().unwrap().slope = -1.0),
+            "its probability does not rise with the score",
+        ),
+        (
+            "from nothing",
+            "anomaly-dino",
+            with(|c| (c.normal, c.anomalous) = (0, 0)),
+            "its calibration was chosen from no image",
+        ),
+        (
+            "no threshold",
+            "anomaly-dino",
+            with(|c| c.threshold = f32::INFINITY),
+            "its header cannot be read",
+        ),
+        (
+            "of images that score each other",
+            "musc",
+            calibration(),
+            "a detector of musc cannot be calibrated",
+        ),
+    ];
+    for (name, method, calibration, expected) in cases {
+        let mut made = file(fit(find(method).unwrap()));
+        made.calibration = Some(calibration);
+        made.save(&path).unwrap();
+        let message = DetectorFile::load(&path).err().expect(name).to_string();
+        assert!(message.contains(expected), "{name}: {message}");
+    }
 }
 
 #[test]

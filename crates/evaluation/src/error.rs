@@ -1,6 +1,7 @@
 //! What can go wrong in an evaluation.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anomalens_detectors::{DetectorError, SourceError};
 use anomalens_metrics::MetricError;
@@ -21,6 +22,9 @@ pub enum EvaluationError {
     /// A normal image that was drawn as a shot cannot be used.
     #[error(transparent)]
     Shot(#[from] SourceError),
+    /// An image to calibrate with cannot be used.
+    #[error("an image to calibrate with cannot be used: {0}; mend it or take it out")]
+    Calibration(Arc<SourceError>),
     /// A mask cannot be read.
     #[error(transparent)]
     Mask(#[from] ImageError),

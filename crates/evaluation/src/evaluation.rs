@@ -50,6 +50,16 @@ pub struct ClassResult {
     pub images: Vec<ImageRecord>,
 }
 
+impl ClassResult {
+    /// The scores and labels (`true` = anomalous) of the images that have a score.
+    pub fn scores(&self) -> (Vec<f32>, Vec<bool>) {
+        let images = self.images.iter();
+        images
+            .filter_map(|record| Some((record.score()?, record.is_anomalous())))
+            .unzip()
+    }
+}
+
 /// The metrics; `None` where one is not defined.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -4,6 +4,7 @@
 //! run.rs           fits and scores contestants on every class of a data set
 //! pixels.rs        maps beside masks, at which size
 //! evaluation.rs    the result: metrics per class, and what was said of each image
+//! calibration.rs   the threshold of a detector's decisions, and how good these are
 //! published.rs     the papers' figures, each with its source
 //! picture.rs       heat maps, overlays and boxes of predictions
 //! results.rs       the folder of results that `detect` fills
@@ -15,6 +16,7 @@
 //! ```
 
 pub mod ablation;
+mod calibration;
 mod error;
 mod evaluation;
 pub mod picture;
@@ -27,6 +29,7 @@ pub mod suite;
 mod table;
 mod training;
 
+pub use calibration::{Calibrated, Decisions, Labelled, calibrate};
 pub use error::EvaluationError;
 pub use evaluation::{
     ClassResult, Column, Evaluation, IMAGE_COLUMNS, ImageRecord, Metrics, PIXEL_COLUMNS,

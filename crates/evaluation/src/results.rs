@@ -24,6 +24,12 @@ pub struct ResultRecord {
     /// The anomaly score: higher is more anomalous.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f32>,
+    /// Whether it is anomalous, by a calibrated detector's threshold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anomalous: Option<bool>,
+    /// The probability that it is, where the detector was calibrated with labelled images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<f64>,
     /// Parts of the image that look unlike anything normal, the most anomalous first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<AnomalousArea>,
@@ -196,13 +202,22 @@ impl ResultFolder {
         let path = self.root.join(TABLE);
         let table = || -> std::io::Result<()> {
             let mut table = csv::Writer::from_writer(Vec::new());
-            table.write_record(["image", "score", "regions", "heat_map", "overlay", "error"])?;
+            table.write_record([
+                "image",
+                "score",
+                "anomalous",
+                "probability",
+                "regions",
+                "heat_map",
+                "overlay",
+                "error",
+            ])?;
             for record in self.records() {
                 table.write_record([
                     record.image.as_str(),
-                    &record
-                        .score
-                        .map_or_else(String::new, |score| score.to_string()),
+                    &cell(record.score),
+                    &cell(record.anomalous),
+                    &cell(record.probability),
                     &record.regions.len().to_string(),
                     record.heat_map.as_deref().unwrap_or_default(),
                     record.overlay.as_deref().unwrap_or_default(),
@@ -217,6 +232,11 @@ impl ResultFolder {
             source,
         })
     }
+}
+
+/// A cell of the table, empty where nothing is known.
+fn cell(value: Option<impl ToString>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
 }
 
 /// The records of an earlier run that need not be made again.

@@ -122,6 +122,7 @@ fn context() -> ReportContext {
         backbone_sha256: "0123abcd".to_owned(),
         published: vec![],
         losses: vec![],
+        calibration: None,
         limits: Limits::default(),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// Why a metric could not be computed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum MetricError {
@@ -93,6 +95,34 @@ pub enum MetricError {
         /// How many there are.
         found: usize,
     },
+    /// A score is infinite where only finite ones make sense.
+    #[error("the score at index {index} is infinite: remove this image or repair its score")]
+    InfiniteScore {
+        /// Position in the scores, from 0.
+        index: usize,
+    },
+    /// No threshold from so few images holds for a wanted rate.
+    #[error(
+        "wrong decisions on at most {}% of the {class} images cannot be promised from {found} of \
+         them: give at least {needed}, or allow more",
+        percent(*rate)
+    )]
+    TooFewForRate {
+        /// The class.
+        class: Class,
+        /// The largest share of wrong decisions.
+        rate: f64,
+        /// How many images it takes.
+        needed: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// Scores say nothing of the probability of an anomaly, or the opposite.
+    #[error(
+        "the scores do not rise with the share of anomalous images, so no probability follows from \
+         them: check that the labels are right"
+    )]
+    NotRising,
     /// The confidence of an interval is no probability.
     #[error("the confidence is {confidence}: give a number above 0 and below 1, such as 0.95")]
     Confidence {
@@ -165,6 +195,11 @@ pub enum MetricError {
     },
 }
 
+/// A share in percent, without the digits in which 1 - 0.9 differs from 0.1.
+fn percent(share: f64) -> f64 {
+    (1e11 * share).round() / 1e9
+}
+
 /// What a metric is computed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
@@ -184,7 +219,8 @@ impl fmt::Display for Level {
 }
 
 /// The two classes of anomaly detection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Class {
     /// Label `false`.
     Normal,

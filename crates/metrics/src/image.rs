@@ -3,6 +3,8 @@
 //! The values are those of scikit-learn's `roc_auc_score` and `average_precision_score`, and the
 //! maximum of F1 over its `precision_recall_curve`.
 
+use serde::Serialize;
+
 use crate::error::{Level, MetricError};
 use crate::ranking::{Counts, F1Max, Tally, Tie};
 
@@ -34,7 +36,7 @@ pub fn f1_max(scores: &[f32], labels: &[bool]) -> Result<F1Max, MetricError> {
 }
 
 /// Right and wrong decisions at one threshold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Confusion {
     /// Anomalous, called anomalous.
     pub true_positives: u64,

@@ -5,6 +5,9 @@
 //! curves.rs     roc_curve, precision_recall_curve, thin           their plots
 //! delong.rs     delong, auroc_interval                            whether two AUROCs differ
 //! interval.rs   bootstrap, Interval                               how sure a metric is
+//! threshold.rs  Rule, Threshold                                   where to draw the line
+//! guarantee.rs  Guarantee                                         what it promises of later images
+//! platt.rs      Platt, Reliability                                scores as probabilities
 //! pixel.rs      PixelMetrics::compute, compute_each               one anomaly map and mask per image
 //! aupro.rs      area under the per-region-overlap curve, exact
 //! steps.rs      the same by 200 thresholds, as several papers print it
@@ -37,25 +40,31 @@ mod buckets;
 mod curves;
 mod delong;
 mod error;
+mod guarantee;
 mod image;
 mod interval;
 mod normal;
 mod overlap;
 mod pimo;
 mod pixel;
+mod platt;
 mod ranking;
 mod regions;
 mod steps;
+mod threshold;
 
 pub use curves::{
     CurvePoint, PrecisionRecallPoint, RocPoint, precision_recall_curve, roc_curve, thin,
 };
 pub use delong::{DeLong, auroc_interval, auroc_standard_error, delong};
 pub use error::{Class, Level, MetricError};
+pub use guarantee::{BOUND_CONFIDENCE, Guarantee};
 pub use image::{Confusion, auroc, average_precision, f1_max};
 pub use interval::{ImageMetric, Interval, bootstrap, bootstrap_values};
 pub use overlap::{RegionOverlap, region_overlaps};
 pub use pimo::{Aupimo, PimoOptions};
 pub use pixel::{DEFAULT_FPR_LIMIT, PixelMetrics, PixelOptions, ScoredMask};
+pub use platt::{Bin, Platt, Reliability};
 pub use ranking::F1Max;
 pub use steps::NumpyRules;
+pub use threshold::{Rule, Threshold};

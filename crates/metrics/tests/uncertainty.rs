@@ -2,35 +2,19 @@
 //! NumPy, SciPy and scikit-learn by other formulas, errors, and properties on scores full of ties.
 #![allow(clippy::unwrap_used, reason = "a test may fail in its helpers")]
 
+mod common;
+
 use anomalens_metrics::{
     DeLong, ImageMetric, Interval, MetricError, auroc, auroc_interval, auroc_standard_error,
     bootstrap, bootstrap_values, delong,
 };
+use common::made_up;
 use proptest::prelude::*;
 
 #[track_caller]
 fn assert_near(name: &str, actual: f64, expected: f64) {
     let near = (actual - expected).abs() <= 1e-13;
     assert!(near, "{name}: {actual}, expected {expected}");
-}
-
-/// Labels and two scores of `images` images, with at least `grid` different scores; from C's
-/// example of a random generator, so that any language makes the same.
-fn made_up(images: usize, grid: u32) -> (Vec<bool>, Vec<f32>, Vec<f32>) {
-    let mut state = 7_u32;
-    let mut random = || {
-        state = state.wrapping_mul(1_103_515_245).wrapping_add(12345) % (1 << 31);
-        state >> 16
-    };
-    let (mut labels, mut a, mut b) = (vec![], vec![], vec![]);
-    for _ in 0..images {
-        let anomalous = random() % 10 < 3;
-        let raised = |by: u32| if anomalous { by } else { 0 };
-        labels.push(anomalous);
-        a.push((random() % grid + raised(grid / 4)) as f32);
-        b.push((random() % grid + raised(grid / 7)) as f32);
-    }
-    (labels, a, b)
 }
 
 /// From the matrix of all pairs and `numpy.cov`; p by `scipy.stats.norm.sf`.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anomalens::backbones::Backbone;
 use anomalens::detectors::{
-    Detector, DetectorError, DetectorFile, ImageSource, Needs, Outcome, Prediction, Scope,
-    StreamOptions, find as find_method, predict,
+    Calibration, Detector, DetectorError, DetectorFile, ImageSource, Needs, Outcome, Prediction,
+    Scope, StreamOptions, find as find_method, predict,
 };
 use anomalens::evaluation::picture::{Style, boxes, draw};
 use anomalens::evaluation::{ResultFolder, ResultRecord};
@@ -90,6 +90,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         args,
         files: &files,
         folder: &mut folder,
+        calibration: detector.calibration.as_ref(),
         waiting: Vec::new(),
     };
     let mut failure = None;
@@ -129,7 +130,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         return Err(error);
     }
     written?;
-    report(args, &files, &folder)
+    report(args, &files, &folder, detector.calibration.as_ref())
 }
 
 /// The detector for images of `class`, where it must be told.
@@ -182,6 +183,7 @@ fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
             detector,
             backbone: backbone_ref,
             provenance,
+            calibration: None,
         },
         backbone,
     ))
@@ -206,6 +208,7 @@ struct Writer<'a> {
     args: &'a Args,
     files: &'a [ImageFile],
     folder: &'a mut ResultFolder,
+    calibration: Option<&'a Calibration>,
     waiting: Vec<Outcome>,
 }
 
@@ -247,6 +250,12 @@ impl Writer<'_> {
         let mut record = ResultRecord {
             image: file.path.to_string_lossy().into_owned(),
             score: Some(prediction.score),
+            anomalous: self
+                .calibration
+                .map(|calibration| calibration.is_anomalous(prediction.score)),
+            probability: self
+                .calibration
+                .and_then(|calibration| calibration.probability(prediction.score)),
             regions: boxes(prediction)?,
             heat_map: None,
             overlay: None,
@@ -293,6 +302,8 @@ fn failed(file: &ImageFile, error: &str) -> ResultRecord {
     ResultRecord {
         image: file.path.to_string_lossy().into_owned(),
         score: None,
+        anomalous: None,
+        probability: None,
         regions: vec![],
         heat_map: None,
         overlay: None,
@@ -301,7 +312,12 @@ fn failed(file: &ImageFile, error: &str) -> ResultRecord {
 }
 
 /// Tells what was found, and how the run ended.
-fn report(args: &Args, files: &[ImageFile], folder: &ResultFolder) -> Result<End> {
+fn report(
+    args: &Args,
+    files: &[ImageFile],
+    folder: &ResultFolder,
+    calibration: Option<&Calibration>,
+) -> Result<End> {
     let records: Vec<&ResultRecord> = files
         .iter()
         .filter_map(|file| folder.record(&file.path.to_string_lossy()))
@@ -312,7 +328,17 @@ fn report(args: &Args, files: &[ImageFile], folder: &ResultFolder) -> Result<End
             print_line(serde_json::to_string(record)?)?;
         }
     } else {
-        print_line(table::scores(&records))?;
+        print_line(table::scores(&records, calibration.is_some()))?;
+        if let Some(Calibration {
+            threshold, rule, ..
+        }) = calibration
+        {
+            let called = records.iter().filter(|r| r.anomalous == Some(true)).count();
+            let decided = records.iter().filter(|r| r.anomalous.is_some()).count();
+            print_line(format!(
+                "{called} of {decided} images are anomalous: score {threshold} or higher ({rule})"
+            ))?;
+        }
         print_line(format!(
             "results, heat maps and overlays: {}",
             args.output.display()

@@ -5,16 +5,18 @@ use std::path::PathBuf;
 
 use anomalens::backbones::Backbone;
 use anomalens::datasets::{DataSet, Sample, few_shot, read_shots, write_shots};
-use anomalens::detectors::{DetectorFile, Needs, find as find_method};
+use anomalens::detectors::{Calibration, DetectorFile, Needs, find as find_method};
 use anomalens::evaluation::published;
 use anomalens::evaluation::report::{ReportContext, write_report};
 use anomalens::evaluation::suite::Spread;
-use anomalens::evaluation::{Contestant, Evaluation, Fold, Resolution, RunOptions, evaluate};
+use anomalens::evaluation::{
+    Contestant, Decisions, Evaluation, Fold, Resolution, RunOptions, evaluate,
+};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::progress::{Progress, catch_interrupts, interrupted};
-use super::{End, backbone, command_line, data, now, print_line, settings, table};
+use super::{End, backbone, calibrate, command_line, data, now, print_line, settings, table};
 
 /// Measure a method or detector on a labelled data set
 #[derive(Debug, clap::Args)]
@@ -111,11 +113,16 @@ pub(super) fn run(args: &Args) -> Result<End> {
         ..RunOptions::default()
     };
     let evaluations = evaluate_shown(&backbone, &data, &contestants, &options)?;
+    let calibration = saved.as_ref().and_then(|file| file.calibration.as_ref());
+    let decisions = calibration
+        .map(|calibration| decisions(&evaluations, calibration))
+        .unwrap_or_default();
     if let Some(path) = &args.report {
         let title = format!("Anomalens on {}", data.layout.name);
         let losses = saved.as_ref().map(|file| file.provenance.losses.clone());
         let context = ReportContext {
             losses: losses.unwrap_or_default(),
+            calibration: calibration.cloned(),
             ..context(title, &backbone, name)
         };
         write_report(path, &evaluations, &context)?;
@@ -125,6 +132,10 @@ pub(super) fn run(args: &Args) -> Result<End> {
             let mut line = serde_json::to_value(evaluation)?;
             line["backbone"] = json!(backbone.name);
             line["report"] = json!(args.report);
+            if let Some(calibration) = calibration {
+                line["calibration"] = json!(calibration);
+                line["decisions"] = json!(decisions);
+            }
             line["published"] = json!(published::figures(name).collect::<Vec<_>>());
             print_line(line)?;
         }
@@ -132,6 +143,9 @@ pub(super) fn run(args: &Args) -> Result<End> {
         print_line(table::evaluations(&evaluations))?;
         for line in spreads(&evaluations) {
             print_line(line)?;
+        }
+        for decided in &decisions {
+            print_line(decision_line(decided, decisions.len() > 1))?;
         }
         let classes = match evaluations.as_slice() {
             [only] if only.classes.len() > 1 => Some(table::classes(only, name)),
@@ -147,6 +161,34 @@ pub(super) fn run(args: &Args) -> Result<End> {
     warn_of_failures(&evaluations);
     let whole = evaluations.iter().all(|evaluation| evaluation.failed == 0);
     Ok(if whole { End::Done } else { End::Incomplete })
+}
+
+/// What the calibrated detector decided on each class that has scores.
+fn decisions(evaluations: &[Evaluation], calibration: &Calibration) -> Vec<Decisions> {
+    let classes = evaluations
+        .iter()
+        .flat_map(|evaluation| &evaluation.classes);
+    let decided = classes.map(|class| Decisions::of(class, calibration));
+    decided.filter_map(Result::ok).collect()
+}
+
+/// Decisions and probabilities of a class in words.
+fn decision_line(decided: &Decisions, with_class: bool) -> String {
+    let class = match with_class {
+        true => format!("{}, ", decided.class),
+        false => String::new(),
+    };
+    let reliability = decided.reliability.as_ref().map(|reliability| {
+        format!(
+            "; Brier score {:.3}, calibration error {:.3}",
+            reliability.brier, reliability.expected_error
+        )
+    });
+    format!(
+        "{class}decisions: {}{}",
+        calibrate::decisions(&decided.confusion),
+        reliability.unwrap_or_default()
+    )
 }
 
 /// The name under which figures are published for the data: the one `given`, or the layout's.
@@ -270,6 +312,7 @@ pub(super) fn context(title: String, backbone: &Backbone, data: &str) -> ReportC
         backbone_sha256: backbone.sha256.to_string(),
         published: published::figures(data).cloned().collect(),
         losses: vec![],
+        calibration: None,
         limits: RunOptions::default().stream.limits,
     }
 }

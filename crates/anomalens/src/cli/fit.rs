@@ -77,6 +77,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         detector,
         backbone: reference(&backbone),
         provenance: provenance(data.join(" ")),
+        calibration: None,
     };
     file.save(&args.output)?;
     if args.json {
@@ -115,6 +116,7 @@ fn revise(args: &Args, path: &Path) -> Result<End> {
     let backbone = args.backbone.open_for(&file)?;
     let method = find_method(file.detector.method())?;
     let state = file.detector.state();
+    let had_threshold = file.calibration.is_some();
     let detector = method.revise(state, backbone.encoder.as_ref(), &add, &args.remove)?;
     let paths = args.add.iter().map(|path| format!("+{}", path.display()));
     let removed = args.remove.iter().map(|name| format!("-{name}"));
@@ -123,6 +125,7 @@ fn revise(args: &Args, path: &Path) -> Result<End> {
         detector,
         backbone: file.backbone,
         provenance: provenance(format!("{} {}", file.provenance.data, changes.join(" "))),
+        calibration: None,
     };
     file.save(&args.output)?;
     let shots = file.detector.shots();
@@ -140,6 +143,9 @@ fn revise(args: &Args, path: &Path) -> Result<End> {
             shots.join(", "),
             args.output.display()
         ))?;
+        if had_threshold {
+            print_line("its threshold was for the images before: calibrate it again")?;
+        }
     }
     Ok(End::Done)
 }

@@ -1,7 +1,7 @@
 //! The command line: what can be asked, and how errors are told.
 //!
 //! ```text
-//! detect.rs  fit.rs  train.rs  eval.rs  demo.rs  models.rs  data.rs  bench.rs   the commands
+//! detect.rs  fit.rs  calibrate.rs  train.rs  eval.rs  demo.rs  models.rs  data.rs  bench.rs   the commands
 //! compare.rs    how alike two backbones are
 //! backbone.rs   which weights, and how a pull is shown
 //! images.rs     the image files that paths name
@@ -12,6 +12,7 @@
 
 mod backbone;
 mod bench;
+mod calibrate;
 mod compare;
 mod data;
 mod demo;
@@ -51,6 +52,8 @@ enum Command {
     Detect(detect::Args),
     /// Make a detector file from normal images
     Fit(fit::Args),
+    /// Choose the threshold of a detector's decisions
+    Calibrate(calibrate::Args),
     /// Learn a detector from labelled auxiliary data
     Train(train::Args),
     /// Measure a method or detector on a labelled data set
@@ -85,6 +88,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Detect(args) => detect::run(&args),
         Command::Fit(args) => fit::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Data(args) => data::run(&args),

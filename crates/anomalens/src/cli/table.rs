@@ -8,21 +8,37 @@ use anomalens::evaluation::{
 /// Images in a table of scores, the most anomalous first.
 const SHOWN: usize = 20;
 
-/// The highest scores of a run.
-pub(super) fn scores(records: &[&ResultRecord]) -> String {
+/// The highest scores of a run, and what was decided on them if it was `calibrated`.
+pub(super) fn scores(records: &[&ResultRecord], calibrated: bool) -> String {
     let mut scored: Vec<(f32, &ResultRecord)> = records
         .iter()
         .filter_map(|record| Some((record.score?, *record)))
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     let rows = scored.iter().take(SHOWN).map(|(score, record)| {
-        vec![
-            format!("{score:.4}"),
-            record.regions.len().to_string(),
-            record.image.clone(),
-        ]
+        let decision = calibrated.then(|| {
+            let probability = record.probability.map(|p| format!("{p:.3}"));
+            let decision = match record.anomalous {
+                Some(true) => "anomalous",
+                Some(false) => "normal",
+                None => "-",
+            };
+            [
+                decision.to_owned(),
+                probability.unwrap_or_else(|| "-".to_owned()),
+            ]
+        });
+        [format!("{score:.4}")]
+            .into_iter()
+            .chain(decision.into_iter().flatten())
+            .chain([record.regions.len().to_string(), record.image.clone()])
+            .collect()
     });
-    let mut text = align(&["score", "regions", "image"], rows.collect());
+    let titles: &[&str] = match calibrated {
+        true => &["score", "decision", "probability", "regions", "image"],
+        false => &["score", "regions", "image"],
+    };
+    let mut text = align(titles, rows.collect());
     if scored.len() > SHOWN {
         text += &format!("\n… and {} more with lower scores", scored.len() - SHOWN);
     }

@@ -159,6 +159,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             losses: epochs.clone(),
             ..fit::provenance(data.join(" "))
         },
+        calibration: None,
     };
     file.save(&args.output)?;
     let curve = folder.join("loss.svg");

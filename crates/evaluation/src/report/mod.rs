@@ -3,6 +3,7 @@
 //! ```text
 //! page.rs       what the page says, for templates/report.html (its looks: report.css)
 //! plots.rs      ROC curve and histogram of scores, for templates/roc.svg and histogram.svg
+//! reliability.rs  a calibrated detector's decisions and probabilities, for templates/reliability.svg
 //! losses.rs     losses of a training run, for templates/losses.svg
 //! choice.rs     which images are shown
 //! figure.rs     an image beside its heat map, as JPEG in data: addresses
@@ -13,9 +14,11 @@ mod figure;
 mod losses;
 mod page;
 mod plots;
+mod reliability;
 
 use std::path::Path;
 
+use anomalens_detectors::Calibration;
 use anomalens_detectors::training::EpochLog;
 use anomalens_vision::{Limits, write_atomic};
 use askama::Template;
@@ -45,6 +48,8 @@ pub struct ReportContext {
     pub published: Vec<Published>,
     /// The losses of the detector's training, where it was trained.
     pub losses: Vec<EpochLog>,
+    /// The detector's calibration, whose decisions are shown.
+    pub calibration: Option<Calibration>,
     /// What an image file may cost; images that are shown are read again.
     pub limits: Limits,
 }

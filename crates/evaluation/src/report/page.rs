@@ -10,6 +10,7 @@ use crate::report::choice::{Standing, most_anomalous, most_wrong_anomalous, most
 use crate::report::figure::{COLOURS, Pictures};
 use crate::report::losses::LossPlot;
 use crate::report::plots::{HistogramPlot, RocPlot};
+use crate::report::reliability::Decided;
 use crate::{ClassResult, Evaluation, Metrics};
 
 /// The page.
@@ -85,6 +86,7 @@ struct Class<'a> {
     result: &'a ClassResult,
     roc: Result<RocPlot, String>,
     histogram: Result<HistogramPlot, String>,
+    decided: Option<Decided>,
 }
 
 /// Some images of an evaluation.
@@ -183,7 +185,11 @@ impl<'a> Run<'a> {
             evaluation,
             title: title(evaluation),
             undefined: undefined(evaluation),
-            classes: evaluation.classes.iter().map(Class::new).collect(),
+            classes: evaluation
+                .classes
+                .iter()
+                .map(|class| Class::new(class, context))
+                .collect(),
             galleries,
             range,
             failed: failed.collect(),
@@ -230,11 +236,15 @@ fn undefined(evaluation: &Evaluation) -> Vec<(&str, &str)> {
 }
 
 impl<'a> Class<'a> {
-    fn new(result: &'a ClassResult) -> Self {
+    fn new(result: &'a ClassResult, context: &ReportContext) -> Self {
         Self {
             result,
             roc: RocPlot::new(result),
             histogram: HistogramPlot::new(result),
+            decided: context
+                .calibration
+                .as_ref()
+                .and_then(|calibration| Decided::new(result, calibration)),
         }
     }
 }

@@ -8,15 +8,6 @@ use askama::filters::HtmlSafe;
 use crate::ClassResult;
 use crate::report::page::three;
 
-/// The scores and labels (`true` = anomalous) of the images that have a score.
-fn scores(class: &ClassResult) -> (Vec<f32>, Vec<bool>) {
-    class
-        .images
-        .iter()
-        .filter_map(|r| Some((r.score()?, r.is_anomalous())))
-        .unzip()
-}
-
 /// A mark on an axis.
 pub(super) struct Tick {
     pub(super) position: String,
@@ -77,6 +68,24 @@ fn percent(value: f64, decimals: usize) -> String {
     format!("{:.*}%", decimals.saturating_sub(2), 100.0 * value)
 }
 
+/// The axes of a plot from 0 to 1 both ways.
+pub(super) struct UnitSquare {
+    pub(super) across: Axis,
+    pub(super) up: Axis,
+}
+
+/// As the view boxes of `roc.svg` and `reliability.svg` have it.
+pub(super) const UNIT_SQUARE: UnitSquare = UnitSquare {
+    across: Axis {
+        from: (0.0, 50.0),
+        to: (1.0, 330.0),
+    },
+    up: Axis {
+        from: (0.0, 290.0),
+        to: (1.0, 10.0),
+    },
+};
+
 /// Nearer points of a ROC curve look the same.
 const ROC_TOLERANCE: f64 = 0.003;
 
@@ -94,24 +103,11 @@ pub(super) struct RocPlot {
 impl HtmlSafe for RocPlot {}
 
 impl RocPlot {
-    /// Corners of the plotting area in the view box of `roc.svg`.
-    const LEFT: f64 = 50.0;
-    const RIGHT: f64 = 330.0;
-    const TOP: f64 = 10.0;
-    const BOTTOM: f64 = 290.0;
-
     /// The curve, or why there is none.
     pub(super) fn new(class: &ClassResult) -> Result<Self, String> {
-        let (scores, labels) = scores(class);
+        let (scores, labels) = class.scores();
         let curve = roc_curve(&scores, &labels).map_err(|error| error.to_string())?;
-        let across = Axis {
-            from: (0.0, Self::LEFT),
-            to: (1.0, Self::RIGHT),
-        };
-        let up = Axis {
-            from: (0.0, Self::BOTTOM),
-            to: (1.0, Self::TOP),
-        };
+        let UnitSquare { across, up } = UNIT_SQUARE;
         let points: Vec<String> = thin(&curve, ROC_TOLERANCE)
             .iter()
             .map(|point| {
@@ -179,7 +175,7 @@ impl HistogramPlot {
 
     /// The histogram, or why there is none.
     pub(super) fn new(class: &ClassResult) -> Result<Self, String> {
-        let (scores, labels) = scores(class);
+        let (scores, labels) = class.scores();
         let of_label = |wanted: bool| -> Vec<f64> {
             let images = scores
                 .iter()

@@ -143,6 +143,7 @@ impl Bench<'_> {
                 losses: trained.log.epochs,
                 ..self.provenance.clone()
             },
+            calibration: None,
         };
         file.save(&path)?;
         Ok(path)
