@@ -766,6 +766,63 @@ fn methods_learn_from_one_data_set_to_be_measured_on_others() {
 }
 
 #[test]
+fn what_was_learned_is_tuned_on_masks_of_the_target() {
+    let sandbox = Sandbox::new();
+    sandbox.class("sets/mvtec/bottle");
+    for (part, images) in [("test", 2), ("trainval", 3)] {
+        for i in 0..images {
+            sandbox.picture(&format!("sets/TN3K/{part}-image/{i}.png"), i, true);
+            sandbox.mask(&format!("sets/TN3K/{part}-mask/{i}.png"));
+        }
+    }
+    let run = sandbox.run(&format!(
+        "bench tn3k --root sets --epochs 1 --resolution 56 --set image_size=56 -o bench --json {TINY}"
+    ));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(!run.stderr.contains("missing"), "{run:?}");
+    let lines = run.lines();
+    let found: Vec<&str> = lines
+        .iter()
+        .map(|line| line["method"].as_str().unwrap())
+        .collect();
+    assert_eq!(found, ["anomalyclip", "anomalyclip tuned on tn3k-training"]);
+    let published = |line: usize| lines[line]["published"].as_array().unwrap().len();
+    assert_eq!((published(0), published(1)), (1, 0));
+    // All images are anomalous: nothing is said of them as a whole.
+    for line in &lines {
+        let metrics = line["metrics"].as_array().unwrap();
+        let names: Vec<&str> = metrics
+            .iter()
+            .map(|m| m["metric"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "image AP",
+                "image F1-max",
+                "pixel AUROC",
+                "pixel AP",
+                "AUPRO",
+                "AUPRO 200"
+            ]
+        );
+    }
+    assert_ne!(
+        lines[0]["metrics"][2]["mean"],
+        lines[1]["metrics"][2]["mean"]
+    );
+    let alone = sandbox.run(&format!(
+        "train --data tn3k-training:sets/TN3K -o x.detector {TINY}"
+    ));
+    assert!(
+        alone
+            .stderr
+            .contains("there are no normal images to learn from"),
+        "{alone:?}"
+    );
+}
+
+#[test]
 fn what_is_wrong_with_one_data_set_does_not_stop_a_suite() {
     let sandbox = Sandbox::new();
     sandbox.data();

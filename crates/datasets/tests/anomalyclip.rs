@@ -23,7 +23,7 @@ struct Case {
     example: (&'static str, &'static str, Option<&'static str>),
 }
 
-const CASES: [Case; 23] = [
+const CASES: [Case; 24] = [
     Case {
         layout: "mvtec",
         root: "mvtec-ad",
@@ -251,6 +251,18 @@ const CASES: [Case; 23] = [
         classes: (1, "thyroid"),
         counts: [0, 0, 2],
         example: ("test-image/0001.jpg", "nodule", Some("test-mask/0001.jpg")),
+    },
+    Case {
+        layout: "tn3k-training",
+        root: "tn3k-training",
+        make: tn3k_training,
+        classes: (1, "thyroid"),
+        counts: [0, 0, 2],
+        example: (
+            "trainval-image/0001.jpg",
+            "nodule",
+            Some("trainval-mask/0001.jpg"),
+        ),
     },
 ];
 

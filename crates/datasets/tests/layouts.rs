@@ -133,7 +133,7 @@ fn splits_and_labels() {
 
 #[test]
 fn every_layout_recognises_its_own_tree_and_no_other() {
-    let make_all: [fn(&Tree); 27] = [
+    let make_all: [fn(&Tree); 28] = [
         aitex,
         cifar10,
         mnist,
@@ -159,6 +159,7 @@ fn every_layout_recognises_its_own_tree_and_no_other() {
         kvasir,
         endo,
         tn3k,
+        tn3k_training,
         sdd_thirds,
         own,
     ];
@@ -167,7 +168,7 @@ fn every_layout_recognises_its_own_tree_and_no_other() {
     // A root and the layouts that it is in: some sets lie alike, and `train` and `test` are
     // folders of anybody's too.
     let pairs: &[&str] = &["cvc-clinicdb", "cvc-colondb", "endo", "kvasir"];
-    let cases: [(&str, &[&str]); 27] = [
+    let cases: [(&str, &[&str]); 28] = [
         ("aitex", &["aitex"]),
         ("br35h", &["br35h", "brainmri"]),
         ("brainmri", &["br35h", "brainmri"]),
@@ -194,6 +195,7 @@ fn every_layout_recognises_its_own_tree_and_no_other() {
         ("sdd-thirds", &["folder", "sdd"]),
         ("textile", &["textile"]),
         ("tn3k", &["tn3k"]),
+        ("tn3k-training", &["tn3k-training"]),
         ("visa", &["visa"]),
     ];
     for (root, fits) in cases {

@@ -55,6 +55,8 @@ pub(crate) struct Training {
     /// Whether it learns from the normal images that data sets set apart for training too, or
     /// from their test images alone.
     pub(crate) from_all: bool,
+    /// Whether it cannot learn without normal images, with these settings.
+    pub(crate) needs_normal: fn(&Value) -> bool,
 }
 
 /// One line of a table of ablations.
@@ -263,12 +265,14 @@ impl Method {
         watch: &mut Watch,
     ) -> Result<Trained, DetectorError> {
         let training = self.training.ok_or(DetectorError::NotTrained(self.name))?;
+        let settings = Value::Object(settings.clone());
+        let needs_normal = (training.needs_normal)(&settings);
         for (anomalous, kind) in [(false, "normal"), (true, "anomalous")] {
-            if !samples.iter().any(|sample| sample.anomalous == anomalous) {
+            let are_there = samples.iter().any(|sample| sample.anomalous == anomalous);
+            if !are_there && (anomalous || needs_normal) {
                 return Err(DetectorError::NothingToLearn(kind));
             }
         }
-        let settings = Value::Object(settings.clone());
         (training.train)(&settings, encoder, samples, options, watch)
     }
 

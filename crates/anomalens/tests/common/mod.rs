@@ -93,16 +93,26 @@ impl Sandbox {
 
     /// An MVTec-style class with masks: `data/nut/{train,test,ground_truth}`.
     pub(crate) fn data(&self) {
-        (0..4).for_each(|i| self.picture(&format!("data/nut/train/good/{i}.png"), i, false));
+        self.class("data/nut");
+    }
+
+    /// The same in another folder.
+    pub(crate) fn class(&self, folder: &str) {
+        (0..4).for_each(|i| self.picture(&format!("{folder}/train/good/{i}.png"), i, false));
         for i in 0..3 {
-            self.picture(&format!("data/nut/test/good/{i}.png"), i + 2, false);
-            self.picture(&format!("data/nut/test/blot/{i}.png"), i, true);
-            let mask = png(64, 48, |x, y| {
-                let blot = (20..34).contains(&x) && (12..26).contains(&y);
-                if blot { [255; 3] } else { [0; 3] }
-            });
-            self.write(&format!("data/nut/ground_truth/blot/{i}_mask.png"), &mask);
+            self.picture(&format!("{folder}/test/good/{i}.png"), i + 2, false);
+            self.picture(&format!("{folder}/test/blot/{i}.png"), i, true);
+            self.mask(&format!("{folder}/ground_truth/blot/{i}_mask.png"));
         }
+    }
+
+    /// The mask of a bad picture.
+    pub(crate) fn mask(&self, name: &str) {
+        let mask = png(64, 48, |x, y| {
+            let blot = (20..34).contains(&x) && (12..26).contains(&y);
+            if blot { [255; 3] } else { [0; 3] }
+        });
+        self.write(name, &mask);
     }
 
     pub(crate) fn read(&self, name: &str) -> String {

@@ -56,6 +56,11 @@ const THYROID: Set = Set {
     endings: &MASK,
 };
 
+const THYROID_TRAINING: Set = Set {
+    folders: &[("trainval-image", "trainval-mask")],
+    ..THYROID
+};
+
 pub(super) const CVC_CLINICDB: Layout = Layout {
     name: "cvc-clinicdb",
     summary: "CVC-ClinicDB, polyps in colonoscopies",
@@ -153,17 +158,33 @@ pub(super) const TN3K: Layout = Layout {
     summary: "TN3K, nodules of the thyroid in ultrasound, the test part",
     expects: "test-image/* and test-mask/* of the same names",
     split: ALL_TEST,
-    about: Some(About {
-        title: "TN3K",
-        licence: "stated on the owners' page; none comes with the files",
-        citation: "H. Gong et al., Thyroid Region Prior Guided Attention for Ultrasound \
-            Segmentation of Thyroid Nodules, Computers in Biology and Medicine, 2023",
-        obtain: "repository haifangong/TRFE-Net-for-thyroid-nodule-segmentation on GitHub",
-        published: Published::Test([0, 614]),
-        published_in: "the owners' repository",
-    }),
+    about: Some(ABOUT_TN3K),
     missing: |root| Ok(THYROID.missing(root)),
     scan: |scan| THYROID.scan(scan),
+};
+
+pub(super) const TN3K_TRAINING: Layout = Layout {
+    name: "tn3k-training",
+    summary: "TN3K, the training part, to learn from",
+    expects: "trainval-image/* and trainval-mask/* of the same names",
+    split: "all images are to be learned from, and count as test images",
+    about: Some(About {
+        title: "TN3K, training part",
+        published: Published::Test([0, 2879]),
+        ..ABOUT_TN3K
+    }),
+    missing: |root| Ok(THYROID_TRAINING.missing(root)),
+    scan: |scan| THYROID_TRAINING.scan(scan),
+};
+
+const ABOUT_TN3K: About = About {
+    title: "TN3K",
+    licence: "stated on the owners' page; none comes with the files",
+    citation: "H. Gong et al., Thyroid Region Prior Guided Attention for Ultrasound Segmentation \
+        of Thyroid Nodules, Computers in Biology and Medicine, 2023",
+    obtain: "repository haifangong/TRFE-Net-for-thyroid-nodule-segmentation on GitHub",
+    published: Published::Test([0, 614]),
+    published_in: "the owners' repository",
 };
 
 /// What tells one set from another.

@@ -29,7 +29,7 @@ use crate::listing::below;
 use crate::sample::{MaskSource, Split};
 use crate::scan::{Item, Scan};
 
-static LAYOUTS: [Layout; 26] = [
+static LAYOUTS: [Layout; 27] = [
     folder::LAYOUT,
     meta::LAYOUT,
     aitex::LAYOUT,
@@ -55,6 +55,7 @@ static LAYOUTS: [Layout; 26] = [
     sdd::LAYOUT,
     textile::LAYOUT,
     lesions::TN3K,
+    lesions::TN3K_TRAINING,
     visa::LAYOUT,
 ];
 

@@ -220,3 +220,11 @@ pub(crate) fn tn3k(tree: &Tree) {
     pairs(tree, folders, ["0000", "0001"], "jpg", ".jpg");
     tree.image("tn3k/trainval-image/0000.jpg");
 }
+
+pub(crate) fn tn3k_training(tree: &Tree) {
+    let folders = [
+        "tn3k-training/trainval-image",
+        "tn3k-training/trainval-mask",
+    ];
+    pairs(tree, folders, ["0000", "0001"], "jpg", ".jpg");
+}

@@ -64,6 +64,8 @@ pub(crate) const TRAINING: Training = Training {
     untrained,
     variants: variants::variants,
     from_all: false,
+    // Masks tell normal pixels too.
+    needs_normal: |settings| settings.get("global_weight").and_then(Value::as_f64) != Some(0.0),
 };
 
 /// The embeddings, ready to score images.

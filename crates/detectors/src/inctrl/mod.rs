@@ -64,6 +64,7 @@ pub(crate) const TRAINING: Training = Training {
     untrained,
     variants,
     from_all: true,
+    needs_normal: |_| true,
 };
 
 /// The learned parts, and the shots and prompts that images are compared with.

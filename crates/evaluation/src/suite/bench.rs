@@ -21,8 +21,10 @@ const LEARNED: [&str; 2] = ["trained", "prompts"];
 pub struct Bench<'a> {
     /// What is measured, for the folder to tell it from others.
     pub suite: &'a str,
-    /// The data sets and what they are called.
+    /// The data sets that are measured on, and what they are called.
     pub data: Vec<(String, DataRef)>,
+    /// Further ones that are only learned from.
+    pub lessons: Vec<(String, DataRef)>,
     /// The data set that methods learn from, and the one for measuring on the first.
     pub teachers: [String; 2],
     /// The methods.
@@ -52,6 +54,8 @@ pub struct Entrant {
     pub shots: Vec<usize>,
     /// Seeds of their choice.
     pub seeds: Vec<u32>,
+    /// The data set whose masks it learns from after its lesson, of methods that are trained.
+    pub tuned_on: Option<String>,
 }
 
 /// What happens meanwhile.
@@ -145,7 +149,8 @@ impl Bench<'_> {
 
     /// The data set called `name`.
     pub(super) fn data_set(&self, name: &str) -> Result<DataSet, EvaluationError> {
-        let found = self.data.iter().find(|(known, _)| known == name);
+        let mut all = self.data.iter().chain(&self.lessons);
+        let found = all.find(|(known, _)| known == name);
         let (_, data) = found.ok_or_else(|| EvaluationError::NoTeacher(name.to_owned()))?;
         Ok(DataSet::open(data)?)
     }
@@ -202,13 +207,11 @@ impl Running<'_, '_> {
         };
         let mut entrants = vec![];
         for entrant in &bench.entrants {
-            let lesson = entrant
-                .needs_lesson()
-                .then(|| bench.lesson(entrant.method, &entrant.options, name));
+            let lesson = entrant.needs_lesson().then(|| bench.lesson(entrant, name));
             match lesson.transpose() {
                 Ok(lesson) => entrants.push((entrant, lesson)),
                 Err(error) => {
-                    let title = format!("{} on {name}", entrant.method.name);
+                    let title = format!("{} on {name}", entrant.name());
                     self.fail(&title, 1, &error.to_string())?;
                 }
             }
@@ -218,7 +221,7 @@ impl Running<'_, '_> {
             let content = fingerprint(&data, class);
             for (entrant, lesson) in &entrants {
                 let what = label(name, class, &whole);
-                let title = format!("{} on {what}", entrant.method.name);
+                let title = format!("{} on {what}", entrant.name());
                 let settings = bench.settings(entrant, &content, lesson.as_ref());
                 let cells = entrant.cells(name, class, &settings);
                 self.group(Group {
@@ -278,7 +281,7 @@ impl Running<'_, '_> {
         let mut options = options.clone();
         let mut learned = None;
         if let Some(lesson) = group.lesson {
-            let path = bench.teach(&mut self.taught, method, &options, lesson, self.watch)?;
+            let path = bench.teach(&mut self.taught, method, lesson, self.watch)?;
             if method.needs == Needs::Training {
                 learned = Some(DetectorFile::load(&path)?.detector);
             } else {
@@ -336,9 +339,18 @@ impl Running<'_, '_> {
 }
 
 impl Entrant {
+    /// What it is called in the tables.
+    fn name(&self) -> String {
+        match &self.tuned_on {
+            Some(data) => format!("{} tuned on {data}", self.method.name),
+            None => self.method.name.to_owned(),
+        }
+    }
+
     /// Whether it must learn from another data set first.
     fn needs_lesson(&self) -> bool {
-        self.method.is_trained() && !LEARNED.iter().any(|name| self.options.contains_key(*name))
+        let is_given = LEARNED.iter().any(|name| self.options.contains_key(*name));
+        self.method.is_trained() && (self.tuned_on.is_some() || !is_given)
     }
 
     /// Its cells on a class: one for each number of shots and each seed, if they matter.
@@ -346,7 +358,7 @@ impl Entrant {
         let cell = |shots, seed| CellName {
             data: data.to_owned(),
             class: class.to_owned(),
-            method: self.method.name.to_owned(),
+            method: self.name(),
             shots,
             seed,
             settings: settings.clone(),

@@ -16,6 +16,8 @@ pub struct Suite {
     /// What methods that are trained learn from: the first, and for measuring on the first the
     /// second.
     pub teachers: [&'static str; 2],
+    /// What zero-shot methods are tuned on in the end, to be measured once more.
+    pub tuning: Option<&'static str>,
     /// The methods, where none are asked for.
     pub methods: &'static [&'static str],
     /// Numbers of normal images for methods that need some.
@@ -29,7 +31,7 @@ pub struct Suite {
 /// The data sets of AnomalyCLIP's ablations.
 const ABLATION: &[&str] = &["mvtec", "visa"];
 
-static SUITES: [Suite; 5] = [
+static SUITES: [Suite; 6] = [
     Suite {
         name: "anomalyclip-industrial",
         summary: "industrial data sets of AnomalyCLIP (ICLR 2024, table 1), zero-shot",
@@ -43,6 +45,7 @@ static SUITES: [Suite; 5] = [
             "dtd-synthetic",
         ],
         teachers: ["mvtec", "visa"],
+        tuning: None,
         methods: &["anomalyclip"],
         shots: &[4],
         seeds: &[0],
@@ -64,6 +67,7 @@ static SUITES: [Suite; 5] = [
             "tn3k",
         ],
         teachers: ["mvtec", "visa"],
+        tuning: None,
         methods: &["anomalyclip"],
         shots: &[4],
         seeds: &[0],
@@ -85,6 +89,7 @@ static SUITES: [Suite; 5] = [
             "cifar10-multi",
         ],
         teachers: ["mvtec", "visa"],
+        tuning: None,
         methods: &["inctrl"],
         shots: &[2, 4, 8],
         seeds: &[0, 1, 2],
@@ -95,6 +100,18 @@ static SUITES: [Suite; 5] = [
         summary: "data sets of AnomalyCLIP's ablations, each taught by the other (`bench ablation`)",
         data: ABLATION,
         teachers: ["mvtec", "visa"],
+        tuning: None,
+        methods: &["anomalyclip"],
+        shots: &[4],
+        seeds: &[0],
+        resolution: 518,
+    },
+    Suite {
+        name: "tn3k",
+        summary: "TN3K, zero-shot, and after tuning on the masks of its training part",
+        data: &["tn3k"],
+        teachers: ["mvtec", "visa"],
+        tuning: Some("tn3k-training"),
         methods: &["anomalyclip"],
         shots: &[4],
         seeds: &[0],
@@ -113,6 +130,7 @@ static SUITES: [Suite; 5] = [
             "mnist",
         ],
         teachers: ["magnetic-tile", "sdd"],
+        tuning: None,
         methods: &["anomaly-dino", "musc", "self-similarity"],
         shots: &[2, 4, 8],
         seeds: &[0, 1, 2],
@@ -174,7 +192,12 @@ mod tests {
             for method in suite.methods {
                 assert!(anomalens_detectors::find(method).is_ok(), "{method}");
             }
-            for data in suite.data.iter().chain(&suite.teachers) {
+            for data in suite
+                .data
+                .iter()
+                .chain(&suite.teachers)
+                .chain(&suite.tuning)
+            {
                 assert!(anomalens_datasets::layout(data).is_ok(), "{data}");
             }
             let published = crate::published::data_sets();

@@ -6,7 +6,7 @@ use anomalens_datasets::{DataRef, layout};
 
 /// What folders of data sets are usually called, beside the layout's own name: by their archives,
 /// by the papers' code. Capitals, spaces, `-` and `_` do not matter.
-const USUAL: [(&str, &[&str]); 24] = [
+const USUAL: [(&str, &[&str]); 25] = [
     ("aitex", &["aitex fabric", "aitex fabric image database"]),
     ("br35h", &["br35h brain tumor detection 2020"]),
     ("brainmri", &["brain tumor dataset", "brain mri images"]),
@@ -36,6 +36,7 @@ const USUAL: [(&str, &[&str]); 24] = [
     ("sdd", &["kolektorsdd", "kolektorsdd boxes"]),
     ("textile", &["textile defects"]),
     ("tn3k", &["thyroid tn3k"]),
+    ("tn3k-training", &["tn3k", "thyroid tn3k"]),
     ("visa", &["visa 20220922"]),
 ];
 

@@ -7,22 +7,28 @@ use anomalens_detectors::training::TrainEvent;
 use anomalens_detectors::{DetectorFile, FitOptions, Method, Provenance};
 use serde_json::json;
 
-use super::bench::{Bench, BenchEvent, Stop, Watch};
+use super::bench::{Bench, BenchEvent, Entrant, Stop, Watch};
 use super::cell::{digest, fingerprint};
 use crate::{EvaluationError, training_samples};
 
 /// The folder of learned detectors, below that of the results.
 const FOLDER: &str = "trained";
 
+/// The setting that names what learning starts from.
+const PROMPTS: &str = "prompts";
+
 /// What was learned from whom in this run, so that a failure is not met twice.
 #[derive(Default)]
 pub(super) struct Taught(HashMap<String, Result<PathBuf, String>>);
 
-/// What a method is to learn from.
+/// What a method is to learn from, with which settings.
 pub(super) struct Lesson {
     /// The file that it makes, without its folder.
     file: String,
     teacher: String,
+    options: FitOptions,
+    /// What was learned before, to go on from.
+    start: Option<Box<Lesson>>,
 }
 
 impl Lesson {
@@ -37,34 +43,46 @@ impl Lesson {
 }
 
 impl Bench<'_> {
-    /// What `method` must learn before it is measured on `data`.
-    pub(super) fn lesson(
-        &self,
-        method: &Method,
-        options: &FitOptions,
-        data: &str,
-    ) -> Result<Lesson, EvaluationError> {
+    /// What `entrant` must learn before it is measured on `data`.
+    pub(super) fn lesson(&self, entrant: &Entrant, data: &str) -> Result<Lesson, EvaluationError> {
+        let options = &entrant.options;
         let [first, second] = &self.teachers;
         let teacher = if data == first { second } else { first };
+        let Some(target) = &entrant.tuned_on else {
+            return self.lesson_from(entrant.method, teacher, options.clone(), None);
+        };
+        let mut tuning = options.clone();
+        // Where all images are anomalous only masks tell what is normal.
+        tuning.insert("global_weight".to_owned(), json!(0));
+        let start = match options.contains_key(PROMPTS) {
+            true => None,
+            false => Some(self.lesson_from(entrant.method, teacher, options.clone(), None)?),
+        };
+        self.lesson_from(entrant.method, target, tuning, start)
+    }
+
+    fn lesson_from(
+        &self,
+        method: &Method,
+        teacher: &str,
+        options: FitOptions,
+        start: Option<Lesson>,
+    ) -> Result<Lesson, EvaluationError> {
         let set = self.data_set(teacher)?;
         let classes: Vec<String> = set.classes.iter().map(|c| fingerprint(&set, c)).collect();
         let training = &self.training;
         let identity = json!({
             "method": method.name,
             "options": options,
+            "start": start.as_ref().map(Lesson::identity),
             "backbone": self.backbone,
             "version": env!("CARGO_PKG_VERSION"),
             "data": classes,
             "training": [training.epochs, training.batch],
             "seed": training.seed,
         });
-        let plain = |c: char| {
-            if c.is_alphanumeric() || c == '-' {
-                c
-            } else {
-                '_'
-            }
-        };
+        let is_plain = |c: char| c.is_alphanumeric() || c == '-';
+        let plain = |c: char| if is_plain(c) { c } else { '_' };
         Ok(Lesson {
             file: format!(
                 "{}-{}-{}.detector",
@@ -72,7 +90,9 @@ impl Bench<'_> {
                 teacher.chars().map(plain).collect::<String>(),
                 digest(&identity.to_string())
             ),
-            teacher: teacher.clone(),
+            teacher: teacher.to_owned(),
+            options,
+            start: start.map(Box::new),
         })
     }
 
@@ -81,12 +101,11 @@ impl Bench<'_> {
         &self,
         taught: &mut Taught,
         method: &Method,
-        options: &FitOptions,
         lesson: &Lesson,
         watch: &mut Watch,
     ) -> Result<PathBuf, Stop> {
         if !taught.0.contains_key(&lesson.file) {
-            let learned = match self.learn(method, options, lesson, watch) {
+            let learned = match self.learn(taught, method, lesson, watch) {
                 Err(Stop::BrokenOff) => return Err(Stop::BrokenOff),
                 Err(Stop::Error(error)) => Err(error.to_string()),
                 Ok(path) => Ok(path),
@@ -104,14 +123,20 @@ impl Bench<'_> {
 
     fn learn(
         &self,
+        taught: &mut Taught,
         method: &Method,
-        options: &FitOptions,
         lesson: &Lesson,
         watch: &mut Watch,
     ) -> Result<PathBuf, Stop> {
         let path = self.folder.join(FOLDER).join(&lesson.file);
         if path.is_file() {
             return Ok(path);
+        }
+        let mut options = lesson.options.clone();
+        if let Some(start) = &lesson.start {
+            let before = self.teach(taught, method, start, watch)?;
+            let prompts = before.with_extension("training").join("prompts.pth");
+            options.insert(PROMPTS.to_owned(), json!(prompts));
         }
         let data = self.data_set(&lesson.teacher)?;
         let samples = training_samples(&data, None, method.trains_on_all());
@@ -128,7 +153,7 @@ impl Bench<'_> {
             stopped |= flow.is_break();
             flow
         };
-        let trained = method.train(options, self.encoder, &samples, &training, &mut told)?;
+        let trained = method.train(&options, self.encoder, &samples, &training, &mut told)?;
         if stopped {
             return Err(Stop::BrokenOff);
         }

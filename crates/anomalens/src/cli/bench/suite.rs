@@ -8,7 +8,7 @@ use anomalens::backbones::weights::{Kind, Registry, Store};
 use anomalens::backbones::{Backbone, CachedEncoder, Engine, FeatureCache, ImageEncoder};
 use anomalens::datasets::{DataRef, layout};
 use anomalens::detectors::training::{Cache, TrainOptions};
-use anomalens::detectors::{FitOptions, find as find_method};
+use anomalens::detectors::{FitOptions, Needs, find as find_method};
 use anomalens::evaluation::suite::{
     Absent, Bench, BenchEvent, BenchResult, Cell, Entrant, Heading, Suite, Written, place, suite,
     suites, usual_names, write_tables,
@@ -120,7 +120,13 @@ fn measure(args: &Args) -> Result<End> {
     let suite = args.suite;
     let (entrants, teachers) = (entrants(args)?, teachers(args)?);
     let cache = feature_cache(args)?;
-    let DataSets { found, missing } = DataSets::find(args)?;
+    let learns = entrants.iter().any(|entrant| entrant.method.is_trained());
+    let wanted: &[String] = if learns { &teachers } else { &[] };
+    let DataSets {
+        found,
+        lessons,
+        missing,
+    } = DataSets::find(args, wanted)?;
     for note in &missing {
         tell(note);
     }
@@ -133,6 +139,7 @@ fn measure(args: &Args) -> Result<End> {
     let bench = Bench {
         suite: suite.name,
         data: found,
+        lessons,
         teachers,
         entrants,
         encoder: &*encoder(&backbone, cache.as_ref())?,
@@ -179,13 +186,15 @@ const TRAINING_SEED: u32 = 111;
 struct DataSets {
     /// Those that are here, and what they are called.
     found: Vec<(String, DataRef)>,
+    /// Those that are only learned from.
+    lessons: Vec<(String, DataRef)>,
     /// Sentences on those that are not.
     missing: Vec<String>,
 }
 
 impl DataSets {
     /// Those that are given by themselves, below the root, and among the packages that were pulled.
-    fn find(args: &Args) -> Result<Self> {
+    fn find(args: &Args, teachers: &[String]) -> Result<Self> {
         let mut given: Vec<(String, DataRef)> = vec![];
         for reference in &args.data {
             let data = reference.locate()?;
@@ -199,15 +208,32 @@ impl DataSets {
             given.push((name, data));
         }
         let mut sets = Self::default();
-        for &name in args.suite.data {
+        let mut take = |name: &str| {
             let by_itself = given.iter().position(|(known, _)| known == name);
-            let found = match by_itself.map(|i| given.remove(i).1) {
+            match by_itself.map(|i| given.remove(i).1) {
                 Some(data) => Ok(data),
                 None => below_root(args, name).or_else(|reason| installed(name).ok_or(reason)),
-            };
-            match found {
+            }
+        };
+        let suite = args.suite;
+        for &name in suite.data {
+            match take(name) {
                 Ok(data) => sets.found.push((name.to_owned(), data)),
                 Err(reason) => sets.missing.push(absent(name, &reason)),
+            }
+        }
+        // Those who teach in the suite are not measured on unless they belong to it.
+        let others = suite.teachers.into_iter().chain(suite.tuning);
+        for name in others.filter(|name| !suite.data.contains(name)) {
+            let is_wanted =
+                teachers.iter().any(|teacher| teacher == name) || suite.tuning == Some(name);
+            match take(name) {
+                Ok(data) => sets.lessons.push((name.to_owned(), data)),
+                // The second teacher is for measuring on the first.
+                Err(reason) if is_wanted && Some(name) != suite.teachers.last().copied() => {
+                    sets.missing.push(absent(name, &reason));
+                }
+                Err(_) => {}
             }
         }
         sets.found.extend(given);
@@ -301,9 +327,26 @@ fn entrants(args: &Args) -> Result<Vec<Entrant>> {
                 [] => suite.seeds.to_vec(),
                 given => given.to_vec(),
             },
+            tuned_on: None,
         })
     };
-    methods.iter().map(entrant).collect()
+    let mut entrants = methods
+        .iter()
+        .map(entrant)
+        .collect::<Result<Vec<Entrant>>>()?;
+    if let Some(data) = suite.tuning {
+        let tuned = entrants
+            .iter()
+            .filter(|entrant| entrant.method.needs == Needs::Training);
+        let tuned: Vec<Entrant> = tuned
+            .map(|entrant| Entrant {
+                tuned_on: Some(data.to_owned()),
+                ..entrant.clone()
+            })
+            .collect();
+        entrants.extend(tuned);
+    }
+    Ok(entrants)
 }
 
 /// The folder of features, unless it is off.
