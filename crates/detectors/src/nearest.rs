@@ -48,17 +48,6 @@ pub(crate) fn pack(values: &[f32], width: usize) -> Result<PackedVectors, Detect
     Ok(PackedVectors::new(engine, Precision::F32, values, width)?)
 }
 
-/// For each row of `queries` `[n, width]` the highest cosine similarity to any row of `bank`
-/// `[m, width]`, which is packed anew; rows of both have length 1.
-pub(crate) fn highest_similarity(
-    queries: &Tensor,
-    bank: &Tensor,
-) -> Result<Vec<f32>, DetectorError> {
-    let width = bank.dim(1)?;
-    let packed = with_values(bank, |values| pack(values, width))??;
-    with_values(queries, |queries| packed.highest(queries, Parallel::Pool))
-}
-
 /// Lends the values of a contiguous float32 tensor on the CPU, without a copy.
 pub(crate) fn with_values<T>(
     tensor: &Tensor,

@@ -100,8 +100,9 @@ impl ClipText {
     }
 
     /// As [`encode`](Self::encode), for token embeddings `[texts, context, width]` that end at
-    /// `ends`. `before` may change the tokens `[texts, context, width]` before each block, which
-    /// is counted from 1.
+    /// `ends`. `before` may change the tokens `[texts, length, width]` before each block, which is
+    /// counted from 1; `length` is that of the longest text, since no token sees what comes after
+    /// it.
     ///
     /// # Errors
     /// Those of the tensor library and of `before`.
@@ -111,9 +112,12 @@ impl ClipText {
         ends: &[usize],
         before: impl Fn(usize, Tensor) -> candle_core::Result<Tensor>,
     ) -> Result<Tensor, BackboneError> {
-        let mut tokens = embeddings.broadcast_add(&self.positions)?;
+        let length = ends.iter().max().map_or(0, |end| end + 1);
+        let mask = self.mask.narrow(0, 0, length)?.narrow(1, 0, length)?;
+        let positions = self.positions.narrow(0, 0, length)?;
+        let mut tokens = embeddings.narrow(1, 0, length)?.broadcast_add(&positions)?;
         for (number, block) in (1..).zip(&self.blocks) {
-            tokens = block.forward(&before(number, tokens)?, &self.mask)?;
+            tokens = block.forward(&before(number, tokens)?, &mask)?;
         }
         let tokens = self.final_norm.forward(&tokens)?;
         let rows = ends

@@ -11,7 +11,8 @@ use candle_core::{Device, Tensor};
 use serde_json::json;
 
 use super::checkpoint::Saved;
-use super::loss::{GlocalLoss, upsample};
+use super::loss::GlocalLoss;
+use super::map_loss::Upsampling;
 use super::prompt::Prompts;
 use super::{AnomalyClip, BETAS, Config, LEARNING_RATE, fit, load};
 use crate::Detector;
@@ -159,7 +160,7 @@ fn three_steps_of_training() {
     let learner = GlocalLoss {
         config: &config,
         prompts: &prompts,
-        upsample: upsample(5, 70).unwrap(),
+        upsampling: Upsampling::new(5, 70),
     };
     let features = Batch {
         embedding: Some(goldens.get("dpam70.image").clone()),
@@ -319,7 +320,7 @@ fn each_class_has_its_own_prompts_where_they_name_it() {
         let learner = GlocalLoss {
             config,
             prompts,
-            upsample: upsample(5, 70).unwrap(),
+            upsampling: Upsampling::new(5, 70),
         };
         let embedding = Goldens::load("anomalyclip_tiny.safetensors")
             .get("dpam70.image")

@@ -6,6 +6,7 @@
 //! config.rs      settings
 //! prompt.rs      the learned prompts, or embeddings in their place
 //! loss.rs        the loss that they are learned with
+//! map_loss.rs    its part that looks at pixels, with its gradient
 //! checkpoint.rs  the original's checkpoint files
 //! variants.rs    what its ablations compare
 //! ```
@@ -18,6 +19,7 @@ mod config;
 #[cfg(test)]
 mod goldens;
 mod loss;
+mod map_loss;
 mod prompt;
 mod variants;
 
@@ -33,11 +35,13 @@ pub use config::{Config, ImageScore, Normalisation, PromptKind};
 use crate::detector::{Array, Detector, NormalRange, Scope, Scored, State};
 use crate::registry::{Shots, Training, check_features, configure};
 use crate::training::{
-    Adam, Record, Run, TrainOptions, Trained, TrainingSample, Watch, run, shuffled_batches,
+    Adam, Record, Run, TrainOptions, Trained, TrainingMask, TrainingSample, Watch, run,
+    shuffled_batches,
 };
 use crate::{DetectorError, Setup};
 use checkpoint::Saved;
-use loss::{GlocalLoss, upsample};
+use loss::GlocalLoss;
+use map_loss::Upsampling;
 use prompt::Prompts;
 
 /// The method's name.
@@ -147,6 +151,15 @@ fn train(
         config.classes.sort_unstable();
         config.classes.dedup();
     }
+    let maps_teach =
+        config.local_weight > 0.0 && samples.iter().any(|s| s.mask != TrainingMask::Unknown);
+    if config.global_weight == 0.0 && !maps_teach {
+        return Err(refuse(
+            "with `global_weight = 0` only masks teach anything, and these images have none or \
+             `local_weight` is 0 too"
+                .to_owned(),
+        ));
+    }
     let setup = config.setup()?;
     let patches = config.image_size as usize / encoder.patch();
     let prompts = Prompts::new(&config, text, encoder.embedding_width(), options.seed)?;
@@ -165,7 +178,7 @@ fn train(
     let learner = GlocalLoss {
         config: &config,
         prompts: &prompts,
-        upsample: upsample(patches, config.image_size as usize)?,
+        upsampling: Upsampling::new(patches, config.image_size as usize),
     };
     let paths = samples.iter().map(|s| (&s.source.path, s.source.crop));
     let identity = json!({

@@ -187,9 +187,12 @@ impl TextPrompts {
     }
 }
 
-/// `tokens` `[prompts, context, width]` with `new` in place of those after the first.
+/// `tokens` `[prompts, length, width]` with `new` in place of those after the first, as far as
+/// there are any.
 fn replace(tokens: &Tensor, new: &Tensor) -> candle_core::Result<Tensor> {
-    let (context, count) = (tokens.dim(1)?, new.dim(1)?);
-    let rest = tokens.narrow(1, 1 + count, context - 1 - count)?;
-    Tensor::cat(&[&tokens.narrow(1, 0, 1)?, new, &rest], 1)
+    let after = tokens.dim(1)?.saturating_sub(1);
+    let count = new.dim(1)?.min(after);
+    let rest = tokens.narrow(1, 1 + count, after - count)?;
+    let new = new.narrow(1, 0, count)?;
+    Tensor::cat(&[&tokens.narrow(1, 0, 1)?, &new, &rest], 1)
 }

@@ -278,7 +278,7 @@ impl InCtrl {
         else {
             return Err(DetectorError::NoShots(NAME));
         };
-        let grid = check_features(image, &self.setup, banks[0].dim(1)?)?;
+        let grid = check_features(image, &self.setup, banks[0].width())?;
         let compared = Compared::of(image, &self.config)?;
         let map = residual::map(&compared.patches, banks)?;
         let score = match &self.model {

@@ -2,11 +2,12 @@
 //! similar patch of its shots, half of the cosine distance.
 
 use anomalens_backbones::ImageFeatures;
+use anomalens_kernels::{PackedVectors, Parallel};
 use candle_core::Tensor;
 
 use super::config::Config;
 use crate::DetectorError;
-use crate::nearest::{highest_similarity, matrix};
+use crate::nearest::{matrix, pack, with_values};
 use crate::tokens::{normalise, normalise_rows, standardise_rows};
 
 /// An image as others are compared with it.
@@ -57,16 +58,38 @@ fn residual(cosine: f32) -> f32 {
     (0.5 * (1.0 - cosine)).max(0.0)
 }
 
-/// The residual of each row of `patches` beside those of `references`.
-pub(super) fn residuals(patches: &Tensor, references: &Tensor) -> Result<Vec<f32>, DetectorError> {
-    let cosines = highest_similarity(patches, references)?;
-    Ok(cosines.into_iter().map(residual).collect())
+/// The patches of shots after one block, ready to be searched.
+pub(super) struct Bank {
+    packed: PackedVectors,
+    width: usize,
 }
 
-/// The mean over the blocks of the residuals.
-pub(super) fn map(patches: &[Tensor], references: &[Tensor]) -> Result<Vec<f32>, DetectorError> {
-    let blocks = patches.iter().zip(references);
-    mean(blocks.map(|(patches, references)| residuals(patches, references)))
+impl Bank {
+    /// Of `patches` `[n, width]` of length 1.
+    pub(super) fn new(patches: &Tensor) -> Result<Self, DetectorError> {
+        let width = patches.dim(1)?;
+        let packed = with_values(patches, |values| pack(values, width))??;
+        Ok(Self { packed, width })
+    }
+
+    /// Length of a patch's token.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The residual of each row of `patches` `[n, width]`.
+    pub(super) fn residuals(&self, patches: &Tensor) -> Result<Vec<f32>, DetectorError> {
+        let cosines = with_values(patches, |patches| {
+            self.packed.highest(patches, Parallel::Pool)
+        })?;
+        Ok(cosines.into_iter().map(residual).collect())
+    }
+}
+
+/// The mean over the blocks of the residuals of `patches` beside `banks`.
+pub(super) fn map(patches: &[Tensor], banks: &[Bank]) -> Result<Vec<f32>, DetectorError> {
+    let blocks = patches.iter().zip(banks);
+    mean(blocks.map(|(patches, bank)| bank.residuals(patches)))
 }
 
 /// The mean over the blocks of each patch's residual beside the other patches of its own image.

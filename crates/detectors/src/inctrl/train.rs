@@ -11,7 +11,7 @@ use super::config::{Config, Head};
 use super::layout::{BatchSize, ShotOf};
 use super::model::Model;
 use super::network::{Evidence, Network, Phase};
-use super::residual::Compared;
+use super::residual::{Bank, Compared};
 use super::shots::References;
 use super::units::{self, Residuals};
 use super::{InCtrl, NAME, checkpoint, refuse, residual, text};
@@ -299,7 +299,7 @@ impl FocalLoss<'_> {
                 let shots = shots
                     .iter()
                     .map(|(block, shot)| &all[place(shot)].patches[*block]);
-                references.push(Tensor::cat(&shots.collect::<Vec<_>>(), 0)?);
+                references.push(Bank::new(&Tensor::cat(&shots.collect::<Vec<_>>(), 0)?)?);
             }
             let map = residual::map(&own, &references)?;
             Ok(Tensor::new(map, &Device::Cpu)?)
@@ -364,9 +364,9 @@ impl FocalLoss<'_> {
     fn residuals(&self, image: &Compared, shots: &[&Compared]) -> Result<Residuals, DetectorError> {
         let banks = (0..self.config.blocks.len()).map(|block| {
             let rows: Vec<&Tensor> = shots.iter().map(|shot| &shot.patches[block]).collect();
-            Tensor::cat(&rows, 0)
+            Bank::new(&Tensor::cat(&rows, 0)?)
         });
-        let banks = banks.collect::<candle_core::Result<Vec<_>>>()?;
+        let banks = banks.collect::<Result<Vec<_>, _>>()?;
         let map = residual::map(&image.patches, &banks)?;
         let wholes = shots.iter().map(|shot| shot.means.as_slice());
         let row = units::row(&map)?;

@@ -10,7 +10,7 @@ use candle_core::Tensor;
 
 use super::progress::Progress;
 use super::random::{generator, shuffled};
-use super::sample::masks;
+use super::sample::Masks;
 use super::store::Batch;
 use super::{Adam, Cache, EpochLog, FeatureStore, Record, TrainingSample};
 use crate::{Detector, DetectorError, Setup, StreamOptions};
@@ -186,8 +186,14 @@ pub(crate) fn run(
     let Some((mut store, encoding)) = filled else {
         return Ok(ended(&progress.epochs, Some(INTERRUPTED), None));
     };
+    let limits = &options.stream.limits;
+    let mut masks = plan
+        .mask_side
+        .map(|side| Masks::new(plan.samples, side, limits));
     for epoch in finished + 1..=plan.epochs {
-        match train_epoch(plan, learner, optimiser, options, watch, &mut store, epoch)? {
+        match train_epoch(
+            plan, learner, optimiser, watch, &mut store, &mut masks, epoch,
+        )? {
             Ok(log) => {
                 progress.save(log.clone(), optimiser)?;
                 if watch(TrainEvent::Epoch(log)).is_break() {
@@ -210,9 +216,9 @@ fn train_epoch(
     plan: &Run,
     learner: &dyn Learner,
     optimiser: &mut Adam,
-    options: &TrainOptions,
     watch: &mut Watch,
     store: &mut FeatureStore,
+    masks: &mut Option<Masks>,
     epoch: usize,
 ) -> Result<Result<EpochLog, String>, DetectorError> {
     let start = Instant::now();
@@ -223,8 +229,8 @@ fn train_epoch(
     for (step, indices) in (1..).zip(&order) {
         let features = store.batch(indices)?;
         let samples: Vec<&TrainingSample> = indices.iter().map(|&i| &plan.samples[i]).collect();
-        let masks = match plan.mask_side {
-            Some(side) => masks(&samples, side, &options.stream.limits)?,
+        let masks = match masks {
+            Some(masks) => masks.batch(indices)?,
             None => vec![],
         };
         let losses = learner.loss(&features, &samples, &masks)?;

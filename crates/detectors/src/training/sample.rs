@@ -53,14 +53,59 @@ impl TrainingSample {
     }
 }
 
-/// The masks of `samples`, each `side * side` or none where it is not known.
-pub(crate) fn masks(
-    samples: &[&TrainingSample],
+/// The masks of training images. Each file is read once; from then on its pixels are kept, one bit
+/// each.
+pub(crate) struct Masks<'a> {
+    samples: &'a [TrainingSample],
     side: u32,
-    limits: &Limits,
-) -> Result<Vec<Option<Vec<bool>>>, DetectorError> {
-    samples
-        .par_iter()
-        .map(|sample| sample.mask(side, limits))
-        .collect()
+    limits: &'a Limits,
+    /// Those read so far; an image without known mask has none.
+    bits: Vec<Option<Option<Vec<u8>>>>,
+}
+
+impl<'a> Masks<'a> {
+    /// The masks of `samples` at `side` x `side`; nothing is read yet.
+    pub(crate) fn new(samples: &'a [TrainingSample], side: u32, limits: &'a Limits) -> Self {
+        Self {
+            samples,
+            side,
+            limits,
+            bits: vec![None; samples.len()],
+        }
+    }
+
+    /// Those of the samples at `indices`, each `side * side`, or none where it is not known.
+    pub(crate) fn batch(
+        &mut self,
+        indices: &[usize],
+    ) -> Result<Vec<Option<Vec<bool>>>, DetectorError> {
+        let read = |&i: &usize| Ok((i, self.samples[i].mask(self.side, self.limits)?));
+        let new: Vec<(usize, Option<Vec<bool>>)> = indices
+            .par_iter()
+            .filter(|&&i| self.bits[i].is_none())
+            .map(read)
+            .collect::<Result<_, DetectorError>>()?;
+        for (i, mask) in new {
+            self.bits[i] = Some(mask.as_deref().map(packed));
+        }
+        let pixels = (self.side * self.side) as usize;
+        let mask = |&i: &usize| {
+            let bits = self.bits[i].as_ref()?.as_ref()?;
+            Some(
+                (0..pixels)
+                    .map(|p| bits[p / 8] >> (p % 8) & 1 == 1)
+                    .collect(),
+            )
+        };
+        Ok(indices.par_iter().map(mask).collect())
+    }
+}
+
+/// Eight pixels in a byte, the first one lowest.
+fn packed(mask: &[bool]) -> Vec<u8> {
+    let byte = |pixels: &[bool]| {
+        let bits = pixels.iter().enumerate();
+        bits.fold(0, |byte, (i, &pixel)| byte | u8::from(pixel) << i)
+    };
+    mask.chunks(8).map(byte).collect()
 }
