@@ -175,7 +175,7 @@ fn every_part_of_the_score() {
             check("text_features", &texts[image].concat());
             let compared = Compared::of(&features[image], &detector.config).unwrap();
             let blocks = compared.patches.iter().zip(&detector.references.banks);
-            let maps = blocks.map(|(own, bank)| bank.residuals(own).unwrap());
+            let maps = blocks.map(|(own, bank)| residual::residuals(own, bank).unwrap());
             check("block_map", &maps.collect::<Vec<_>>().concat());
 
             let map = residual::map(&compared.patches, &detector.references.banks).unwrap();

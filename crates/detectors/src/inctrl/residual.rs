@@ -2,12 +2,11 @@
 //! similar patch of its shots, half of the cosine distance.
 
 use anomalens_backbones::ImageFeatures;
-use anomalens_kernels::{PackedVectors, Parallel};
 use candle_core::Tensor;
 
 use super::config::Config;
 use crate::DetectorError;
-use crate::nearest::{matrix, pack, with_values};
+use crate::nearest::{UnitVectors, matrix, with_values};
 use crate::tokens::{normalise, normalise_rows, standardise_rows};
 
 /// An image as others are compared with it.
@@ -58,38 +57,22 @@ fn residual(cosine: f32) -> f32 {
     (0.5 * (1.0 - cosine)).max(0.0)
 }
 
-/// The patches of shots after one block, ready to be searched.
-pub(super) struct Bank {
-    packed: PackedVectors,
-    width: usize,
+/// The patches `[n, width]` of shots after one block, of length 1, ready to be searched.
+pub(super) fn bank(patches: &Tensor) -> Result<UnitVectors, DetectorError> {
+    let width = patches.dim(1)?;
+    UnitVectors::new(patches.flatten_all()?.to_vec1()?, width)
 }
 
-impl Bank {
-    /// Of `patches` `[n, width]` of length 1.
-    pub(super) fn new(patches: &Tensor) -> Result<Self, DetectorError> {
-        let width = patches.dim(1)?;
-        let packed = with_values(patches, |values| pack(values, width))??;
-        Ok(Self { packed, width })
-    }
-
-    /// Length of a patch's token.
-    pub(super) fn width(&self) -> usize {
-        self.width
-    }
-
-    /// The residual of each row of `patches` `[n, width]`.
-    pub(super) fn residuals(&self, patches: &Tensor) -> Result<Vec<f32>, DetectorError> {
-        let cosines = with_values(patches, |patches| {
-            self.packed.highest(patches, Parallel::Pool)
-        })?;
-        Ok(cosines.into_iter().map(residual).collect())
-    }
+/// The residual of each row of `patches` `[n, width]` beside those of a bank.
+pub(super) fn residuals(patches: &Tensor, bank: &UnitVectors) -> Result<Vec<f32>, DetectorError> {
+    let cosines = with_values(patches, |patches| bank.highest_similarity(patches))?;
+    Ok(cosines.into_iter().map(residual).collect())
 }
 
 /// The mean over the blocks of the residuals of `patches` beside `banks`.
-pub(super) fn map(patches: &[Tensor], banks: &[Bank]) -> Result<Vec<f32>, DetectorError> {
+pub(super) fn map(patches: &[Tensor], banks: &[UnitVectors]) -> Result<Vec<f32>, DetectorError> {
     let blocks = patches.iter().zip(banks);
-    mean(blocks.map(|(patches, bank)| bank.residuals(patches)))
+    mean(blocks.map(|(patches, bank)| residuals(patches, bank)))
 }
 
 /// The mean over the blocks of each patch's residual beside the other patches of its own image.

@@ -8,11 +8,11 @@ use candle_core::{Device, Tensor};
 
 use super::config::Config;
 use super::model::Model;
-use super::residual::{self, Bank, Compared};
+use super::residual::{self, Compared};
 use super::units::{self, Residuals};
 use super::unusable;
 use crate::detector::{Array, NormalRange};
-use crate::nearest::matrix;
+use crate::nearest::{UnitVectors, matrix};
 use crate::{DetectorError, Views};
 
 /// Quantile of the shots' residuals beyond which patches are drawn as anomalous.
@@ -71,7 +71,7 @@ pub(super) fn embedding(features: &ImageFeatures) -> Result<Tensor, DetectorErro
 pub(super) struct References {
     by_name: BTreeMap<String, Kept>,
     /// The patches of all shots, for each block.
-    pub(super) banks: Vec<Bank>,
+    pub(super) banks: Vec<UnitVectors>,
     /// The mean of what stands for the whole of each, `[1, width]`; none without shots.
     pub(super) mean: Option<Tensor>,
     /// What patches of one shot score beside the others.
@@ -189,11 +189,11 @@ fn tokens_name(shot: &str, block: usize) -> String {
 }
 
 /// The patches of `shots` for each block.
-fn banks(shots: &[&Kept]) -> Result<Vec<Bank>, DetectorError> {
+fn banks(shots: &[&Kept]) -> Result<Vec<UnitVectors>, DetectorError> {
     let blocks = shots.first().map_or(0, |shot| shot.blocks.len());
     let bank = |block: usize| {
         let parts: Vec<&Tensor> = shots.iter().map(|shot| &shot.blocks[block]).collect();
-        Bank::new(&Tensor::cat(&parts, 0)?)
+        residual::bank(&Tensor::cat(&parts, 0)?)
     };
     (0..blocks).map(bank).collect()
 }
@@ -222,8 +222,8 @@ impl Beside {
                 residual::map(&upright, &banks(&others)?)?
             } else if rows > patches {
                 let others = shot.blocks.iter();
-                let others =
-                    others.map(|block| Bank::new(&block.narrow(0, patches, rows - patches)?));
+                let others = others
+                    .map(|block| residual::bank(&block.narrow(0, patches, rows - patches)?));
                 residual::map(&upright, &others.collect::<Result<Vec<_>, _>>()?)?
             } else {
                 residual::within(&upright)?

@@ -11,7 +11,7 @@ use super::config::{Config, Head};
 use super::layout::{BatchSize, ShotOf};
 use super::model::Model;
 use super::network::{Evidence, Network, Phase};
-use super::residual::{Bank, Compared};
+use super::residual::Compared;
 use super::shots::References;
 use super::units::{self, Residuals};
 use super::{InCtrl, NAME, checkpoint, refuse, residual, text};
@@ -299,7 +299,10 @@ impl FocalLoss<'_> {
                 let shots = shots
                     .iter()
                     .map(|(block, shot)| &all[place(shot)].patches[*block]);
-                references.push(Bank::new(&Tensor::cat(&shots.collect::<Vec<_>>(), 0)?)?);
+                references.push(residual::bank(&Tensor::cat(
+                    &shots.collect::<Vec<_>>(),
+                    0,
+                )?)?);
             }
             let map = residual::map(&own, &references)?;
             Ok(Tensor::new(map, &Device::Cpu)?)
@@ -364,7 +367,7 @@ impl FocalLoss<'_> {
     fn residuals(&self, image: &Compared, shots: &[&Compared]) -> Result<Residuals, DetectorError> {
         let banks = (0..self.config.blocks.len()).map(|block| {
             let rows: Vec<&Tensor> = shots.iter().map(|shot| &shot.patches[block]).collect();
-            Bank::new(&Tensor::cat(&rows, 0)?)
+            residual::bank(&Tensor::cat(&rows, 0)?)
         });
         let banks = banks.collect::<Result<Vec<_>, _>>()?;
         let map = residual::map(&image.patches, &banks)?;
