@@ -1,6 +1,6 @@
 //! Nearest neighbours among sets of unit vectors.
 
-use anomalens_kernels::{Engine, PackedVectors, Parallel, Precision};
+use anomalens_kernels::{Engine, Neighbour, PackedVectors, Parallel, Precision};
 use candle_core::{Device, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -40,8 +40,8 @@ impl UnitVectors {
         let rows = queries.par_chunks_exact(self.width.max(1));
         rows.zip(nearest.par_chunks(each))
             .map(|(query, candidates)| {
-                let vector = |i: usize| &self.values[i * self.width..(i + 1) * self.width];
-                let exact = candidates.iter().map(|c| dot(query, vector(c.index)));
+                let vector = |c: &Neighbour| self.values.chunks_exact(self.width).nth(c.index);
+                let exact = candidates.iter().filter_map(vector).map(|v| dot(query, v));
                 exact.fold(f32::NEG_INFINITY, f32::max)
             })
             .collect()
@@ -56,8 +56,8 @@ impl UnitVectors {
     }
 }
 
-/// In lanes that compilers turn into vector instructions.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+/// Inner product, in lanes that compilers turn into vector instructions.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut lanes = [0.0; LANES];

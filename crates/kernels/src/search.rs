@@ -36,6 +36,12 @@ pub struct Neighbour {
     pub similarity: f32,
 }
 
+/// Farther than any.
+const NOTHING: Neighbour = Neighbour {
+    index: usize::MAX,
+    similarity: f32::NEG_INFINITY,
+};
+
 /// Memory that searches work in; it keeps its size from call to call.
 #[derive(Default)]
 pub struct SearchScratch {
@@ -111,11 +117,7 @@ impl PackedVectors {
     /// If the queries are no whole number of rows.
     pub fn nearest(&self, queries: &[f32], k: usize, parallel: Parallel) -> Vec<Neighbour> {
         let k = k.min(self.count);
-        let nothing = Neighbour {
-            index: usize::MAX,
-            similarity: f32::NEG_INFINITY,
-        };
-        let mut best = vec![nothing; self.rows(queries) * k];
+        let mut best = vec![NOTHING; self.rows(queries) * k];
         self.compare(queries, &mut best, k, parallel, |best, row, first| {
             let Some(last) = best.last().copied() else {
                 return;
@@ -137,27 +139,53 @@ impl PackedVectors {
         best
     }
 
-    /// For each of `queries` the highest similarity to any vector, and for each vector that to any
-    /// query: both from one product, on the calling thread.
+    /// For each of `queries` its nearest vector, and for each vector its nearest query: both from
+    /// one product, on the calling thread. The index is `usize::MAX` where there is none.
     ///
     /// # Panics
     /// If the queries are no whole number of rows.
-    pub fn highest_both(
+    pub fn nearest_both(
         &self,
         queries: &[f32],
         scratch: &mut SearchScratch,
-    ) -> (Vec<f32>, Vec<f32>) {
-        let mut of_queries = vec![f32::NEG_INFINITY; self.rows(queries)];
-        let mut of_vectors = vec![f32::NEG_INFINITY; self.count];
+    ) -> (Vec<Neighbour>, Vec<Neighbour>) {
+        let mut of_queries = vec![NOTHING; self.rows(queries)];
+        let mut of_vectors = vec![NOTHING; self.count];
+        let (mut highest, mut indices) = (vec![], vec![]);
         let blocks = queries.chunks(BLOCK * self.width.max(1));
-        for (queries, best) in blocks.zip(of_queries.chunks_mut(BLOCK)) {
-            for (part, columns) in self.parts.iter().zip(of_vectors.chunks_mut(PART)) {
+        for (b, (queries, best)) in blocks.zip(of_queries.chunks_mut(BLOCK)).enumerate() {
+            for (p, (part, columns)) in self
+                .parts
+                .iter()
+                .zip(of_vectors.chunks_mut(PART))
+                .enumerate()
+            {
+                // Separate arrays, so that compilers compare whole vectors of columns.
+                highest.clear();
+                highest.extend(columns.iter().map(|column| column.similarity));
+                indices.clear();
+                indices.resize(columns.len(), u32::MAX);
                 let rows = scratch.products(part, queries).chunks_exact(columns.len());
-                for (best, row) in best.iter_mut().zip(rows) {
-                    *best = best.max(maximum(row));
-                    for (column, &product) in columns.iter_mut().zip(row) {
-                        *column = if product > *column { product } else { *column };
+                for (i, (best, row)) in (0..).zip(best.iter_mut().zip(rows)) {
+                    let largest = maximum(row);
+                    if largest > best.similarity {
+                        let place = row.iter().position(|&product| product == largest);
+                        *best = Neighbour {
+                            index: p * PART + place.unwrap_or(0),
+                            similarity: largest,
+                        };
                     }
+                    let columns = highest.iter_mut().zip(&mut indices);
+                    for ((column, index), &product) in columns.zip(row) {
+                        let nearer = product > *column;
+                        *column = if nearer { product } else { *column };
+                        *index = if nearer { i } else { *index };
+                    }
+                }
+                let found = indices.iter().zip(&highest).zip(columns);
+                for ((&index, &similarity), column) in found.filter(|((i, _), _)| **i != u32::MAX) {
+                    let index = b * BLOCK + index as usize;
+                    *column = Neighbour { index, similarity };
                 }
             }
         }
@@ -340,14 +368,17 @@ mod tests {
                         }
                     }
                 }
-                let (rows, columns) = packed.highest_both(&queries, &mut SearchScratch::default());
+                let (rows, columns) = packed.nearest_both(&queries, &mut SearchScratch::default());
                 assert_eq!((rows.len(), columns.len()), (count, size), "{name}");
-                for (&found, row) in rows.iter().zip(&expected) {
-                    close(found, largest(&mut row.iter().copied()), "row");
+                for (found, row) in rows.iter().zip(&expected) {
+                    close(found.similarity, largest(&mut row.iter().copied()), "row");
+                    close(found.similarity, row[found.index], "index of a row");
                 }
-                for (column, &found) in columns.iter().enumerate() {
-                    let column = &mut expected.iter().map(|row| row[column]);
-                    close(found, largest(column), "column");
+                for (column, found) in columns.iter().enumerate() {
+                    let all = &mut expected.iter().map(|row| row[column]);
+                    close(found.similarity, largest(all), "column");
+                    let named = expected[found.index][column];
+                    close(found.similarity, named, "index of a column");
                 }
             }
         }

@@ -3,11 +3,11 @@
 //!
 //! The similarities of a pair of images serve both directions.
 
-use anomalens_kernels::{PackedVectors, SearchScratch};
+use anomalens_kernels::{Neighbour, PackedVectors, SearchScratch};
 use rayon::prelude::*;
 
 use crate::DetectorError;
-use crate::nearest::pack;
+use crate::nearest::{dot, pack};
 
 /// The score of every patch of every image. `sets`: for each image the unit vectors of its
 /// patches, `[patches, width]`.
@@ -59,9 +59,15 @@ fn best_matches(sets: &[Vec<f32>], width: usize) -> Result<Vec<Vec<Vec<f32>>>, D
         .enumerate()
         .with_max_len(1)
         .map_init(SearchScratch::default, |scratch, (i, set)| {
-            let others = packed[i + 1..].iter();
+            let others = packed[i + 1..].iter().zip(&sets[i + 1..]);
             others
-                .map(|other| other.highest_both(set, scratch))
+                .map(|(packed, other)| {
+                    let (rows, columns) = packed.nearest_both(set, scratch);
+                    (
+                        similarities(set, other, &rows, width),
+                        similarities(other, set, &columns, width),
+                    )
+                })
                 .collect()
         })
         .collect();
@@ -74,6 +80,15 @@ fn best_matches(sets: &[Vec<f32>], width: usize) -> Result<Vec<Vec<Vec<f32>>>, D
         }
     }
     Ok(best)
+}
+
+/// How similar each row of `set` is to its neighbour in `other`, in float32.
+fn similarities(set: &[f32], other: &[f32], nearest: &[Neighbour], width: usize) -> Vec<f32> {
+    let vector = |found: &Neighbour| other.chunks_exact(width).nth(found.index);
+    set.chunks_exact(width)
+        .zip(nearest)
+        .map(|(row, found)| vector(found).map_or(f32::NEG_INFINITY, |vector| dot(row, vector)))
+        .collect()
 }
 
 #[cfg(test)]
