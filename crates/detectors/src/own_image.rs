@@ -37,10 +37,15 @@ pub(crate) fn distances(
     image: &ImageFeatures,
     blocks: &[usize],
 ) -> Result<Vec<f32>, DetectorError> {
-    let grid = image.grid;
+    let tokens = blocks.iter().map(|&block| directions(image, block));
+    between(image.grid, &tokens.collect::<Result<Vec<_>, _>>()?)
+}
+
+/// The same from the tokens after each block, `[patches, width]` of length 1, of an image of
+/// `grid` patches.
+pub(crate) fn between(grid: Grid, blocks: &[Tensor]) -> Result<Vec<f32>, DetectorError> {
     let mut sums = vec![0.0; grid.len()];
-    for &block in blocks {
-        let tokens = directions(image, block)?;
+    for tokens in blocks {
         with_values(&tokens.matmul(&tokens.t()?)?, |similarities| {
             sums.par_iter_mut()
                 .zip(similarities.par_chunks(grid.len()))

@@ -48,6 +48,10 @@ pub struct Config {
     pub image_residual: bool,
     /// Whether the residuals of the patches take part.
     pub patch_residual: bool,
+    /// Whether the residuals of the patches beside the rest of their own image take part; for the
+    /// power mean alone.
+    #[serde(default)]
+    pub own_residual: bool,
     /// Whether the largest patch residual is averaged with the holistic score.
     pub max_term: bool,
     /// Width of the adapter's middle.
@@ -117,6 +121,7 @@ impl Config {
             text_prior: has_text,
             image_residual: true,
             patch_residual: true,
+            own_residual: !has_text,
             max_term: true,
             adapter_width: (encoder.embedding_width() / ADAPTER_REDUCTION).max(1),
             episode_shots: 2,
@@ -134,9 +139,10 @@ impl Config {
         }
     }
 
-    /// `ratios` `[batch, 2]`, of the patches and of the whole, without those that take no part.
+    /// `ratios` `[batch, 3]` without those that take no part.
     pub(super) fn parts(&self, ratios: &Tensor) -> candle_core::Result<Tensor> {
-        let parts = [self.patch_residual, self.image_residual].map(|on| f32::from(u8::from(on)));
+        let parts = [self.patch_residual, self.image_residual, self.own_residual];
+        let parts = parts.map(|on| f32::from(u8::from(on)));
         ratios.broadcast_mul(&Tensor::new(&parts, ratios.device())?)
     }
 

@@ -291,7 +291,8 @@ impl InCtrl {
             Model::PowerMean(head) => {
                 let (means, wholes) = (&compared.means, self.references.wholes());
                 let blocks = self.config.blocks.len();
-                let residuals = Residuals::new(&units::row(&map)?, means, wholes, blocks);
+                let own = residual::own(&compared.patches)?;
+                let residuals = Residuals::new(&units::row(&map)?, own, means, wholes, blocks);
                 let ratios = residuals.ratios(self.references.unit);
                 head.scores(&self.config.parts(&Tensor::new(&[ratios], &Device::Cpu)?)?)?
             }

@@ -1,19 +1,20 @@
 //! The head for networks without text encoder, in place of the paper's two: an image is anomalous
-//! if its patches are, or if it is as a whole.
+//! if its patches are beside those of the shots, if it is as a whole, or if some of its patches are
+//! unlike the rest of it.
 //!
 //! Residuals are measured in units of what the shots differ among themselves; their power mean is
 //! near the larger one, where a sum would let the one hide in the other's noise. So little is
-//! learned (how much the whole counts) because larger heads learn the auxiliary data itself
+//! learned (how much the whole and the own image count) because larger heads learn the auxiliary data itself
 //! (docs/benchmarks/inctrl.md).
 
 use candle_core::{D, Device, Tensor, Var};
 
 /// The exponent, chosen on auxiliary data.
-const POWER: f64 = 8.0;
+const POWER: f64 = 4.0;
 
-/// Where learning starts: the weight of the whole, steepness and middle of the probability over
-/// the mean's logarithm.
-const INITIAL: [f64; 3] = [0.5, 4.0, 1.5];
+/// Where learning starts: the weights of the whole and of the own image, steepness and middle of
+/// the probability over the mean's logarithm.
+const INITIAL: [f64; 4] = [0.5, 0.85, 4.0, 1.5];
 
 /// Least ratio: an image that is a shot has none.
 const LEAST: f64 = 1e-3;
@@ -21,16 +22,18 @@ const LEAST: f64 = 1e-3;
 /// What is learned; logarithms, of shape `[1]`.
 pub(super) struct PowerMean {
     image_weight: Var,
+    own_weight: Var,
     steepness: Var,
     middle: Var,
 }
 
 impl PowerMean {
     pub(super) fn new() -> candle_core::Result<Self> {
-        let [image_weight, steepness, middle] =
+        let [image_weight, own_weight, steepness, middle] =
             INITIAL.map(|value| Var::new(&[value.ln() as f32], &Device::Cpu));
         Ok(Self {
             image_weight: image_weight?,
+            own_weight: own_weight?,
             steepness: steepness?,
             middle: middle?,
         })
@@ -40,6 +43,7 @@ impl PowerMean {
     pub(super) fn variables(&self) -> Vec<(String, Var)> {
         [
             ("image_weight", &self.image_weight),
+            ("own_weight", &self.own_weight),
             ("steepness", &self.steepness),
             ("middle", &self.middle),
         ]
@@ -47,7 +51,8 @@ impl PowerMean {
         .to_vec()
     }
 
-    /// The power mean `[batch]` of `ratios` `[batch, 2]`: of the patches and of the whole.
+    /// The power mean `[batch]` of `ratios` `[batch, 3]`: of the patches, of the whole, and
+    /// of the patches beside their own image.
     pub(super) fn scores(&self, ratios: &Tensor) -> candle_core::Result<Tensor> {
         self.logarithms(ratios)?.exp()
     }
@@ -61,7 +66,12 @@ impl PowerMean {
 
     fn logarithms(&self, ratios: &Tensor) -> candle_core::Result<Tensor> {
         let unweighted = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu)?;
-        let weights = Tensor::cat(&[&unweighted, self.image_weight.as_tensor()], 0)?;
+        let weights = [
+            &unweighted,
+            self.image_weight.as_tensor(),
+            self.own_weight.as_tensor(),
+        ];
+        let weights = Tensor::cat(&weights, 0)?;
         let terms = (ratios
             .clamp(LEAST, f64::INFINITY)?
             .log()?
@@ -78,23 +88,24 @@ mod tests {
     #[test]
     fn the_larger_residual_counts() {
         let head = PowerMean::new().unwrap();
-        let score = |patches: f32, image: f32| {
-            let ratios = Tensor::new(&[[patches, image]], &Device::Cpu).unwrap();
+        let score = |ratios: [f32; 3]| {
+            let ratios = Tensor::new(&[ratios], &Device::Cpu).unwrap();
             let logit: Vec<f32> = head.logits(&ratios).unwrap().to_vec1().unwrap();
             let score: Vec<f32> = head.scores(&ratios).unwrap().to_vec1().unwrap();
             (score[0], logit[0])
         };
-        // The whole counts half in the beginning.
-        for (patches, image, expected) in [(3.0, 0.0, 3.0), (1.0, 6.0, 3.0), (3.0, 2.0, 3.0)] {
-            let (found, logit) = score(patches, image);
-            assert!(
-                (found - expected).abs() < 1e-3,
-                "{patches} {image}: {found}"
-            );
+        // The whole counts half in the beginning, the own image a little less than the patches.
+        for (ratios, expected) in [
+            ([3.0, 0.0, 0.0], 3.0),
+            ([0.5, 6.0, 0.0], 3.0),
+            ([0.5, 0.0, 3.0 / 0.85], 3.0),
+        ] {
+            let (found, logit) = score(ratios);
+            assert!((found - expected).abs() < 1e-2, "{ratios:?}: {found}");
             assert!(logit > 0.0);
         }
         let both = 2_f32 * 2_f32.powf(1.0 / POWER as f32);
-        assert!((score(2.0, 4.0).0 - both).abs() < 1e-3);
-        assert!(score(1.0, 1.0).1 < 0.0);
+        assert!((score([2.0, 4.0, 0.0]).0 - both).abs() < 1e-3);
+        assert!(score([1.0, 1.0, 1.0]).1 < 0.0);
     }
 }

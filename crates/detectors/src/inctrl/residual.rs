@@ -1,13 +1,18 @@
 //! Patch-level residuals (paper, section 3.2): how far each patch of an image is from the most
-//! similar patch of its shots, half of the cosine distance.
+//! similar patch of its shots, half of the cosine distance. Beside the paper: how far the means of
+//! two images are apart, and the patches of one image from each other.
 
-use anomalens_backbones::ImageFeatures;
+use anomalens_backbones::{Grid, ImageFeatures};
+use anomalens_vision::Map;
 use candle_core::Tensor;
 
 use super::config::Config;
-use crate::DetectorError;
 use crate::nearest::{UnitVectors, matrix, with_values};
 use crate::tokens::{normalise, normalise_rows, standardise_rows};
+use crate::{DetectorError, own_image};
+
+/// Part of the patches, those least like the rest of their image, whose mean stands for all.
+const OWN_TOP_FRACTION: f64 = 0.02;
 
 /// An image as others are compared with it.
 pub(super) struct Compared {
@@ -108,4 +113,16 @@ pub(super) fn between(one: &[f32], other: &[f32], blocks: usize) -> f32 {
     let pairs = one.chunks(width.max(1)).zip(other.chunks(width.max(1)));
     let cosines = pairs.map(|(a, b)| a.iter().zip(b).map(|(a, b)| a * b).sum());
     cosines.map(residual).sum::<f32>() / blocks as f32
+}
+
+/// How unlike the rest of the image the least familiar of its `patches` are; images are square.
+pub(super) fn own(patches: &[Tensor]) -> Result<f32, DetectorError> {
+    let count = patches.first().map_or(Ok(0), |patches| patches.dim(0))?;
+    let side = count.isqrt();
+    let grid = Grid {
+        rows: side,
+        columns: side,
+    };
+    let map = Map::new(side, side, own_image::between(grid, patches)?)?;
+    Ok(map.top_mean(OWN_TOP_FRACTION))
 }

@@ -231,6 +231,7 @@ impl Beside {
             let wholes = others.iter().map(|other| other.whole.as_slice());
             units.push(Residuals::new(
                 &units::row(&map)?,
+                residual::own(&upright)?,
                 &shot.whole,
                 wholes,
                 shot.blocks.len(),

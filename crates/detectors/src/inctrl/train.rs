@@ -342,7 +342,7 @@ impl FocalLoss<'_> {
         (0..count).map(one).collect()
     }
 
-    /// The residuals `[images, 2]` of the images in units of their shots' own.
+    /// The residuals `[images, 3]` of the images in units of their shots' own.
     fn ratios(&self, size: BatchSize, features: &Batch) -> Result<Tensor, DetectorError> {
         let all = self.compared(features)?;
         let ratios = (0..size.images).map(|image| {
@@ -358,7 +358,7 @@ impl FocalLoss<'_> {
             let unit = Residuals::unit(&own.collect::<Result<Vec<_>, _>>()?);
             Ok(self.residuals(&all[image], &shots)?.ratios(unit))
         });
-        let ratios = ratios.collect::<Result<Vec<[f32; 2]>, DetectorError>>()?;
+        let ratios = ratios.collect::<Result<Vec<[f32; units::PARTS]>, DetectorError>>()?;
         let ratios = ratios.iter().map(|ratios| ratios.as_slice());
         Ok(Tensor::new(ratios.collect::<Vec<_>>(), &Device::Cpu)?)
     }
@@ -373,7 +373,9 @@ impl FocalLoss<'_> {
         let map = residual::map(&image.patches, &banks)?;
         let wholes = shots.iter().map(|shot| shot.means.as_slice());
         let row = units::row(&map)?;
-        Ok(Residuals::new(&row, &image.means, wholes, banks.len()))
+        let own = residual::own(&image.patches)?;
+        let blocks = banks.len();
+        Ok(Residuals::new(&row, own, &image.means, wholes, blocks))
     }
 }
 

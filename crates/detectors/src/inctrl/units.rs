@@ -12,17 +12,26 @@ const TOP_FRACTION: f64 = 0.01;
 /// Least unit: shots that are copies of one image have no residual beside each other.
 const LEAST: f32 = 5e-5;
 
-/// The residuals of an image: of its patches and of the whole.
+/// The residuals of an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Residuals {
+    /// Of its patches beside those of the shots.
     pub(super) patches: f32,
+    /// Of the whole beside the nearest shot.
     pub(super) whole: f32,
+    /// Of its patches beside the rest of the image.
+    pub(super) own: f32,
 }
 
+/// How many they are.
+pub(super) const PARTS: usize = 3;
+
 impl Residuals {
-    /// From the map of an image, and the means of its tokens beside those of its shots.
+    /// From the map of an image, its residual beside itself, and the means of its tokens beside
+    /// those of its shots.
     pub(super) fn new<'a>(
         map: &Map,
+        own: f32,
         means: &[f32],
         shots: impl Iterator<Item = &'a [f32]>,
         blocks: usize,
@@ -33,6 +42,7 @@ impl Residuals {
             patches: map.top_mean(TOP_FRACTION),
             // A single shot has nothing that it could be compared with.
             whole: if nearest.is_finite() { nearest } else { 0.0 },
+            own,
         }
     }
 
@@ -44,17 +54,18 @@ impl Residuals {
         Self {
             patches: mean(|shot| shot.patches).max(LEAST),
             whole: mean(|shot| shot.whole),
+            own: mean(|shot| shot.own).max(LEAST),
         }
     }
 
     /// In these units. Where the shots tell none for the whole, it does not count.
-    pub(super) fn ratios(self, unit: Self) -> [f32; 2] {
+    pub(super) fn ratios(self, unit: Self) -> [f32; PARTS] {
         let whole = if unit.whole > 0.0 {
             self.whole / unit.whole.max(LEAST)
         } else {
             0.0
         };
-        [self.patches / unit.patches, whole]
+        [self.patches / unit.patches, whole, self.own / unit.own]
     }
 }
 
