@@ -1075,6 +1075,28 @@ fn a_detector_is_bound_to_its_backbone() {
 }
 
 #[test]
+fn a_detector_is_fitted_on_the_training_images_of_data_sets() {
+    let sandbox = Sandbox::new();
+    let sets = ["seed=1", "seed=2"]
+        .map(|seed| format!("--data drawn:textures,{seed},materials=2,images=3,side=28"));
+    let fit = |method: &str, rest: &str| {
+        let sets = sets.join(" ");
+        sandbox.run(&format!(
+            "fit --method {method} {sets} {rest} -o set.detector --json {TINY}"
+        ))
+    };
+    // (normal images drawn of each set, images in all)
+    for (draw, images) in [("", 12), ("--shots 2 --seed 3", 4)] {
+        let run = fit("anomaly-dino", draw);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert_eq!(run.lines()[0]["images"], images, "{draw}");
+    }
+    let run = fit("musc", "");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("needs no normal images"), "{run:?}");
+}
+
+#[test]
 fn drawn_sets_are_kept_and_equal_to_those_written() {
     let sandbox = Sandbox::new();
     let recipe = "textures,seed=4,materials=2,images=3,side=28";

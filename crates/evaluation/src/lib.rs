@@ -38,6 +38,6 @@ pub use evaluation::{
 pub use pixels::Resolution;
 pub use report::write_loss_curve;
 pub use results::{Record, ResultFolder, ResultRecord, ResultsError};
-pub use run::{Contestant, RunOptions, evaluate};
+pub use run::{Contestant, RunOptions, evaluate, shot};
 pub use table::Table;
 pub use training::{Fold, training_samples};

@@ -10,6 +10,7 @@ use anomalens_detectors::{
     Detector, FitOptions, ImageSource, Method, Needs, Prediction, Shot, StreamOptions, predict,
 };
 use anomalens_metrics::{auroc, average_precision, f1_max};
+use anomalens_vision::Limits;
 
 use crate::pixels::{Resolution, pixel_metrics};
 use crate::training::Fold;
@@ -186,14 +187,9 @@ impl<'a> Contestant<'a> {
                         .collect(),
                 };
                 let shots = shots
-                    .iter()
-                    .map(|sample| {
-                        Ok(Shot {
-                            name: sample.id.clone(),
-                            image: source(sample).open(&run.stream.limits)?,
-                        })
-                    })
-                    .collect::<Result<Vec<_>, EvaluationError>>()?;
+                    .into_iter()
+                    .map(|sample| shot(sample, &run.stream.limits))
+                    .collect::<Result<Vec<_>, _>>()?;
                 let mut options = options.clone();
                 if method.class {
                     options.entry("class").or_insert_with(|| class.into());
@@ -237,6 +233,17 @@ impl<'a> Contestant<'a> {
             classes,
         }
     }
+}
+
+/// The image of `sample`, to be fitted on.
+///
+/// # Errors
+/// [`EvaluationError::Shot`] if it cannot be read.
+pub fn shot(sample: &Sample, limits: &Limits) -> Result<Shot, EvaluationError> {
+    Ok(Shot {
+        name: sample.id.clone(),
+        image: source(sample).open(limits)?,
+    })
 }
 
 /// Where a sample's pixels are.

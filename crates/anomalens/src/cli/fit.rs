@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anomalens::backbones::Backbone;
-use anomalens::datasets::few_shot;
+use anomalens::datasets::{Sample, few_shot};
 use anomalens::detectors::{
     BackboneRef, DetectorFile, Method, Needs, Provenance, Shot, find as find_method,
 };
+use anomalens::evaluation::shot;
+use anomalens::vision::Limits;
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::{End, backbone, command_line, images, now, print_line, settings};
+use super::{End, backbone, command_line, data, images, now, print_line, settings};
 
 /// Make a detector file from normal images
 #[derive(Debug, clap::Args)]
@@ -25,10 +27,13 @@ pub(super) struct Args {
     /// Normal images: files or folders
     #[arg(long, value_name = "PATH", num_args = 1..)]
     normal: Vec<PathBuf>,
+    /// Normal images of a labelled data set: those of its training split (repeatable)
+    #[arg(long, value_name = "LAYOUT:PATH", conflicts_with = "normal")]
+    data: Vec<data::Reference>,
     /// A detector file to start from, whose normal images are changed; of methods that keep them
     /// apart, such as inctrl
     #[arg(long, value_name = "FILE",
-          conflicts_with_all = ["method", "normal", "shots", "settings", "trained"])]
+          conflicts_with_all = ["method", "normal", "data", "shots", "settings", "trained"])]
     detector: Option<PathBuf>,
     /// Normal images to add to it: files or folders
     #[arg(long, value_name = "PATH", num_args = 1.., requires = "detector")]
@@ -36,7 +41,7 @@ pub(super) struct Args {
     /// A normal image to take out of it, by its name (repeatable)
     #[arg(long, value_name = "NAME", requires = "detector")]
     remove: Vec<String>,
-    /// Use only so many of them, drawn at random
+    /// Use only so many of them, drawn at random; so many of each data set
     #[arg(long, value_name = "K")]
     shots: Option<usize>,
     /// Seed of that choice
@@ -61,18 +66,17 @@ pub(super) fn run(args: &Args) -> Result<End> {
     }
     let method = find_method(&args.method)?;
     let options = args.settings.options()?;
-    let normal = normal_images(
-        method,
-        &args.normal,
-        args.shots.map(|shots| (shots, args.seed)),
-    )?;
+    let draw = args.shots.map(|shots| (shots, args.seed));
+    let normal = if args.data.is_empty() {
+        normal_images(method, &args.normal, draw)?
+    } else {
+        training_normals(method, &args.data, draw)?
+    };
     let backbone = args.settings.open(&args.backbone)?;
     let detector = method.fit(&options, backbone.encoder.as_ref(), &normal)?;
-    let data = args
-        .normal
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect::<Vec<_>>();
+    let paths = args.normal.iter().map(|path| path.display().to_string());
+    let sets = args.data.iter().map(data::Reference::to_string);
+    let data: Vec<String> = paths.chain(sets).collect();
     let file = DetectorFile {
         detector,
         backbone: reference(&backbone),
@@ -175,6 +179,39 @@ pub(super) fn normal_images(
         files = few_shot(&all, shots, seed)?.into_iter().cloned().collect();
     }
     images::shots(&files)
+}
+
+/// Reads the normal training images of data sets, all or `(shots, seed)` of each set.
+fn training_normals(
+    method: &Method,
+    sets: &[data::Reference],
+    draw: Option<(usize, u32)>,
+) -> Result<Vec<Shot>> {
+    if matches!(method.needs, Needs::Nothing | Needs::Training) {
+        bail!("{} needs no normal images: leave --data out", method.name)
+    }
+    let mut shots = vec![];
+    for (number, reference) in (1..).zip(sets) {
+        let data = reference.open()?;
+        let classes = data.classes.iter();
+        let mut samples: Vec<&Sample> = classes.flat_map(|c| data.train_normals(c)).collect();
+        if let Some((count, seed)) = draw {
+            samples = few_shot(&samples, count, seed)?;
+        }
+        for sample in samples {
+            let mut shot = shot(sample, &Limits::default())?;
+            if sets.len() > 1 {
+                shot.name = format!("{number}/{}", shot.name);
+            }
+            shots.push(shot);
+        }
+    }
+    if shots.is_empty() {
+        bail!(
+            "the training split of --data has no normal images; `anomalens data check` tells more"
+        )
+    }
+    Ok(shots)
 }
 
 /// Refuses an output that cannot be written before any work is done.

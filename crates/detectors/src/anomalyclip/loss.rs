@@ -38,9 +38,9 @@ impl Learner for GlocalLoss<'_> {
             parts.push(("image", loss));
         }
         if self.config.local_weight > 0.0 && masks.iter().any(Option::is_some) {
-            let (local, named) = self.local(features, &texts, masks)?;
-            total = (total + (local * self.config.local_weight)?)?;
-            parts.extend(named);
+            let local = self.local(features, &texts, masks)?;
+            total = (total + (local.total * self.config.local_weight)?)?;
+            parts.extend(local.parts);
         }
         Ok(Losses { total, parts })
     }
@@ -71,7 +71,7 @@ impl GlocalLoss<'_> {
         features: &Batch,
         texts: &Tensor,
         masks: &[Option<Vec<bool>>],
-    ) -> Result<(Tensor, Vec<(&'static str, Tensor)>), DetectorError> {
+    ) -> Result<Losses, DetectorError> {
         let known: Vec<u32> = (0..)
             .zip(masks)
             .filter_map(|(i, mask)| mask.is_some().then_some(i))
@@ -113,11 +113,14 @@ impl GlocalLoss<'_> {
             total = (total + (linear + constant)?)?;
         }
         let names = ["focal", "dice anomalous", "dice normal"];
-        let named = names.into_iter().zip(sums).map(|(name, sum)| {
+        let parts = names.into_iter().zip(sums).map(|(name, sum)| {
             let sum = Tensor::new(sum as f32, &Device::Cpu)?;
             Ok((name, sum))
         });
-        Ok((total, named.collect::<candle_core::Result<_>>()?))
+        Ok(Losses {
+            total,
+            parts: parts.collect::<candle_core::Result<_>>()?,
+        })
     }
 }
 

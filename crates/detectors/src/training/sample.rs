@@ -59,8 +59,15 @@ pub(crate) struct Masks<'a> {
     samples: &'a [TrainingSample],
     side: u32,
     limits: &'a Limits,
-    /// Those read so far; an image without known mask has none.
-    bits: Vec<Option<Option<Vec<u8>>>>,
+    bits: Vec<Kept>,
+}
+
+/// A mask as it is kept.
+#[derive(Clone)]
+enum Kept {
+    NotRead,
+    NotKnown,
+    Pixels(Vec<u8>),
 }
 
 impl<'a> Masks<'a> {
@@ -70,7 +77,7 @@ impl<'a> Masks<'a> {
             samples,
             side,
             limits,
-            bits: vec![None; samples.len()],
+            bits: vec![Kept::NotRead; samples.len()],
         }
     }
 
@@ -82,15 +89,17 @@ impl<'a> Masks<'a> {
         let read = |&i: &usize| Ok((i, self.samples[i].mask(self.side, self.limits)?));
         let new: Vec<(usize, Option<Vec<bool>>)> = indices
             .par_iter()
-            .filter(|&&i| self.bits[i].is_none())
+            .filter(|&&i| matches!(self.bits[i], Kept::NotRead))
             .map(read)
             .collect::<Result<_, DetectorError>>()?;
         for (i, mask) in new {
-            self.bits[i] = Some(mask.as_deref().map(packed));
+            self.bits[i] = mask.map_or(Kept::NotKnown, |mask| Kept::Pixels(packed(&mask)));
         }
         let pixels = (self.side * self.side) as usize;
         let mask = |&i: &usize| {
-            let bits = self.bits[i].as_ref()?.as_ref()?;
+            let Kept::Pixels(bits) = &self.bits[i] else {
+                return None;
+            };
             Some(
                 (0..pixels)
                     .map(|p| bits[p / 8] >> (p % 8) & 1 == 1)
