@@ -4,6 +4,8 @@ use anomalens_datasets::{Label, Sample};
 use anomalens_detectors::Prediction;
 use serde::{Deserialize, Serialize};
 
+use crate::Breakdown;
+
 /// How one contestant did on one data set. Serialised without the images, as `eval --json` and
 /// `demo --json` print it.
 #[derive(Debug, Clone, Serialize)]
@@ -45,6 +47,9 @@ pub struct ClassResult {
     /// What could not be computed, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub undefined: Vec<String>,
+    /// Each kind of anomaly and each region by itself, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breakdown: Option<Breakdown>,
     /// Every image.
     #[serde(skip)]
     pub images: Vec<ImageRecord>,
@@ -85,6 +90,10 @@ pub struct Metrics {
     /// The same as the papers approximate it, with 200 thresholds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aupro_200_steps: Option<f64>,
+    /// Mean area under the per-image overlap curve at false-positive rates of 1e-5 to 1e-4, where it
+    /// was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aupimo: Option<f64>,
 }
 
 /// A metric's title and where it is found.
@@ -104,6 +113,9 @@ pub const PIXEL_COLUMNS: [Column; 4] = [
     ("AUPRO", |m| m.aupro),
     ("AUPRO 200", |m| m.aupro_200_steps),
 ];
+
+/// The metric of the maps that is computed where it is asked for.
+pub const AUPIMO_COLUMN: Column = ("AUPIMO", |m| m.aupimo);
 
 /// Those that papers give.
 pub const PUBLISHED_COLUMNS: [Column; 4] = [
@@ -133,6 +145,7 @@ impl Metrics {
             pixel_f1_max: mean(|m| m.pixel_f1_max),
             aupro: mean(|m| m.aupro),
             aupro_200_steps: mean(|m| m.aupro_200_steps),
+            aupimo: mean(|m| m.aupimo),
         }
     }
 }

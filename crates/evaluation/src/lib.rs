@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! run.rs           fits and scores contestants on every class of a data set
+//! measure.rs       metrics of a class and of each kind of anomaly
 //! pixels.rs        maps beside masks, at which size
 //! evaluation.rs    the result: metrics per class, and what was said of each image
 //! calibration.rs   the threshold of a detector's decisions, and how good these are
@@ -19,6 +20,7 @@ pub mod ablation;
 mod calibration;
 mod error;
 mod evaluation;
+mod measure;
 pub mod picture;
 mod pixels;
 pub mod published;
@@ -32,10 +34,11 @@ mod training;
 pub use calibration::{Calibrated, Decisions, Labelled, calibrate};
 pub use error::EvaluationError;
 pub use evaluation::{
-    ClassResult, Column, Evaluation, IMAGE_COLUMNS, ImageRecord, Metrics, PIXEL_COLUMNS,
-    PUBLISHED_COLUMNS,
+    AUPIMO_COLUMN, ClassResult, Column, Evaluation, IMAGE_COLUMNS, ImageRecord, Metrics,
+    PIXEL_COLUMNS, PUBLISHED_COLUMNS,
 };
-pub use pixels::Resolution;
+pub use measure::{Breakdown, KindResult};
+pub use pixels::{RegionResult, Resolution};
 pub use report::write_loss_curve;
 pub use results::{Record, ResultFolder, ResultRecord, ResultsError};
 pub use run::{Contestant, RunOptions, evaluate, shot};

@@ -1,4 +1,4 @@
-//! Anomaly maps beside their masks: pixel metrics of a class at a chosen size.
+//! Anomaly maps beside their masks, at a chosen size: pixel metrics, and the regions that are found.
 
 use std::fmt;
 use std::path::Path;
@@ -6,11 +6,16 @@ use std::str::FromStr;
 
 use anomalens_datasets::{MaskSource, Sample};
 use anomalens_detectors::Prediction;
-use anomalens_metrics::{PixelMetrics, PixelOptions, ScoredMask};
+use anomalens_metrics::{
+    Aupimo, MetricError, PimoOptions, PixelMetrics, PixelOptions, ScoredMask, region_overlaps,
+};
 use anomalens_vision::{Limits, Mask};
+use rayon::prelude::*;
+use serde::Serialize;
 
+use crate::EvaluationError;
+use crate::measure::Scored;
 use crate::run::RunOptions;
-use crate::{EvaluationError, ImageRecord};
 
 /// The largest side of a square that pixel metrics are computed at.
 const LARGEST_SIDE: u32 = 4096;
@@ -53,21 +58,77 @@ impl FromStr for Resolution {
     }
 }
 
-/// The pixel metrics of the images whose masks are known.
-pub(crate) fn pixel_metrics(
-    scored: &[(&ImageRecord, &Prediction)],
-    options: &RunOptions,
-) -> Result<PixelMetrics, EvaluationError> {
-    let known: Vec<_> = scored
-        .iter()
-        .filter(|(record, _)| record.sample.mask != MaskSource::Absent)
-        .collect();
-    // Made again when they are wanted: all maps of a class may not fit in memory.
-    let map = |index: usize| {
-        let (record, prediction) = known[index];
-        scored_mask(&record.sample, prediction, options)
-    };
-    PixelMetrics::compute_each(known.len(), map, &PixelOptions::default())
+/// One region of a mask.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RegionResult {
+    /// The image's id.
+    pub image: String,
+    /// What the anomaly is called.
+    pub kind: String,
+    /// Pixels of the region, at the size of the evaluation.
+    pub area: usize,
+    /// Those that were found.
+    pub found: usize,
+}
+
+/// The images whose masks are known. Their maps are made when they are wanted, for all of a class
+/// may not fit in memory.
+pub(crate) struct Pixels<'a> {
+    known: Vec<Scored<'a>>,
+    options: &'a RunOptions,
+}
+
+impl<'a> Pixels<'a> {
+    pub(crate) fn new(scored: &[Scored<'a>], options: &'a RunOptions) -> Self {
+        let known = scored
+            .iter()
+            .filter(|(record, _)| record.sample.mask != MaskSource::Absent);
+        Self {
+            known: known.copied().collect(),
+            options,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    fn map(&self, index: usize) -> Result<ScoredMask<'static>, EvaluationError> {
+        let (record, prediction) = self.known[index];
+        scored_mask(&record.sample, prediction, self.options)
+    }
+
+    pub(crate) fn metrics(&self) -> Result<PixelMetrics, EvaluationError> {
+        let map = |index| self.map(index);
+        PixelMetrics::compute_each(self.known.len(), map, &PixelOptions::default())
+    }
+
+    /// AUPIMO, or why it is undefined.
+    pub(crate) fn aupimo(&self) -> Result<Result<Aupimo, MetricError>, EvaluationError> {
+        let map = |index| self.map(index);
+        match Aupimo::compute_each(self.known.len(), map, &PimoOptions::default()) {
+            Ok(found) => Ok(Ok(found)),
+            Err(EvaluationError::Metric(reason)) => Ok(Err(reason)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How much of each region reaches `threshold`.
+    pub(crate) fn regions(&self, threshold: f32) -> Result<Vec<RegionResult>, EvaluationError> {
+        let of_map = (0..self.known.len()).into_par_iter().map(|index| {
+            let sample = &self.known[index].0.sample;
+            let overlaps = region_overlaps(&self.map(index)?, threshold)?;
+            let regions = overlaps.into_iter().map(|overlap| RegionResult {
+                image: sample.id.clone(),
+                kind: sample.kind.clone(),
+                area: overlap.area,
+                found: overlap.found,
+            });
+            Ok(regions.collect::<Vec<_>>())
+        });
+        let of_maps = of_map.collect::<Result<Vec<_>, EvaluationError>>()?;
+        Ok(of_maps.into_iter().flatten().collect())
+    }
 }
 
 /// The smooth map and the mask of a sample, at the same size.

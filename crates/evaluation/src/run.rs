@@ -9,10 +9,10 @@ use anomalens_datasets::{DataSet, Sample, few_shot};
 use anomalens_detectors::{
     Detector, FitOptions, ImageSource, Method, Needs, Prediction, Shot, StreamOptions, predict,
 };
-use anomalens_metrics::{auroc, average_precision, f1_max};
 use anomalens_vision::Limits;
 
-use crate::pixels::{Resolution, pixel_metrics};
+use crate::measure::class_result;
+use crate::pixels::Resolution;
 use crate::training::Fold;
 use crate::{ClassResult, Evaluation, EvaluationError, ImageRecord, Metrics};
 
@@ -41,6 +41,10 @@ pub struct RunOptions {
     /// Whether the images set apart for training are scored too: only for contestants that have
     /// learned nothing from them.
     pub whole: bool,
+    /// Whether AUPIMO is computed too.
+    pub aupimo: bool,
+    /// Whether each kind of anomaly and each region is measured by itself too.
+    pub breakdown: bool,
     /// The part of the test images that is scored, if not all are.
     pub only: Option<Fold>,
     /// The ids of the normal images that methods are given, of all classes; none to draw them.
@@ -254,54 +258,4 @@ pub(crate) fn source(sample: &Sample) -> ImageSource {
             .crop
             .map(|crop| [crop.x, crop.y, crop.width, crop.height]),
     }
-}
-
-/// The metrics of one class.
-fn class_result(
-    class: &str,
-    images: Vec<ImageRecord>,
-    has_masks: bool,
-    options: &RunOptions,
-) -> Result<ClassResult, EvaluationError> {
-    let scored: Vec<(&ImageRecord, &Prediction)> = images
-        .iter()
-        .filter_map(|r| Some((r, r.prediction.as_ref().ok()?)))
-        .collect();
-    let scores: Vec<f32> = scored
-        .iter()
-        .map(|(_, prediction)| prediction.score)
-        .collect();
-    let labels: Vec<bool> = scored
-        .iter()
-        .map(|(record, _)| record.is_anomalous())
-        .collect();
-    let anomalous = labels.iter().filter(|&&label| label).count();
-    let mut undefined = Vec::new();
-    let mut defined = |name: &str, value: Result<f64, anomalens_metrics::MetricError>| {
-        value
-            .map_err(|error| undefined.push(format!("{name}: {error}")))
-            .ok()
-    };
-    let mut metrics = Metrics {
-        image_auroc: defined("image AUROC", auroc(&scores, &labels)),
-        image_ap: defined("image AP", average_precision(&scores, &labels)),
-        image_f1_max: defined("image F1-max", f1_max(&scores, &labels).map(|f1| f1.value)),
-        ..Metrics::default()
-    };
-    if has_masks && !scored.is_empty() {
-        let pixels = pixel_metrics(&scored, options)?;
-        metrics.pixel_auroc = defined("pixel AUROC", pixels.auroc);
-        metrics.pixel_ap = defined("pixel AP", pixels.average_precision);
-        metrics.pixel_f1_max = defined("pixel F1-max", pixels.f1_max.map(|f1| f1.value));
-        metrics.aupro = defined("AUPRO", pixels.aupro);
-        metrics.aupro_200_steps = defined("AUPRO (200 steps)", pixels.aupro_200_steps);
-    }
-    Ok(ClassResult {
-        class: class.to_owned(),
-        metrics,
-        normal: scored.len() - anomalous,
-        anomalous,
-        undefined,
-        images,
-    })
 }

@@ -98,6 +98,7 @@ impl Folder {
             normal: count(Label::Normal),
             anomalous: count(Label::Anomalous),
             undefined: vec![],
+            breakdown: None,
             images: records.collect(),
         }
     }
@@ -179,6 +180,7 @@ fn every_number_is_there() {
         pixel_f1_max: Some(0.4567),
         aupro: Some(0.7774),
         aupro_200_steps: Some(0.7762),
+        aupimo: None,
     };
     class.images[2].sample.mask = MaskSource::File(class.images[2].sample.image.clone());
     let musc = Evaluation {

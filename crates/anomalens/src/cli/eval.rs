@@ -62,6 +62,12 @@ pub(super) struct Args {
     /// of each mask
     #[arg(long, value_name = "PIXELS|original", default_value_t)]
     resolution: Resolution,
+    /// Compute AUPIMO too: overlap per image at false-positive rates of 1e-5 to 1e-4
+    #[arg(long)]
+    aupimo: bool,
+    /// Tell the metrics of each kind of anomaly, and how much of each region is found
+    #[arg(long)]
+    breakdown: bool,
     /// The data set whose published figures are shown, where the layout does not tell: mpdd, btad, ...
     #[arg(long, value_name = "NAME")]
     published: Option<String>,
@@ -100,6 +106,8 @@ pub(super) fn run(args: &Args) -> Result<End> {
     };
     let options = RunOptions {
         resolution: args.resolution,
+        aupimo: args.aupimo,
+        breakdown: args.breakdown,
         whole: args.whole,
         only: args.only,
         listed_shots: args
@@ -146,6 +154,11 @@ pub(super) fn run(args: &Args) -> Result<End> {
         }
         for decided in &decisions {
             print_line(decision_line(decided, decisions.len() > 1))?;
+        }
+        for evaluation in &evaluations {
+            if let Some(kinds) = table::kinds(evaluation) {
+                print_line(format!("\n{kinds}"))?;
+            }
         }
         let classes = match evaluations.as_slice() {
             [only] if only.classes.len() > 1 => Some(table::classes(only, name)),

@@ -1,8 +1,8 @@
 //! Results as tables on the terminal.
 
 use anomalens::evaluation::{
-    Column, Evaluation, IMAGE_COLUMNS, Metrics, PIXEL_COLUMNS, PUBLISHED_COLUMNS, ResultRecord,
-    published,
+    AUPIMO_COLUMN, Column, Evaluation, IMAGE_COLUMNS, Metrics, PIXEL_COLUMNS, PUBLISHED_COLUMNS,
+    ResultRecord, published,
 };
 
 /// Images in a table of scores, the most anomalous first.
@@ -53,14 +53,62 @@ fn cells(columns: &[Column], metrics: &Metrics) -> impl Iterator<Item = String> 
     columns.iter().map(|(_, metric)| fraction(metric(metrics)))
 }
 
+/// The columns of a table of metrics.
+fn columns(pixels: bool, aupimo: bool) -> Vec<Column> {
+    let mut columns = IMAGE_COLUMNS.to_vec();
+    if pixels {
+        columns.extend(PIXEL_COLUMNS);
+    }
+    if aupimo {
+        columns.push(AUPIMO_COLUMN);
+    }
+    columns
+}
+
+/// A row for each kind of anomaly in each class that was taken apart.
+pub(super) fn kinds(evaluation: &Evaluation) -> Option<String> {
+    let kinds = || {
+        let classes = evaluation.classes.iter();
+        let apart = classes.filter_map(|class| Some((class, class.breakdown.as_ref()?)));
+        apart.flat_map(|(class, apart)| apart.kinds.iter().map(move |kind| (class, apart, kind)))
+    };
+    let any = |column: fn(&Metrics) -> Option<f64>| {
+        kinds().any(|(_, _, kind)| column(&kind.metrics).is_some())
+    };
+    let (pixels, aupimo) = (any(|m| m.pixel_auroc), any(|m| m.aupimo));
+    let columns = columns(pixels, aupimo);
+    let regions: &[&str] = if pixels { &["regions", "found"] } else { &[] };
+    let titles: Vec<&str> = ["class", "kind", "images"]
+        .into_iter()
+        .chain(titles(&columns))
+        .chain(regions.iter().copied())
+        .collect();
+    let rows: Vec<Vec<String>> = kinds()
+        .map(|(class, apart, kind)| {
+            let overlap = apart.overlap(&kind.kind);
+            let regions = pixels.then(|| {
+                let (found, regions) = overlap.unzip();
+                [regions.unwrap_or(0).to_string(), fraction(found)]
+            });
+            [
+                class.class.clone(),
+                kind.kind.clone(),
+                kind.images.to_string(),
+            ]
+            .into_iter()
+            .chain(cells(&columns, &kind.metrics))
+            .chain(regions.into_iter().flatten())
+            .collect()
+        })
+        .collect();
+    (!rows.is_empty()).then(|| align(&titles, rows))
+}
+
 /// A row for each evaluation.
 pub(super) fn evaluations(evaluations: &[Evaluation]) -> String {
     let pixels = evaluations.iter().any(|e| e.metrics.pixel_auroc.is_some());
-    let columns = [
-        &IMAGE_COLUMNS[..],
-        if pixels { &PIXEL_COLUMNS } else { &[] },
-    ]
-    .concat();
+    let aupimo = evaluations.iter().any(|e| e.metrics.aupimo.is_some());
+    let columns = columns(pixels, aupimo);
     let head = ["data", "method", "shots", "seed"].into_iter();
     let titles: Vec<&str> = head
         .chain(titles(&columns))

@@ -1,0 +1,109 @@
+//! What `eval` measures beside the usual metrics.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code
+
+#[allow(dead_code, reason = "other tests use the rest")]
+mod common;
+
+use common::{Sandbox, png};
+
+const EVAL: &str = "eval --method anomaly-dino --shots 2 --data folder:data \
+                    --weights tiny.safetensors --breakdown";
+
+/// The usual data, with a second kind of anomaly: a dot, of which the mask has two regions.
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.data();
+    sandbox.picture("data/nut/test/dot/0.png", 1, true);
+    let mask = png(64, 48, |x, y| match (x, y) {
+        (20..24, 12..14) | (30..33, 20..26) => [255; 3],
+        _ => [0; 3],
+    });
+    sandbox.write("data/nut/ground_truth/dot/0_mask.png", &mask);
+    sandbox
+}
+
+#[test]
+fn kinds_and_regions_are_told() {
+    let sandbox = sandbox();
+    let run = sandbox.run(&format!("{EVAL} --json --resolution original"));
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+    let class = &run.lines()[0]["classes"][0];
+    let apart = &class["breakdown"];
+    let kinds: Vec<(&str, u64)> = apart["kinds"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|kind| {
+            (
+                kind["kind"].as_str().unwrap(),
+                kind["images"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(kinds, [("blot", 3), ("dot", 1)]);
+    let regions: Vec<(&str, u64)> = apart["regions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|region| {
+            let (area, found) = (region["area"].as_u64(), region["found"].as_u64());
+            assert!(found <= area);
+            (region["kind"].as_str().unwrap(), area.unwrap())
+        })
+        .collect();
+    // The sizes of the masks as they are.
+    let mut expected = vec![("blot", 196); 3];
+    expected.extend([("dot", 8), ("dot", 18)]);
+    assert_eq!(regions, expected);
+    assert!(apart["pixel_threshold"].is_number());
+
+    let text = sandbox.run(EVAL);
+    let kinds: Vec<String> = text
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("nut ") || line.starts_with("class "))
+        .map(|line| {
+            let cells: Vec<&str> = line.split_whitespace().collect();
+            [&cells[..3], &cells[cells.len() - 2..cells.len() - 1]]
+                .concat()
+                .join(" ")
+        })
+        .collect();
+    assert_eq!(
+        kinds,
+        ["class kind images regions", "nut blot 3 3", "nut dot 1 2"],
+        "{text:?}"
+    );
+}
+
+#[test]
+fn aupimo_is_computed_or_told_why_not() {
+    let sandbox = sandbox();
+    let coarse = sandbox.run(&format!("{EVAL} --json --aupimo --resolution 32"));
+    assert_eq!(coarse.code, Some(0), "{coarse:?}");
+    assert!(coarse.lines()[0]["aupimo"].is_null());
+    assert!(
+        coarse
+            .stderr
+            .starts_with("nut: AUPIMO: AUPIMO is undefined: "),
+        "{coarse:?}"
+    );
+    let fine = sandbox.run(&format!("{EVAL} --json --aupimo --resolution 600"));
+    assert_eq!(fine.code, Some(0), "{fine:?}");
+    let aupimo = fine.lines()[0]["aupimo"].as_f64().unwrap();
+    assert!((0.0..=1.0).contains(&aupimo));
+}
+
+#[test]
+fn a_size_that_cannot_be_is_refused() {
+    let sandbox = sandbox();
+    for size in ["0", "4097", "originally"] {
+        let run = sandbox.run(&format!("{EVAL} --resolution {size}"));
+        assert_eq!(run.code, Some(2), "{run:?}");
+        assert!(
+            run.stderr
+                .contains("give a number of pixels from 1 to 4096, or original"),
+            "{run:?}"
+        );
+    }
+}

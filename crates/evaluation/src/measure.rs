@@ -1,0 +1,181 @@
+//! The metrics of scored images: of a class, and of each kind of anomaly in it.
+
+use std::collections::BTreeSet;
+
+use anomalens_detectors::Prediction;
+use anomalens_metrics::{MetricError, auroc, average_precision, f1_max};
+use serde::Serialize;
+
+use crate::pixels::{Pixels, RegionResult};
+use crate::run::RunOptions;
+use crate::{ClassResult, EvaluationError, ImageRecord, Metrics};
+
+/// Fewer points between the bounds of AUPIMO make a rough value, as anomalib warns.
+const FEW_POINTS: usize = 300;
+
+/// An image and what was predicted of it.
+pub(crate) type Scored<'a> = (&'a ImageRecord, &'a Prediction);
+
+/// A class taken apart.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Breakdown {
+    /// Each kind of anomaly beside all normal images.
+    pub kinds: Vec<KindResult>,
+    /// The score from which on a pixel counts as found: where the pixels' F1 is highest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pixel_threshold: Option<f32>,
+    /// Each region of the masks.
+    pub regions: Vec<RegionResult>,
+}
+
+/// One kind of anomaly.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct KindResult {
+    /// What the anomaly is called.
+    pub kind: String,
+    /// Its images that were scored.
+    pub images: usize,
+    /// Metrics over these and the normal images.
+    #[serde(flatten)]
+    pub metrics: Metrics,
+}
+
+/// The metrics of one class.
+pub(crate) fn class_result(
+    class: &str,
+    images: Vec<ImageRecord>,
+    has_masks: bool,
+    options: &RunOptions,
+) -> Result<ClassResult, EvaluationError> {
+    let scored: Vec<Scored<'_>> = images
+        .iter()
+        .filter_map(|r| Some((r, r.prediction.as_ref().ok()?)))
+        .collect();
+    let anomalous = scored.iter().filter(|(r, _)| r.is_anomalous()).count();
+    let measured = Measured::of(&scored, has_masks, options)?;
+    let breakdown = match options.breakdown {
+        true => Some(Breakdown::of(&scored, has_masks, options, &measured)?),
+        false => None,
+    };
+    Ok(ClassResult {
+        class: class.to_owned(),
+        metrics: measured.metrics,
+        normal: scored.len() - anomalous,
+        anomalous,
+        undefined: measured.undefined,
+        breakdown,
+        images,
+    })
+}
+
+/// Metrics, and why some are undefined.
+#[derive(Default)]
+struct Measured {
+    metrics: Metrics,
+    undefined: Vec<String>,
+    /// Where the pixels' F1 is highest.
+    pixel_threshold: Option<f32>,
+}
+
+impl Measured {
+    fn of(
+        scored: &[Scored<'_>],
+        has_masks: bool,
+        options: &RunOptions,
+    ) -> Result<Self, EvaluationError> {
+        let scores: Vec<f32> = scored.iter().map(|(_, p)| p.score).collect();
+        let labels: Vec<bool> = scored.iter().map(|(r, _)| r.is_anomalous()).collect();
+        let mut measured = Self::default();
+        let image_f1 = f1_max(&scores, &labels).map(|f1| f1.value);
+        measured.metrics.image_auroc = measured.defined("image AUROC", auroc(&scores, &labels));
+        measured.metrics.image_ap =
+            measured.defined("image AP", average_precision(&scores, &labels));
+        measured.metrics.image_f1_max = measured.defined("image F1-max", image_f1);
+        let pixels = Pixels::new(scored, options);
+        if has_masks && !pixels.is_empty() {
+            measured.add_pixels(&pixels, options)?;
+        }
+        Ok(measured)
+    }
+
+    fn add_pixels(
+        &mut self,
+        pixels: &Pixels<'_>,
+        options: &RunOptions,
+    ) -> Result<(), EvaluationError> {
+        let found = pixels.metrics()?;
+        self.pixel_threshold = found.f1_max.as_ref().ok().map(|f1| f1.threshold);
+        let f1 = found.f1_max.map(|f1| f1.value);
+        self.metrics.pixel_auroc = self.defined("pixel AUROC", found.auroc);
+        self.metrics.pixel_ap = self.defined("pixel AP", found.average_precision);
+        self.metrics.pixel_f1_max = self.defined("pixel F1-max", f1);
+        self.metrics.aupro = self.defined("AUPRO", found.aupro);
+        self.metrics.aupro_200_steps = self.defined("AUPRO (200 steps)", found.aupro_200_steps);
+        if options.aupimo {
+            let found = pixels.aupimo()?;
+            if let Ok(aupimo) = &found
+                && aupimo.points < FEW_POINTS
+            {
+                self.undefined.push(format!(
+                    "AUPIMO is rough: only {} thresholds lie between its bounds",
+                    aupimo.points
+                ));
+            }
+            self.metrics.aupimo = self.defined("AUPIMO", found.map(|aupimo| aupimo.mean));
+        }
+        Ok(())
+    }
+
+    /// The value, or none with the reason noted.
+    fn defined(&mut self, name: &str, value: Result<f64, MetricError>) -> Option<f64> {
+        value
+            .map_err(|error| self.undefined.push(format!("{name}: {error}")))
+            .ok()
+    }
+}
+
+impl Breakdown {
+    /// The mean part of the regions of `kind` that was found, and how many there are.
+    pub fn overlap(&self, kind: &str) -> Option<(f64, usize)> {
+        let of_kind = self.regions.iter().filter(|region| region.kind == kind);
+        let shares: Vec<f64> = of_kind
+            .map(|region| region.found as f64 / region.area as f64)
+            .collect();
+        let count = shares.len();
+        (count > 0).then(|| (shares.iter().sum::<f64>() / count as f64, count))
+    }
+
+    /// Takes the class apart whose metrics are `whole`.
+    fn of(
+        scored: &[Scored<'_>],
+        has_masks: bool,
+        options: &RunOptions,
+        whole: &Measured,
+    ) -> Result<Self, EvaluationError> {
+        let kind_of = |(record, _): &Scored<'_>| match record.is_anomalous() {
+            true => Some(record.sample.kind.clone()),
+            false => None,
+        };
+        let kinds: BTreeSet<String> = scored.iter().filter_map(kind_of).collect();
+        let kinds = kinds.into_iter().map(|kind| {
+            let beside: Vec<Scored<'_>> = scored
+                .iter()
+                .filter(|image| kind_of(image).is_none_or(|other| other == kind))
+                .copied()
+                .collect();
+            Ok(KindResult {
+                images: beside.iter().filter(|(r, _)| r.is_anomalous()).count(),
+                metrics: Measured::of(&beside, has_masks, options)?.metrics,
+                kind,
+            })
+        });
+        Ok(Self {
+            kinds: kinds.collect::<Result<_, EvaluationError>>()?,
+            pixel_threshold: whole.pixel_threshold,
+            regions: match whole.pixel_threshold {
+                Some(threshold) => Pixels::new(scored, options).regions(threshold)?,
+                None => vec![],
+            },
+        })
+    }
+}
