@@ -629,6 +629,36 @@ fn variants_of_a_method_are_compared_in_a_table() {
     assert_eq!(sandbox.read("ablation/results.jsonl").lines().count(), 3);
 }
 
+#[test]
+fn the_ablations_of_a_paper_need_its_data_sets() {
+    let sandbox = Sandbox::new();
+    sandbox.class("sets/mvtec/bottle");
+    let ablation = "bench ablation --root sets --epochs 1 --only default --resolution 56 \
+                    --weights tiny.safetensors --set image_size=56 -o ablation";
+    let missing = sandbox.run(ablation);
+    assert_eq!(missing.code, Some(1), "{missing:?}");
+    let told =
+        "error: missing: visa: there is no folder visa or visa 20220922 in sets; get VisA from ";
+    assert!(missing.stderr.starts_with(told), "{missing:?}");
+    let mut table = "object,split,label,image,mask\n".to_owned();
+    for i in 0..2 {
+        for (label, mask) in [("normal", ""), ("anomaly", "candle/mask.png")] {
+            let image = format!("candle/{label}-{i}.png");
+            sandbox.picture(&format!("sets/visa/{image}"), i, label == "anomaly");
+            table += &format!("candle,test,{label},{image},{mask}\n");
+        }
+    }
+    sandbox.mask("sets/visa/candle/mask.png");
+    sandbox.write("sets/visa/split_csv/1cls.csv", table.as_bytes());
+    let both = sandbox.run(ablation);
+    assert_eq!(both.code, Some(0), "{both:?}");
+    // Each is taught by the other.
+    for (teacher, measured) in [("mvtec", "visa"), ("visa", "mvtec")] {
+        let table = sandbox.read(&format!("ablation/from-{teacher}/ablation.md"));
+        assert!(table.contains(&format!("## {measured}\n")), "{table}");
+    }
+}
+
 /// Two textures with drawn defects, small enough for tests.
 const DRAWN: &str = "drawn:textures,seed=3,materials=2,images=4,side=56";
 

@@ -8,11 +8,13 @@ use anomalens::datasets::DataSet;
 use anomalens::detectors::training::{TrainOptions, TrainingSample};
 use anomalens::detectors::{FitOptions, Method, Variant, find as find_method};
 use anomalens::evaluation::ablation::{Ablation, AblationEvent, tables};
+use anomalens::evaluation::suite::suite as find_suite;
 use anomalens::evaluation::{Fold, Resolution, RunOptions, Table, training_samples};
 use anomalens::vision::write_atomic;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use super::suite;
 use crate::cli::data::Reference;
 use crate::cli::progress::{Progress, catch_interrupts, interrupted};
 use crate::cli::train::{CacheArg, Shown};
@@ -21,7 +23,8 @@ use crate::cli::{End, backbone, command_line, print_line, settings};
 /// Variants of a trained method, learned and measured side by side
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  \
-    anomalens bench ablation --train magnetic-tile:DIR --test sdd:DIR -o ablation\n\n\
+    anomalens bench ablation --train magnetic-tile:DIR --test sdd:DIR -o ablation\n  \
+    anomalens bench ablation --root DATA --weights ViT-L-14-336px.pt -o ablation\n\n\
     The folder gets results.jsonl, a line as soon as a variant is measured, and ablation.md. A run \
     that was interrupted goes on when the same command is given again.")]
 pub(super) struct Args {
@@ -29,11 +32,25 @@ pub(super) struct Args {
     #[arg(long, value_name = "METHOD", default_value = "anomalyclip")]
     method: String,
     /// Labelled data to learn from (repeatable)
-    #[arg(long, value_name = "LAYOUT:PATH", required = true)]
+    #[arg(
+        long,
+        value_name = "LAYOUT:PATH",
+        required_unless_present = "root",
+        requires = "test"
+    )]
     train: Vec<Reference>,
     /// Labelled data to measure on (repeatable)
-    #[arg(long, value_name = "LAYOUT:PATH", required = true)]
+    #[arg(
+        long,
+        value_name = "LAYOUT:PATH",
+        required_unless_present = "root",
+        requires = "train"
+    )]
     test: Vec<Reference>,
+    /// The folder that the paper's data sets are in, to learn from each and measure on the others,
+    /// in place of --train and --test
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["train", "test"])]
+    root: Option<PathBuf>,
     /// Learn from all but part K of N equal parts of each data set, and measure on that part
     #[arg(long, value_name = "K/N")]
     part: Option<Fold>,
@@ -76,14 +93,64 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// Data to learn from, data to measure on, and where results go.
+struct Plan {
+    train: Vec<Reference>,
+    test: Vec<Reference>,
+    folder: PathBuf,
+}
+
 pub(super) fn run(args: &Args) -> Result<End> {
+    for plan in plans(args)? {
+        measure(args, &plan)?;
+    }
+    Ok(End::Done)
+}
+
+/// What is asked for: one plan, or one for each teacher of the suite, in a folder of its own.
+fn plans(args: &Args) -> Result<Vec<Plan>> {
+    let Some(root) = &args.root else {
+        return Ok(vec![Plan {
+            train: args.train.clone(),
+            test: args.test.clone(),
+            folder: args.output.clone(),
+        }]);
+    };
+    let suite = find_suite("ablation")?;
+    let (mut found, mut missing) = (vec![], vec![]);
+    for &name in suite.data {
+        match suite::below(root, name) {
+            Ok(data) => found.push((name, Reference::Given(data))),
+            Err(reason) => missing.push(suite::absent(name, &reason)),
+        }
+    }
+    if !missing.is_empty() {
+        // Each is learned from or measured on by the others.
+        bail!("{}", missing.join("\n"));
+    }
+    let plan = |teacher: &str| {
+        let (train, test): (Vec<_>, Vec<_>) = found
+            .iter()
+            .cloned()
+            .partition(|(name, _)| *name == teacher);
+        let data = |part: Vec<(&str, Reference)>| part.into_iter().map(|(_, data)| data).collect();
+        Plan {
+            train: data(train),
+            test: data(test),
+            folder: args.output.join(format!("from-{teacher}")),
+        }
+    };
+    Ok(suite.teachers.map(plan).into())
+}
+
+fn measure(args: &Args, plan: &Plan) -> Result<()> {
     let method = find_method(&args.method)?;
     let mut samples: Vec<TrainingSample> = vec![];
-    for data in &args.train {
+    for data in &plan.train {
         let all = method.trains_on_all();
         samples.extend(training_samples(&data.open()?, args.part, all));
     }
-    let opened = args.test.iter().map(Reference::open);
+    let opened = plan.test.iter().map(Reference::open);
     let opened = opened.collect::<Result<Vec<DataSet>>>()?;
     let layouts: Vec<&str> = opened.iter().map(|data| data.layout.name).collect();
     // Told apart by their paths only where the layout does not do it.
@@ -95,7 +162,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         1 => (*layout).to_owned(),
         _ => data.to_string(),
     };
-    let names: Vec<String> = layouts.iter().zip(&args.test).map(name).collect();
+    let names: Vec<String> = layouts.iter().zip(&plan.test).map(name).collect();
     let tests: Vec<(String, DataSet)> = names.into_iter().zip(opened).collect();
     let settings = args.settings.options()?;
     let backbone = args.backbone.open()?;
@@ -104,8 +171,8 @@ pub(super) fn run(args: &Args) -> Result<End> {
         "method": method.name,
         "settings": settings,
         "backbone": backbone::identity(&backbone),
-        "train": args.train.iter().map(Reference::to_string).collect::<Vec<_>>(),
-        "test": args.test.iter().map(Reference::to_string).collect::<Vec<_>>(),
+        "train": plan.train.iter().map(Reference::to_string).collect::<Vec<_>>(),
+        "test": plan.test.iter().map(Reference::to_string).collect::<Vec<_>>(),
         "part": args.part.map(|part| part.to_string()),
         "epochs": args.epochs,
         "batch": args.batch,
@@ -132,7 +199,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             only: args.part,
             ..RunOptions::default()
         },
-        folder: args.output.clone(),
+        folder: plan.folder.clone(),
     };
     catch_interrupts();
     let mut training: Option<(String, Shown)> = None;
@@ -170,7 +237,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         samples.len(),
         command_line(),
     );
-    let path = args.output.join("ablation.md");
+    let path = plan.folder.join("ablation.md");
     write_atomic(&path, text.as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))?;
     if args.json {
@@ -181,7 +248,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         print_line(tables)?;
         print_line(format!("table: {}", path.display()))?;
     }
-    Ok(End::Done)
+    Ok(())
 }
 
 /// The variants that are asked for.

@@ -1,7 +1,7 @@
 //! `anomalens bench SUITE`: methods over the data sets of a paper, ours beside the published figures.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anomalens::backbones::weights::{Kind, Registry, Store};
@@ -243,9 +243,14 @@ impl DataSets {
 
 /// The data set `name` below the root, or why it is not there.
 fn below_root(args: &Args, name: &str) -> Result<DataRef, String> {
-    let Some(root) = &args.root else {
-        return Err(format!("neither --root nor --data {name}:PATH is given"));
-    };
+    match &args.root {
+        Some(root) => below(root, name),
+        None => Err(format!("neither --root nor --data {name}:PATH is given")),
+    }
+}
+
+/// The same below `root`.
+pub(super) fn below(root: &Path, name: &str) -> Result<DataRef, String> {
     place(root, name).map_err(|absent| match absent {
         Absent::Unfit(reason) => reason,
         Absent::NotFound => {
@@ -267,7 +272,7 @@ fn installed(name: &str) -> Option<DataRef> {
 }
 
 /// That a data set is missing, why, and whose it is.
-fn absent(name: &str, reason: &str) -> String {
+pub(super) fn absent(name: &str, reason: &str) -> String {
     let about = layout(name).ok().and_then(|layout| layout.about.as_ref());
     let owners = about.map_or_else(String::new, |about| {
         format!("; get {} from {}", about.title, about.obtain)
