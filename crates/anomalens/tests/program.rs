@@ -4,6 +4,7 @@
 mod common;
 
 use common::Sandbox;
+use serde_json::json;
 
 const TINY: &str = "--weights tiny.safetensors";
 
@@ -406,6 +407,48 @@ fn a_data_set_is_evaluated_by_its_list_as_by_its_folders() {
     let by_folders = metrics("folder:data");
     assert!(by_folders[0]["pixel_auroc"].is_f64(), "{by_folders}");
     assert_eq!(metrics("meta:data/meta.json"), by_folders);
+
+    let mut table = "path,label,split,kind,class,mask\n".to_owned();
+    for (folder, count) in [("train/good", 4), ("test/blot", 3), ("test/good", 3)] {
+        let (split, kind) = folder.split_once('/').unwrap();
+        for i in 0..count {
+            let (label, mask) = match kind {
+                "good" => ("normal", String::new()),
+                _ => ("anomalous", format!("nut/ground_truth/{kind}/{i}_mask.png")),
+            };
+            table += &format!("nut/{folder}/{i}.png,{label},{split},{kind},nut,{mask}\n");
+        }
+    }
+    sandbox.write("data/table.csv", table.as_bytes());
+    assert_eq!(metrics("manifest:data/table.csv"), by_folders);
+}
+
+#[test]
+fn boxes_in_a_file_are_masks() {
+    let sandbox = Sandbox::new();
+    sandbox.data();
+    let image = |folder: &str, i: usize| format!("nut/{folder}/{i}.png");
+    let good = (0..4).map(|i| image("train/good", i));
+    let names: Vec<String> = good.chain((0..3).map(|i| image("test/blot", i))).collect();
+    let images = names.iter().enumerate();
+    let images = images.map(|(id, name)| json!({"id": id, "file_name": name}));
+    let boxes = (4..7).map(|id| json!({"image_id": id, "bbox": [20, 12, 14, 14]}));
+    let file = json!({
+        "images": images.collect::<Vec<_>>(),
+        "annotations": boxes.collect::<Vec<_>>(),
+    });
+    sandbox.write("data/coco.json", file.to_string().as_bytes());
+    let run = sandbox.run(&format!(
+        "eval --method anomaly-dino --shots 2 --data coco:data/coco.json --json --report r.html {TINY}"
+    ));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let pixel_auroc = run.lines()[0]["pixel_auroc"].as_f64().unwrap();
+    assert!(pixel_auroc > 0.9, "{pixel_auroc}");
+    let report = sandbox.read("r.html");
+    assert!(
+        report.contains("Pixel level"),
+        "no pixel metrics in the report"
+    );
 }
 
 #[test]

@@ -179,36 +179,45 @@ fn mask_findings(root: &Path, samples: &[Sample], images: &Images<'_>) -> Vec<Fi
     samples
         .par_iter()
         .filter_map(|sample| {
-            let MaskSource::File(path) = &sample.mask else {
-                return None;
-            };
             let image = images.get(sample.image.as_path())?.as_ref().ok();
-            let (kind, message) = mask_fault(sample, path, image)?;
-            Some(Finding::new(kind, relative(root, path), message))
+            let (size, marks, at) = match &sample.mask {
+                MaskSource::File(path) => match read(path) {
+                    Ok(mask) => (
+                        (mask.width(), mask.height()),
+                        marks_any(&mask, sample.crop),
+                        relative(root, path),
+                    ),
+                    Err(message) => {
+                        let kind = FindingKind::UnreadableImage;
+                        return Some(Finding::new(kind, relative(root, path), message));
+                    }
+                },
+                MaskSource::Listed(mask) => {
+                    ((mask.width(), mask.height()), mask.any(), sample.id.clone())
+                }
+                MaskSource::Empty | MaskSource::Absent => return None,
+            };
+            let (kind, message) = mask_fault(sample, size, marks, image?.size)?;
+            Some(Finding::new(kind, at, message))
         })
         .collect()
 }
 
-/// What is wrong with the mask of a sample; `image` is `None` if that cannot be read.
+/// What is wrong with a mask of this size in an image of that size.
 fn mask_fault(
     sample: &Sample,
-    mask: &Path,
-    image: Option<&ImageFacts>,
+    size: (u32, u32),
+    marks: bool,
+    image: (u32, u32),
 ) -> Option<(FindingKind, String)> {
-    let mask = match read(mask) {
-        Ok(mask) => mask,
-        Err(message) => return Some((FindingKind::UnreadableImage, message)),
-    };
-    let (width, height) = image?.size;
-    if (mask.width(), mask.height()) != (width, height) {
+    if size != image {
         let message = format!(
-            "this mask is {}x{}, its image {width}x{height}",
-            mask.width(),
-            mask.height()
+            "this mask is {}x{}, its image {}x{}",
+            size.0, size.1, image.0, image.1
         );
         return Some((FindingKind::MaskSize, message));
     }
-    match (sample.label, marks_any(&mask, sample.crop)) {
+    match (sample.label, marks) {
         (Label::Anomalous, false) => Some((
             FindingKind::EmptyMask,
             format!("this mask marks no pixel, and {} is anomalous", sample.id),

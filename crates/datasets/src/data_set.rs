@@ -6,7 +6,7 @@ use crate::data_ref::DataRef;
 use crate::error::{Error, nearest};
 use crate::finding::Severity;
 use crate::layouts::Layout;
-use crate::sample::{Label, MaskSource, Sample, Split};
+use crate::sample::{Label, Sample, Split};
 
 /// The samples of a data set.
 #[derive(Debug, Clone)]
@@ -47,10 +47,7 @@ impl DataSet {
             layout: data.layout,
             root: scan.root,
             classes: classes(&scan.samples),
-            has_masks: scan
-                .samples
-                .iter()
-                .any(|sample| matches!(sample.mask, MaskSource::File(_))),
+            has_masks: scan.samples.iter().any(|sample| sample.mask.is_marked()),
             samples: scan.samples,
         })
     }

@@ -276,14 +276,14 @@ pub(crate) fn nearest<'a>(
         .map(|(_, candidate)| candidate.to_owned())
 }
 
-fn did_you_mean(nearest: Option<&str>) -> String {
+pub(crate) fn did_you_mean(nearest: Option<&str>) -> String {
     nearest
         .map(|name| format!(" (did you mean `{name}`?)"))
         .unwrap_or_default()
 }
 
 /// Layouts that may be given a file.
-const FILE_LAYOUTS: &str = "meta";
+const FILE_LAYOUTS: &str = "manifest, coco and meta";
 
 fn published_at(obtain: Option<&str>) -> String {
     obtain

@@ -42,6 +42,8 @@ pub enum FindingKind {
     MaskSize,
     /// The mask of an anomalous image marks no pixel.
     EmptyMask,
+    /// An outline reaches beyond its image.
+    Outside,
     /// The mask of a normal image marks pixels.
     MaskOfNormal,
     /// An image that nothing labels; it is left out.
@@ -71,6 +73,7 @@ impl FindingKind {
             | Self::MaskOrder
             | Self::MaskSize => Severity::Error,
             Self::EmptyMask
+            | Self::Outside
             | Self::MaskOfNormal
             | Self::UnlabelledFile
             | Self::UnexpectedFile

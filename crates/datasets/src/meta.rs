@@ -81,6 +81,7 @@ fn entry(root: &Path, sample: &Sample) -> Result<Entry, Error> {
         img_path: below_root(&sample.image, "is not below the root")?,
         mask_path: match &sample.mask {
             MaskSource::File(path) => below_root(path, "has a mask that is not below the root")?,
+            MaskSource::Listed(_) => return Err(refuse("has a mask that is no file")),
             MaskSource::Empty | MaskSource::Absent => String::new(),
         },
         cls_name: sample.class.clone(),

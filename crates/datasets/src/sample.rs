@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use anomalens_vision::{ImageError, Limits, Mask, SparseMask};
 use serde::Serialize;
 
 /// The kind of every normal sample, whatever its folder is called.
@@ -63,10 +64,31 @@ pub enum MaskSource {
     /// An image of the same size as the sample's image, to be cropped like it: pixels above zero
     /// are anomalous.
     File(PathBuf),
+    /// These pixels: outlines in a list, drawn at the size of the sample's image.
+    Listed(SparseMask),
     /// No pixel is anomalous: a normal image of a class that has masks.
     Empty,
     /// Not known: the class has no masks.
     Absent,
+}
+
+impl MaskSource {
+    /// Whether some pixels may be anomalous.
+    pub fn is_marked(&self) -> bool {
+        matches!(self, Self::File(_) | Self::Listed(_))
+    }
+
+    /// The mask of the whole image; `None` if no pixel is known to be anomalous.
+    ///
+    /// # Errors
+    /// When its file cannot be read.
+    pub fn open(&self, limits: &Limits) -> Result<Option<Mask>, ImageError> {
+        match self {
+            Self::File(path) => Mask::open(path, limits).map(Some),
+            Self::Listed(mask) => Ok(Some(mask.to_mask())),
+            Self::Empty | Self::Absent => Ok(None),
+        }
+    }
 }
 
 /// One image (or part of one) with its label.

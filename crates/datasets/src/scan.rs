@@ -13,7 +13,7 @@ use crate::sample::{Crop, GOOD, Label, MaskSource, Sample, Split};
 pub(crate) struct Scan {
     pub(crate) root: PathBuf,
     /// The file that lists the samples, where one was given in place of the root.
-    file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     /// Whether this is a published data set, whose files have the names that its owners gave.
     pub(crate) published: bool,
     pub(crate) samples: Vec<Sample>,
@@ -49,12 +49,6 @@ impl Scan {
             samples: Vec::new(),
             findings: Vec::new(),
         }
-    }
-
-    /// The file given, or the one of this name in the root.
-    pub(crate) fn file_or(&self, name: &str) -> PathBuf {
-        let file = self.file.clone();
-        file.unwrap_or_else(|| self.path(name))
     }
 
     pub(crate) fn path(&self, relative: &str) -> PathBuf {

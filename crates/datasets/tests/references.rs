@@ -88,7 +88,8 @@ fn roots_that_do_not_open() {
         (
             "folder",
             "file",
-            "ROOT is a file: give the folder that holds the data set (a file can be given to meta)",
+            "ROOT is a file: give the folder that holds the data set (a file can be given to \
+             manifest, coco and meta)",
         ),
         (
             "folder",

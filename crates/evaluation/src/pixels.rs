@@ -1,7 +1,6 @@
 //! Anomaly maps beside their masks, at a chosen size: pixel metrics, and the regions that are found.
 
 use std::fmt;
-use std::path::Path;
 use std::str::FromStr;
 
 use anomalens_datasets::{MaskSource, Sample};
@@ -161,16 +160,15 @@ pub(crate) fn seen_mask(
     prediction: &Prediction,
     limits: &Limits,
 ) -> Result<Option<Mask>, EvaluationError> {
-    let MaskSource::File(path) = &sample.mask else {
+    let Some(mut mask) = sample.mask.open(limits)? else {
         return Ok(None);
     };
-    let mut mask = Mask::open(path, limits)?;
     if let Some(crop) = sample.crop {
         mask = mask.crop(crop.x, crop.y, crop.width, crop.height)?;
     }
     let size = prediction.size;
     if (mask.width(), mask.height()) != (size.width, size.height) {
-        return Err(wrong_size(path, &mask, sample, prediction));
+        return Err(wrong_size(&mask, sample, prediction));
     }
     let [x, y, width, height] = [
         size.footprint.x,
@@ -182,14 +180,13 @@ pub(crate) fn seen_mask(
     Ok(Some(mask.crop(x, y, width, height)?))
 }
 
-fn wrong_size(
-    path: &Path,
-    mask: &Mask,
-    sample: &Sample,
-    prediction: &Prediction,
-) -> EvaluationError {
+fn wrong_size(mask: &Mask, sample: &Sample, prediction: &Prediction) -> EvaluationError {
     EvaluationError::MaskSize {
-        mask: path.to_owned(),
+        mask: match &sample.mask {
+            MaskSource::File(path) => path.clone(),
+            // It is listed with the image.
+            _ => sample.image.clone(),
+        },
         mask_width: mask.width(),
         mask_height: mask.height(),
         image: sample.image.clone(),

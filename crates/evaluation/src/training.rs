@@ -67,6 +67,7 @@ fn training_sample(sample: &Sample) -> TrainingSample {
         anomalous: sample.label == Label::Anomalous,
         mask: match &sample.mask {
             MaskSource::File(path) => TrainingMask::File(path.clone()),
+            MaskSource::Listed(mask) => TrainingMask::Listed(mask.clone()),
             MaskSource::Empty => TrainingMask::Empty,
             MaskSource::Absent => TrainingMask::Unknown,
         },

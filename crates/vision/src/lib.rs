@@ -6,6 +6,7 @@
 //!            │          ├ rotate    OpenCV's warpAffine, for rotated shots
 //!            │          └ write     PNG, atomic files
 //!            └───────> Mask         ground truth and thresholded maps
+//!                        └ sparse    ground truth from outlines
 //!
 //! a detector ──> Map ── interpolate, smooth ──> full-resolution Map
 //!                 ├ regions   connected components above a threshold
@@ -28,6 +29,7 @@ mod regions;
 mod resample;
 mod rotate;
 mod smooth;
+mod sparse;
 mod write;
 
 pub use crate::colour::ColourMap;
@@ -41,4 +43,5 @@ pub use crate::picture::{draw_contours, heat_map, overlay, sheet};
 pub use crate::preprocess::{Preprocess, Preprocessed, Rect, Resize};
 pub use crate::regions::Region;
 pub use crate::resample::Filter;
+pub use crate::sparse::SparseMask;
 pub use crate::write::write_atomic;

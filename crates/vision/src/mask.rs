@@ -51,6 +51,16 @@ impl Mask {
         })
     }
 
+    /// A mask of values that are known to fit.
+    pub(crate) fn of(width: u32, height: u32, values: Vec<bool>) -> Self {
+        debug_assert_eq!(values.len(), width as usize * height as usize);
+        Self {
+            width,
+            height,
+            values,
+        }
+    }
+
     /// Reads a mask file: every pixel brighter than black is set.
     ///
     /// Colours are turned to grey with Pillow's weights first. 16-bit files are compared before any

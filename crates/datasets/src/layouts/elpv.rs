@@ -8,6 +8,7 @@ use std::path::{Component, Path};
 
 use crate::error::Error;
 use crate::finding::FindingKind;
+use crate::layouts::listed::tell_missing;
 use crate::layouts::{About, Layout, Published, SPLIT_IN_FILE_ORDER, missing_entries};
 use crate::listing::below;
 use crate::sample::{GOOD, MaskSource, Split};
@@ -61,11 +62,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
                 format!("{} is listed twice", row.image),
             );
         } else if !scan.path(row.image).is_file() {
-            scan.find(
-                FindingKind::MissingFile,
-                row.image,
-                format!("named in {at}; no such file"),
-            );
+            tell_missing(scan, row.image, &at);
         } else if let Some(kind) = row.kind {
             scan.add(Item {
                 image: row.image.to_owned(),

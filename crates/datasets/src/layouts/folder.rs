@@ -18,9 +18,9 @@ const TRAIN: &str = "train";
 const TEST: &str = "test";
 const TRUTH: &str = "ground_truth";
 /// Names, in any case, of folders of normal images.
-const NORMAL: [&str; 5] = [GOOD, "ok", "normal", "nominal", "no_defect"];
+pub(super) const NORMAL: [&str; 5] = [GOOD, "ok", "normal", "nominal", "no_defect"];
 /// Names, in any case, of plain folders of anomalous images.
-const ANOMALOUS: [&str; 7] = [
+pub(super) const ANOMALOUS: [&str; 7] = [
     "bad",
     "ko",
     "defect",
@@ -88,7 +88,8 @@ pub(super) fn is_normal(folder: &str) -> bool {
     NORMAL.contains(&folder.to_lowercase().as_str())
 }
 
-fn is_anomalous(folder: &str) -> bool {
+/// Whether a folder of this name holds anomalous images.
+pub(super) fn is_anomalous(folder: &str) -> bool {
     ANOMALOUS.contains(&folder.to_lowercase().as_str())
 }
 
@@ -110,7 +111,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
 }
 
 /// The last name of the path, also where it is written as `.`.
-fn name_of(root: &Path) -> String {
+pub(super) fn name_of(root: &Path) -> String {
     root.canonicalize()
         .ok()
         .and_then(|path| Some(path.file_name()?.to_str()?.to_owned()))

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::error::Error;
 use crate::finding::FindingKind;
 use crate::layouts::folder::{is_class, scan_class};
+use crate::layouts::listed::tell_missing;
 use crate::layouts::{About, Layout, Published, SPLIT_IN_FILE_ORDER, missing_entries, read_rows};
 use crate::listing::below;
 use crate::sample::{GOOD, Label, MaskSource, Sample, Split};
@@ -83,11 +84,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
         if !listed.insert(name) {
             scan.find(FindingKind::BadRow, at, format!("id {id} is listed twice"));
         } else if !scan.path(&image).is_file() {
-            scan.find(
-                FindingKind::MissingFile,
-                image,
-                format!("named in {at}; no such file"),
-            );
+            tell_missing(scan, &image, &at);
         } else {
             scan.add(Item {
                 image,

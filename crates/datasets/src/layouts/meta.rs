@@ -3,22 +3,19 @@
 //! or with a folder in its place, shows no anomalous pixel if others of its class have masks.
 //! DAGM's script writes `Train` and `Test` with capitals.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::finding::FindingKind;
+use crate::layouts::listed::{Listed, UNNAMED_KIND, tell_missing};
 use crate::layouts::{Layout, missing_entries};
 use crate::meta::{Entry, FILE};
 use crate::sample::{GOOD, MaskSource, Split};
 use crate::scan::{Item, Scan};
-
-/// The kind of an anomaly that the file does not name.
-const UNNAMED_KIND: &str = "anomaly";
 
 pub(super) const LAYOUT: Layout = Layout {
     name: "meta",
@@ -43,7 +40,7 @@ struct Place<'a> {
 }
 
 fn scan(scan: &mut Scan) -> Result<(), Error> {
-    let file = scan.file_or(FILE);
+    let file = scan.file.clone().unwrap_or_else(|| scan.path(FILE));
     let text = fs::read_to_string(&file).map_err(|source| Error::reading(&file, source))?;
     let parts: Map<String, Value> =
         serde_json::from_str(&text).map_err(|error| Error::NoJson { path: file, error })?;
@@ -55,35 +52,20 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
         .filter(|place| names_mask(&place.entry))
         .map(|place| place.class)
         .collect();
-    // In which class an image was met first, and where.
-    let mut met: BTreeMap<String, BTreeMap<&str, String>> = BTreeMap::new();
+    let mut listed = Listed::default();
     for place in &places {
-        let image = below_root(&scan.root, &place.entry.img_path);
         let Some(mask) = mask(scan, place, masked.contains(place.class)) else {
             continue;
         };
-        if !scan.path(&image).is_file() {
-            tell_missing(scan, &place.entry.img_path, &place.at);
-            continue;
-        }
-        let classes = met.entry(image.clone()).or_default();
-        let elsewhere = !classes.is_empty();
-        if let Some(first) = classes.insert(place.class, place.at.clone()) {
-            let message = format!("{image} is listed already in {first}");
-            scan.find(FindingKind::BadRow, &place.at, message);
-            continue;
-        }
-        scan.add(Item {
-            image,
+        let item = Item {
+            image: place.entry.img_path.clone(),
             crop: None,
             class: place.class,
             kind: kind(&place.entry),
             split: place.split,
             mask,
-        });
-        if elsewhere && let Some(sample) = scan.samples.last_mut() {
-            sample.id += &format!("@{}", place.class);
-        }
+        };
+        listed.add(scan, &place.at, item);
     }
     scan.samples.sort_by(|a, b| a.class.cmp(&b.class));
     Ok(())
@@ -169,20 +151,4 @@ fn mask(scan: &mut Scan, Place { at, entry, .. }: &Place<'_>, masked: bool) -> O
             None
         }
     }
-}
-
-fn tell_missing(scan: &mut Scan, path: &str, at: &str) {
-    let advice = if Path::new(path).is_absolute() {
-        "; a list with absolute paths must be made anew where the data were moved"
-    } else {
-        ""
-    };
-    let message = format!("named in {at}; no such file{advice}");
-    scan.find(FindingKind::MissingFile, path, message);
-}
-
-/// A path as ids have it: below the root where it is.
-fn below_root(root: &Path, path: &str) -> String {
-    let below = Path::new(path).strip_prefix(root);
-    below.ok().and_then(Path::to_str).unwrap_or(path).to_owned()
 }

@@ -5,6 +5,7 @@
 mod aitex;
 mod br35h;
 mod brainmri;
+mod coco;
 mod covid_19;
 mod dagm;
 mod elpv;
@@ -12,7 +13,9 @@ mod folder;
 mod headct;
 mod labelled;
 mod lesions;
+mod listed;
 mod magnetic_tile;
+mod manifest;
 mod meta;
 mod mvtec;
 mod sdd;
@@ -29,8 +32,10 @@ use crate::listing::below;
 use crate::sample::{MaskSource, Split};
 use crate::scan::{Item, Scan};
 
-static LAYOUTS: [Layout; 27] = [
+static LAYOUTS: &[Layout] = &[
     folder::LAYOUT,
+    manifest::LAYOUT,
+    coco::LAYOUT,
     meta::LAYOUT,
     aitex::LAYOUT,
     br35h::LAYOUT,
@@ -161,7 +166,7 @@ impl Layout {
 
 /// All layouts.
 pub fn layouts() -> &'static [Layout] {
-    &LAYOUTS
+    LAYOUTS
 }
 
 /// The layout of this name.

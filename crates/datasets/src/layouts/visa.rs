@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::finding::FindingKind;
+use crate::layouts::listed::tell_missing;
 use crate::layouts::{About, Layout, Published, missing_entries, read_rows};
 use crate::sample::{GOOD, MaskSource, Split};
 use crate::scan::{Item, Scan};
@@ -100,8 +101,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
                 let message = format!("the path {file} does not stay below the root");
                 scan.find(FindingKind::BadRow, &at, message);
             } else if !scan.path(file).is_file() {
-                let message = format!("named in {at}; no such file");
-                scan.find(FindingKind::MissingFile, file, message);
+                tell_missing(scan, file, &at);
             } else {
                 continue;
             }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anomalens_vision::{Limits, Mask};
+use anomalens_vision::{Limits, Mask, SparseMask};
 use rayon::prelude::*;
 
 use crate::{DetectorError, ImageSource};
@@ -25,6 +25,8 @@ pub struct TrainingSample {
 pub enum TrainingMask {
     /// Those above zero in this image, which is cropped as the sample's image is.
     File(PathBuf),
+    /// These, at the size of the image before it is cropped.
+    Listed(SparseMask),
     /// None.
     Empty,
     /// Not known: the image teaches its label only.
@@ -34,8 +36,9 @@ pub enum TrainingMask {
 impl TrainingSample {
     /// The anomalous pixels at `side` x `side`, or none if they are not known.
     fn mask(&self, side: u32, limits: &Limits) -> Result<Option<Vec<bool>>, DetectorError> {
-        let path = match &self.mask {
-            TrainingMask::File(path) => path,
+        let (mask, path) = match &self.mask {
+            TrainingMask::File(path) => (Mask::open(path, limits), path),
+            TrainingMask::Listed(mask) => (Ok(mask.to_mask()), &self.source.path),
             TrainingMask::Empty => return Ok(Some(vec![false; (side * side) as usize])),
             TrainingMask::Unknown => return Ok(None),
         };
@@ -43,7 +46,7 @@ impl TrainingSample {
             path: path.clone(),
             reason,
         };
-        let mut mask = Mask::open(path, limits).map_err(|e| unusable(e.to_string()))?;
+        let mut mask = mask.map_err(|e| unusable(e.to_string()))?;
         if let Some([x, y, width, height]) = self.source.crop {
             mask = mask
                 .crop(x, y, width, height)

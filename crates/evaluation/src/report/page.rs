@@ -1,6 +1,5 @@
 //! What the page says, in the words and numbers that `templates/report.html` prints.
 
-use anomalens_datasets::MaskSource;
 use anomalens_detectors::NormalRange;
 use askama::Template;
 
@@ -137,7 +136,7 @@ impl<'a> Page<'a> {
 /// Whether anomalous pixels of some image are known.
 fn has_masks(evaluation: &Evaluation) -> bool {
     let mut images = evaluation.classes.iter().flat_map(|class| &class.images);
-    images.any(|record| matches!(record.sample.mask, MaskSource::File(_)))
+    images.any(|record| record.sample.mask.is_marked())
 }
 
 impl<'a> Run<'a> {

@@ -119,6 +119,7 @@ pub(super) fn fingerprint(data: &DataSet, class: &str) -> String {
     let lines = samples.map(|sample| {
         let mask = match &sample.mask {
             MaskSource::File(path) => bytes(path).to_string(),
+            MaskSource::Listed(mask) => format!("{mask:?}"),
             MaskSource::Empty => "empty".to_owned(),
             MaskSource::Absent => "absent".to_owned(),
         };
