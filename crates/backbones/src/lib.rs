@@ -7,7 +7,7 @@
 //! clip/        CLIP of OpenAI and OpenCLIP: vision and text transformers
 //! vit/         the vision transformer that both families are, on the kernels or on candle
 //! encoder.rs   the `ImageEncoder` trait, `FeatureRequest`, `Features`
-//! feature_cache.rs  features kept on disk
+//! feature_cache/  features kept on disk
 //! embedded.rs  the backbone that is part of the program
 //! load.rs      a weight file -> the encoder that it holds
 //! ```

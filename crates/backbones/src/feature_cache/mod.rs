@@ -5,32 +5,25 @@
 //! computes, the pixels as the network sees them (the image's content and its preprocessing), and
 //! what is asked for. Numbers are kept as they were computed, in float32: results are the same with
 //! and without.
+//!
+//! ```text
+//! encoder.rs  a network whose features are looked up before they are computed
+//! file.rs     the bytes of a file
+//! ```
+
+mod encoder;
+mod file;
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use candle_core::{Device, Tensor};
-use rayon::prelude::*;
-use sha2::{Digest, Sha256};
+pub use encoder::CachedEncoder;
 
-use crate::clip::ClipText;
-use crate::{
-    BackboneError, BlockFeatures, BlockTokens, FeatureRequest, Features, Grid, ImageEncoder,
-    ImageFeatures,
-};
-
-/// What a file opens with; another number when the format changes.
-const MAGIC: &[u8; 8] = b"ANFEAT01";
-
-/// Bytes of a file beside its numbers: magic, four sizes, checksum.
-const FRAME: usize = MAGIC.len() + 4 * size_of::<u32>() + CHECKSUM;
-
-/// Bytes of the SHA-256 over all before it that a file ends with.
-const CHECKSUM: usize = 16;
+use crate::{FeatureRequest, ImageFeatures};
 
 /// A folder of features that does not grow beyond a limit: what was not used for longest goes
 /// first. What this run has used stays; once that alone fills it, no more is kept.
@@ -123,7 +116,7 @@ impl FeatureCache {
     /// The features called `name`, if they are there and whole.
     fn read(&self, name: &str, request: &FeatureRequest) -> Option<ImageFeatures> {
         let path = self.path(name);
-        let features = decode(&fs::read(&path).ok()?, request)?;
+        let features = file::decode(&fs::read(&path).ok()?, request)?;
         // Only the order in which files go depends on it.
         let _ = File::options()
             .append(true)
@@ -138,7 +131,7 @@ impl FeatureCache {
     /// Keeps `features` under `name` if there is room. That it cannot be written costs time later,
     /// and is no reason to stop.
     fn add(&self, name: &str, features: &ImageFeatures) {
-        let bytes = encode(features);
+        let bytes = file::encode(features);
         let mut state = self.state();
         state.usage.encoded += 1;
         if !self.make_room(&mut state, bytes.len() as u64) {
@@ -178,209 +171,17 @@ impl FeatureCache {
     }
 }
 
-/// A network whose features are looked up before they are computed.
-pub struct CachedEncoder {
-    network: Arc<dyn ImageEncoder>,
-    identity: String,
-    cache: Arc<FeatureCache>,
-}
-
-impl CachedEncoder {
-    /// `network`, its features being kept in `cache`; `identity` tells it from every other that
-    /// gives other numbers: its weights, precision and instruction set.
-    pub fn new(
-        network: Arc<dyn ImageEncoder>,
-        identity: impl Into<String>,
-        cache: Arc<FeatureCache>,
-    ) -> Self {
-        Self {
-            network,
-            identity: identity.into(),
-            cache,
-        }
-    }
-
-    /// What the features of `image`, `[3, height, width]`, are called.
-    fn name(&self, image: &Tensor, request: &FeatureRequest) -> candle_core::Result<String> {
-        let mut hash = Sha256::new();
-        hash.update(format!("{}\n{request:?}\n{:?}\n", self.identity, image.dims()).as_bytes());
-        hash.update(le_bytes(image.flatten_all()?.to_vec1::<f32>()?));
-        let digest = hash.finalize();
-        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-}
-
-impl ImageEncoder for CachedEncoder {
-    fn name(&self) -> &str {
-        self.network.name()
-    }
-
-    fn width(&self) -> usize {
-        self.network.width()
-    }
-
-    fn embedding_width(&self) -> usize {
-        self.network.embedding_width()
-    }
-
-    fn blocks(&self) -> usize {
-        self.network.blocks()
-    }
-
-    fn patch(&self) -> usize {
-        self.network.patch()
-    }
-
-    fn text_encoder(&self) -> Result<Option<ClipText>, BackboneError> {
-        self.network.text_encoder()
-    }
-
-    fn encode(&self, images: &Tensor, request: &FeatureRequest) -> Result<Features, BackboneError> {
-        let batch = match images.dims() {
-            &[batch, _, _, _] if batch > 0 => batch,
-            // It has the right error for that.
-            _ => return self.network.encode(images, request),
-        };
-        let looked_up: Vec<(String, Option<ImageFeatures>)> = (0..batch)
-            .into_par_iter()
-            .map(|i| {
-                let name = self.name(&images.get(i)?, request)?;
-                let features = self.cache.read(&name, request);
-                Ok((name, features))
-            })
-            .collect::<candle_core::Result<_>>()?;
-        let missing: Vec<u32> = (0..)
-            .zip(&looked_up)
-            .filter_map(|(i, (_, features))| features.is_none().then_some(i))
-            .collect();
-        let mut fresh = vec![];
-        if !missing.is_empty() {
-            let indices = Tensor::new(missing.as_slice(), images.device())?;
-            let encoded = self
-                .network
-                .encode(&images.index_select(&indices, 0)?, request)?;
-            fresh = encoded.into_images()?;
-        }
-        let mut fresh = fresh.into_iter();
-        let all = looked_up.into_iter().filter_map(|(name, found)| {
-            found.or_else(|| {
-                let features = fresh.next()?;
-                self.cache.add(&name, &features);
-                Some(features)
-            })
-        });
-        Ok(join(all.collect())?)
-    }
-}
-
-/// The features of a batch from those of its images, which have the same sizes.
-fn join(images: Vec<ImageFeatures>) -> candle_core::Result<Features> {
-    let batch = images.len();
-    let Some(first) = images.first() else {
-        return Err(candle_core::Error::msg("an empty batch has no features"));
-    };
-    let tensor = |values: Vec<f32>, shape: &[usize]| Tensor::from_vec(values, shape, &Device::Cpu);
-    let rows = |part: &dyn Fn(&ImageFeatures) -> Vec<f32>| -> Vec<f32> {
-        images.iter().flat_map(part).collect()
-    };
-    let patches = first.grid.len();
-    let blocks = first.blocks.iter().enumerate().map(|(i, tokens)| {
-        let width = tokens.class_token.len();
-        Ok(BlockFeatures {
-            block: tokens.block,
-            class_token: tensor(
-                rows(&|image| image.blocks[i].class_token.clone()),
-                &[batch, width],
-            )?,
-            patch_tokens: tensor(
-                rows(&|image| image.blocks[i].patch_tokens.clone()),
-                &[batch, patches, width],
-            )?,
-        })
-    });
-    let embedding = first.embedding.as_ref().map(|embedding| {
-        let values = rows(&|image| image.embedding.clone().unwrap_or_default());
-        tensor(values, &[batch, embedding.len()])
-    });
-    Ok(Features {
-        grid: first.grid,
-        blocks: blocks.collect::<candle_core::Result<_>>()?,
-        embedding: embedding.transpose()?,
-    })
-}
-
-fn le_bytes(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
-    values.into_iter().flat_map(f32::to_le_bytes).collect()
-}
-
-/// The bytes of a file: magic, rows, columns, width of a token, width of the embedding, numbers,
-/// checksum.
-fn encode(features: &ImageFeatures) -> Vec<u8> {
-    let width = features
-        .blocks
-        .first()
-        .map_or(0, |tokens| tokens.class_token.len());
-    let embedding = features.embedding.as_deref().unwrap_or_default();
-    let Grid { rows, columns } = features.grid;
-    let mut bytes = MAGIC.to_vec();
-    for size in [rows, columns, width, embedding.len()] {
-        bytes.extend((size as u32).to_le_bytes());
-    }
-    for tokens in &features.blocks {
-        bytes.extend(le_bytes(tokens.class_token.iter().copied()));
-        bytes.extend(le_bytes(tokens.patch_tokens.iter().copied()));
-    }
-    bytes.extend(le_bytes(embedding.iter().copied()));
-    let checksum = Sha256::digest(&bytes);
-    bytes.extend(&checksum[..CHECKSUM]);
-    bytes
-}
-
-/// What [`encode`] made of the features that `request` asks for; none if it is anything else.
-fn decode(bytes: &[u8], request: &FeatureRequest) -> Option<ImageFeatures> {
-    let (content, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM)?)?;
-    if Sha256::digest(content)[..CHECKSUM] != *checksum {
-        return None;
-    }
-    let content = content.strip_prefix(MAGIC.as_slice())?;
-    let (sizes, numbers) = content.split_at_checked(4 * size_of::<u32>())?;
-    let mut sizes = sizes.as_chunks::<4>().0.iter();
-    let mut size = || Some(u32::from_le_bytes(*sizes.next()?) as usize);
-    let (rows, columns, width, embedding) = (size()?, size()?, size()?, size()?);
-    let (grid, blocks) = (Grid { rows, columns }, &request.blocks);
-    let expected = blocks.len() * width * (1 + grid.len()) + embedding;
-    if bytes.len() != FRAME + expected * size_of::<f32>()
-        || (embedding > 0) != request.embedding.is_some()
-    {
-        return None;
-    }
-    let mut values = numbers
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|&bytes| f32::from_le_bytes(bytes));
-    let mut take = |count: usize| values.by_ref().take(count).collect::<Vec<f32>>();
-    Some(ImageFeatures {
-        grid,
-        blocks: blocks
-            .iter()
-            .map(|&block| BlockTokens {
-                block,
-                class_token: take(width),
-                patch_tokens: take(grid.len() * width),
-            })
-            .collect(),
-        embedding: (embedding > 0).then(|| take(embedding)),
-    })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)] // test code
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use candle_core::{Device, Tensor};
+
+    use super::encoder::join;
     use super::*;
-    use crate::Embedding;
+    use crate::{BackboneError, BlockTokens, Embedding, Features, Grid, ImageEncoder};
 
     /// Tokens that follow from the first pixel of each image; counts the images it has seen.
     #[derive(Default)]
@@ -481,7 +282,7 @@ mod tests {
         let (_, cached) = both(folder.path(), u64::MAX, "one");
         let whole = cached.encode(&images(&[1.0]), &request).unwrap();
         let whole = whole.into_images().unwrap();
-        let name = CachedEncoder::name(&cached, &images(&[1.0]).get(0).unwrap(), &request);
+        let name = cached.entry(&images(&[1.0]).get(0).unwrap(), &request);
         let path = cached.cache.path(&name.unwrap());
         let bytes = fs::read(&path).unwrap();
         let mut flipped = bytes.clone();

@@ -1,26 +1,34 @@
 //! `anomalens bench SUITE`: methods over the data sets of a paper, ours beside the published figures.
+//!
+//! ```text
+//! data.rs      the data sets that are here, and what is told of the others
+//! features.rs  where features are kept
+//! shown.rs     what is shown meanwhile
+//! ```
 
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+mod data;
+mod features;
+mod shown;
 
-use anomalens::backbones::weights::{Kind, Registry, Store};
-use anomalens::backbones::{Backbone, CachedEncoder, Engine, FeatureCache, ImageEncoder};
-use anomalens::datasets::{DataRef, layout};
+use std::path::PathBuf;
+
+use anomalens::backbones::Backbone;
 use anomalens::detectors::training::{Cache, TrainOptions};
 use anomalens::detectors::{FitOptions, Needs, find as find_method};
 use anomalens::evaluation::suite::{
-    Absent, Bench, BenchEvent, BenchResult, Cell, Entrant, Heading, Suite, Written, place, suite,
-    suites, usual_names, write_tables,
+    Bench, BenchResult, Cell, Entrant, Heading, Suite, Written, suite, suites, write_tables,
 };
 use anomalens::evaluation::{Fold, Resolution, RunOptions, Table};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
 use crate::cli::data::Reference;
-use crate::cli::progress::{Progress, catch_interrupts, interrupted};
-use crate::cli::train::Shown;
+use crate::cli::progress::catch_interrupts;
 use crate::cli::{End, backbone, command_line, fit, now, print_line, settings, table};
+use data::{DataSets, teachers};
+pub(super) use data::{absent, below};
+use features::{encoder, feature_cache, tell_usage};
+use shown::BenchShown;
 
 /// Methods over the data sets of a paper, ours beside the published figures
 #[derive(Debug, Parser)]
@@ -181,115 +189,6 @@ fn measure(args: &Args) -> Result<End> {
 /// Seed of initial values and of the order of images in training, as in the papers' code.
 const TRAINING_SEED: u32 = 111;
 
-/// The data sets of a suite.
-#[derive(Default)]
-struct DataSets {
-    /// Those that are here, and what they are called.
-    found: Vec<(String, DataRef)>,
-    /// Those that are only learned from.
-    lessons: Vec<(String, DataRef)>,
-    /// Sentences on those that are not.
-    missing: Vec<String>,
-}
-
-impl DataSets {
-    /// Those that are given by themselves, below the root, and among the packages that were pulled.
-    fn find(args: &Args, teachers: &[String]) -> Result<Self> {
-        let mut given: Vec<(String, DataRef)> = vec![];
-        for reference in &args.data {
-            let data = reference.locate()?;
-            let name = match data.layout.about {
-                Some(_) => data.layout.name.to_owned(),
-                None => reference.to_string(),
-            };
-            if given.iter().any(|(known, _)| *known == name) {
-                bail!("`{name}` is given twice with --data");
-            }
-            given.push((name, data));
-        }
-        let mut sets = Self::default();
-        let mut take = |name: &str| {
-            let by_itself = given.iter().position(|(known, _)| known == name);
-            match by_itself.map(|i| given.remove(i).1) {
-                Some(data) => Ok(data),
-                None => below_root(args, name).or_else(|reason| installed(name).ok_or(reason)),
-            }
-        };
-        let suite = args.suite;
-        for &name in suite.data {
-            match take(name) {
-                Ok(data) => sets.found.push((name.to_owned(), data)),
-                Err(reason) => sets.missing.push(absent(name, &reason)),
-            }
-        }
-        // Those who teach in the suite are not measured on unless they belong to it.
-        let others = suite.teachers.into_iter().chain(suite.tuning);
-        for name in others.filter(|name| !suite.data.contains(name)) {
-            let is_wanted =
-                teachers.iter().any(|teacher| teacher == name) || suite.tuning == Some(name);
-            match take(name) {
-                Ok(data) => sets.lessons.push((name.to_owned(), data)),
-                // The second teacher is for measuring on the first.
-                Err(reason) if is_wanted && Some(name) != suite.teachers.last().copied() => {
-                    sets.missing.push(absent(name, &reason));
-                }
-                Err(_) => {}
-            }
-        }
-        sets.found.extend(given);
-        Ok(sets)
-    }
-}
-
-/// The data set `name` below the root, or why it is not there.
-fn below_root(args: &Args, name: &str) -> Result<DataRef, String> {
-    match &args.root {
-        Some(root) => below(root, name),
-        None => Err(format!("neither --root nor --data {name}:PATH is given")),
-    }
-}
-
-/// The same below `root`.
-pub(super) fn below(root: &Path, name: &str) -> Result<DataRef, String> {
-    place(root, name).map_err(|absent| match absent {
-        Absent::Unfit(reason) => reason,
-        Absent::NotFound => {
-            let names: Vec<&str> = usual_names(name).collect();
-            let root = root.display();
-            format!("there is no folder {} in {root}", names.join(" or "))
-        }
-    })
-}
-
-/// The data set `name` among the packages that were pulled; a damaged one does not count.
-fn installed(name: &str) -> Option<DataRef> {
-    let entry = Registry::builtin().find(name).ok()?;
-    let located = Store::from_env().ok()?.locate(entry).ok()??;
-    (entry.kind == Kind::Data).then_some(DataRef {
-        layout: layout(name).ok()?,
-        root: located.path,
-    })
-}
-
-/// That a data set is missing, why, and whose it is.
-pub(super) fn absent(name: &str, reason: &str) -> String {
-    let about = layout(name).ok().and_then(|layout| layout.about.as_ref());
-    let owners = about.map_or_else(String::new, |about| {
-        format!("; get {} from {}", about.title, about.obtain)
-    });
-    format!("missing: {name}: {reason}{owners}")
-}
-
-/// Who teaches, and who teaches for measuring on the first.
-fn teachers(args: &Args) -> Result<[String; 2]> {
-    match args.teacher.as_slice() {
-        [] => Ok(args.suite.teachers.map(str::to_owned)),
-        [first] => Ok([first.clone(), String::new()]),
-        [first, second] if first != second => Ok([first.clone(), second.clone()]),
-        _ => bail!("name one or two different data sets with --teacher"),
-    }
-}
-
 fn entrants(args: &Args) -> Result<Vec<Entrant>> {
     let (suite, all) = (args.suite, args.settings.options()?);
     let methods: Vec<&str> = match args.method.as_slice() {
@@ -352,44 +251,6 @@ fn entrants(args: &Args) -> Result<Vec<Entrant>> {
         entrants.extend(tuned);
     }
     Ok(entrants)
-}
-
-/// The folder of features, unless it is off.
-fn feature_cache(args: &Args) -> Result<Option<Arc<FeatureCache>>> {
-    let folder = match args.feature_cache.as_deref() {
-        Some("off") => return Ok(None),
-        Some(folder) => PathBuf::from(folder),
-        None => Store::from_env()?.made_path("features"),
-    };
-    let gigabytes = args.feature_cache_size;
-    if !(gigabytes >= 0.0 && gigabytes.is_finite()) {
-        bail!("--feature-cache-size must be 0 or more GB");
-    }
-    let cache = FeatureCache::open(&folder, (gigabytes * 1e9) as u64)
-        .with_context(|| format!("cannot keep features in {}", folder.display()))?;
-    Ok(Some(Arc::new(cache)))
-}
-
-/// The backbone's network, its features being kept in `cache`.
-fn encoder(
-    backbone: &Backbone,
-    cache: Option<&Arc<FeatureCache>>,
-) -> Result<Arc<dyn ImageEncoder>> {
-    let network = backbone.encoder.clone();
-    let Some(cache) = cache else {
-        return Ok(network);
-    };
-    let identity = format!(
-        "{} {} {}",
-        backbone::identity(backbone),
-        Engine::from_env()?.kernel_name(backbone.precision),
-        env!("CARGO_PKG_VERSION")
-    );
-    Ok(Arc::new(CachedEncoder::new(
-        network,
-        identity,
-        cache.clone(),
-    )))
 }
 
 /// Writes the tables and prints them.
@@ -457,75 +318,6 @@ fn report(
     }
     let whole = result.failures == 0 && !result.cells.iter().any(|cell| cell.failed > 0);
     Ok(if whole { End::Done } else { End::Incomplete })
-}
-
-/// Shows how far a suite is.
-#[derive(Default)]
-struct BenchShown {
-    training: Option<(String, Shown)>,
-    measuring: Option<(String, Progress)>,
-}
-
-impl BenchShown {
-    /// Shows `event`; breaks off when Ctrl-C was pressed.
-    fn take(&mut self, event: BenchEvent) -> ControlFlow<()> {
-        match event {
-            BenchEvent::Training {
-                title,
-                images,
-                event,
-            } => {
-                if self.training.as_ref().is_none_or(|(name, _)| name != title) {
-                    self.training = Some((title.to_owned(), Shown::new(title, images)));
-                }
-                if let Some((_, shown)) = &mut self.training {
-                    return shown.take(event);
-                }
-            }
-            BenchEvent::Measuring { title, done, total } => {
-                if let Some((_, shown)) = self.training.take() {
-                    shown.finish();
-                }
-                if self
-                    .measuring
-                    .as_ref()
-                    .is_none_or(|(name, _)| name != title)
-                {
-                    if let Some((_, bar)) = &self.measuring {
-                        bar.finish();
-                    }
-                    self.measuring = Some((title.to_owned(), Progress::images(title, total)));
-                }
-                if let Some((_, bar)) = &self.measuring {
-                    bar.set(done as u64, Some(total as u64));
-                    if done == total {
-                        bar.finish();
-                    }
-                }
-            }
-            BenchEvent::Failed { title, reason } => tell(&format!("failed: {title}: {reason}")),
-        }
-        if interrupted() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    }
-}
-
-/// Tells how much the features take, and what they saved.
-fn tell_usage(cache: &FeatureCache) {
-    let usage = cache.usage();
-    tell(&format!(
-        "features: {:.2} GB in {}; {} images looked up, {} encoded",
-        usage.bytes as f64 / 1e9,
-        cache.folder().display(),
-        usage.found,
-        usage.encoded
-    ));
-    if let Some(reason) = usage.failure {
-        tell(&format!("features could not be kept: {reason}"));
-    }
 }
 
 /// Tells something on standard error.
