@@ -92,6 +92,11 @@ fn aupimo_is_computed_or_told_why_not() {
     assert_eq!(fine.code, Some(0), "{fine:?}");
     let aupimo = fine.lines()[0]["aupimo"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&aupimo));
+    // Three normal images are few.
+    assert!(
+        fine.stderr.starts_with("nut: AUPIMO is rough: "),
+        "{fine:?}"
+    );
 }
 
 #[test]

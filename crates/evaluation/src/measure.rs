@@ -10,9 +10,6 @@ use crate::pixels::{Pixels, RegionResult};
 use crate::run::RunOptions;
 use crate::{ClassResult, EvaluationError, ImageRecord, Metrics};
 
-/// Fewer points between the bounds of AUPIMO make a rough value, as anomalib warns.
-const FEW_POINTS: usize = 300;
-
 /// An image and what was predicted of it.
 pub(crate) type Scored<'a> = (&'a ImageRecord, &'a Prediction);
 
@@ -114,10 +111,13 @@ impl Measured {
         if options.aupimo {
             let found = pixels.aupimo()?;
             if let Ok(aupimo) = &found
-                && aupimo.points < FEW_POINTS
+                && aupimo.is_rough
             {
+                let [low, high] = aupimo.fpr_reached;
                 self.undefined.push(format!(
-                    "AUPIMO is rough: only {} thresholds lie between its bounds",
+                    "AUPIMO is rough: {} thresholds lie between the false-positive rates {low:.2e} \
+                     and {high:.2e}, the nearest to its bounds; larger maps or more normal images \
+                     make it finer",
                     aupimo.points
                 ));
             }

@@ -1,9 +1,10 @@
 //! Times the pixel-level metrics on made-up maps and prints, as JSON, seconds (by the clock and of
-//! the processor) and peak memory.
+//! the processor) and peak memory; AUPIMO has times of its own, after the memory was read.
 //!
-//! `pixel_speed [MAPS] [SIZE] [FILE]`: MAPS maps (default 400) of SIZE x SIZE pixels (default 512).
-//! FILE receives maps and masks for `benchmarks/metrics_peer.py`: the numbers of maps, rows and
-//! columns as little-endian u32, then all scores as f32, then all masks as bytes 0 and 1.
+//! `pixel_speed [MAPS] [SIZE] [FILE|unkept]`: MAPS maps (default 400) of SIZE x SIZE pixels (default
+//! 512). FILE receives maps and masks for `benchmarks/metrics_peer.py`: the numbers of maps, rows and
+//! columns as little-endian u32, then all scores as f32, then all masks as bytes 0 and 1. With
+//! `unkept` in its place no map is kept: each is made twice, which `making` times alone.
 #![allow(
     clippy::print_stdout,
     reason = "printing the result is what the program is for"
@@ -14,14 +15,18 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::time::Instant;
 
-use anomalens_metrics::{PixelMetrics, PixelOptions, ScoredMask};
-use serde_json::json;
+use anomalens_metrics::{Aupimo, MetricError, PimoOptions, PixelMetrics, PixelOptions, ScoredMask};
+use rayon::prelude::*;
+use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let maps: u32 = arguments.next().map_or(Ok(400), |text| text.parse())?;
     let size: u32 = arguments.next().map_or(Ok(512), |text| text.parse())?;
     let file = arguments.next();
+    if file.as_deref() == Some("unkept") {
+        return unkept(maps, size);
+    }
 
     let data: Vec<(Vec<f32>, Vec<bool>)> = (0..maps).map(|map| made_up(map, size)).collect();
     if let Some(path) = file {
@@ -33,11 +38,45 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|(scores, mask)| ScoredMask::new(side, side, &**scores, &**mask))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let (start, cpu_start) = (Instant::now(), cpu_seconds());
-    let metrics = PixelMetrics::compute(&scored, &PixelOptions::default())?;
-    let (seconds, cpu_end) = (start.elapsed().as_secs_f64(), cpu_seconds());
+    let result = measure(maps, size, |map| Ok(scored[map].clone()))?;
+    println!("{result:#}");
+    Ok(())
+}
 
-    let result = json!({
+/// The same with maps that are made when they are wanted.
+fn unkept(maps: u32, size: u32) -> Result<(), Box<dyn Error>> {
+    let side = size as usize;
+    let made = |map: usize| {
+        let (scores, mask) = made_up(map as u32, size);
+        ScoredMask::new(side, side, scores, mask)
+    };
+    let (anomalous, making) = timed(|| {
+        let twice = (0..2 * maps).into_par_iter().map(|map| map % maps);
+        twice
+            .filter(|&map| made_up(map, size).1.contains(&true))
+            .count()
+    });
+    let mut result = measure(maps, size, made)?;
+    result["anomalous_maps"] = (anomalous / 2).into();
+    result["making"] = making;
+    println!("{result:#}");
+    Ok(())
+}
+
+/// All metrics over the maps that `map` gives, with what they took.
+fn measure<'a>(
+    maps: u32,
+    size: u32,
+    map: impl Fn(usize) -> Result<ScoredMask<'a>, MetricError> + Sync,
+) -> Result<Value, Box<dyn Error>> {
+    let count = maps as usize;
+    let (metrics, time) =
+        timed(|| PixelMetrics::compute_each(count, &map, &PixelOptions::default()));
+    let metrics = metrics?;
+    let memory = peak_memory_kibibytes().map(|kibibytes| kibibytes * 1024 / 1_000_000);
+    let (aupimo, aupimo_time) =
+        timed(|| Aupimo::compute_each(count, &map, &PimoOptions::default()));
+    Ok(json!({
         "maps": maps,
         "rows": size,
         "columns": size,
@@ -48,12 +87,25 @@ fn main() -> Result<(), Box<dyn Error>> {
         "f1_max": metrics.f1_max?.value,
         "aupro": metrics.aupro?,
         "aupro_200_steps": metrics.aupro_200_steps?,
-        "seconds": seconds,
-        "cpu_seconds": cpu_end.zip(cpu_start).map(|(end, start)| end - start),
-        "peak_memory_megabytes": peak_memory_kibibytes().map(|kibibytes| kibibytes * 1024 / 1_000_000),
-    });
-    println!("{result:#}");
-    Ok(())
+        "seconds": time["seconds"],
+        "cpu_seconds": time["cpu_seconds"],
+        "peak_memory_megabytes": memory,
+        "aupimo": aupimo?.mean,
+        "aupimo_seconds": aupimo_time["seconds"],
+        "aupimo_cpu_seconds": aupimo_time["cpu_seconds"],
+    }))
+}
+
+/// A result with the seconds that it took, by the clock and of the processor.
+fn timed<T>(work: impl FnOnce() -> T) -> (T, Value) {
+    let (start, cpu_start) = (Instant::now(), cpu_seconds());
+    let result = work();
+    let (seconds, cpu_end) = (start.elapsed().as_secs_f64(), cpu_seconds());
+    let cpu_seconds = cpu_end.zip(cpu_start).map(|(end, start)| end - start);
+    (
+        result,
+        json!({"seconds": seconds, "cpu_seconds": cpu_seconds}),
+    )
 }
 
 /// A map of slow waves and noise, raised over the blobs of its mask; every fourth is normal.

@@ -19,6 +19,9 @@ use crate::pixel::{ScoredMask, first_error};
 /// Fewer points of the curve than this give no value, as in anomalib.
 const LEAST_POINTS: usize = 31;
 
+/// Fewer points than this make a rough value.
+const ROUGH_BELOW: usize = 300;
+
 /// Choices of AUPIMO.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PimoOptions {
@@ -45,10 +48,13 @@ pub struct Aupimo {
     pub per_image: Vec<Option<f64>>,
     /// The mean over the anomalous images.
     pub mean: f64,
-    /// Points of the curve between the bounds; with fewer than 300 the values are rough.
+    /// Points of the curve between the bounds.
     pub points: usize,
     /// The FPRs nearest to the bounds that thresholds reach, between which is integrated.
     pub fpr_reached: [f64; 2],
+    /// Whether the values are rough, of which anomalib warns: fewer than 300 points, or a bound that
+    /// is missed by more than a hundredth.
+    pub is_rough: bool,
 }
 
 impl Aupimo {
@@ -100,6 +106,7 @@ impl Aupimo {
             mean,
             points: curve.log_fpr.len(),
             fpr_reached: curve.fpr_reached,
+            is_rough: curve.is_rough(options.fpr_bounds),
         })
     }
 }
@@ -265,6 +272,11 @@ impl Curve {
             width: (high / low).ln(),
             fpr_reached: [shared_fpr[last], shared_fpr[first]],
         })
+    }
+
+    fn is_rough(&self, bounds: [f64; 2]) -> bool {
+        let missed = |(reached, bound): (f64, f64)| (reached - bound).abs() > 0.01 * bound;
+        self.log_fpr.len() < ROUGH_BELOW || std::iter::zip(self.fpr_reached, bounds).any(missed)
     }
 
     /// The area under an image's curve, from how many of its `anomalous` pixels are at or above

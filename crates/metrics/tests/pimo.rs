@@ -88,6 +88,20 @@ fn values_of_anomalib() {
         assert_eq!(found.per_image[4..], [None; 4], "{name}");
         assert!((found.mean - expected.iter().sum::<f64>() / 4.0).abs() < 1e-6);
         assert_eq!(found.points, points, "{name}");
+        // 16384 normal pixels reach no rate within a hundredth of 0.001.
+        assert!(found.is_rough, "{name}");
+    }
+}
+
+#[test]
+fn many_points_between_bounds_that_are_reached_are_not_rough() {
+    for (thresholds, is_rough) in [(10_000, false), (500, true)] {
+        let options = PimoOptions {
+            thresholds,
+            fpr_bounds: [0.0625, 0.5],
+        };
+        let found = compute(&golden(), &options).unwrap();
+        assert_eq!(found.is_rough, is_rough, "{found:?}");
     }
 }
 
