@@ -220,6 +220,13 @@ fn what_is_wrong_with_one_data_set_does_not_stop_a_suite() {
         .filter(|line| !line.starts_with("features"));
     insta::assert_snapshot!("failures", told.collect::<Vec<_>>().join("\n"));
     assert_eq!(sandbox.read("bench/results.jsonl").lines().count(), 2);
+    let told = sandbox.read("bench/tables.md");
+    for part in [
+        "missing: headct: ",
+        "failed: anomaly-dino on brainmri: 9 shots",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
 }
 
 #[cfg(unix)]

@@ -5,12 +5,13 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anomalens_backbones::ImageEncoder;
+use anomalens_backbones::weights::ContentHash;
 use anomalens_datasets::{DataRef, DataSet};
 use anomalens_detectors::training::{TrainEvent, TrainOptions};
 use anomalens_detectors::{BackboneRef, DetectorFile, FitOptions, Method, Needs, Provenance};
 use serde_json::{Value, json};
 
-use super::cell::{Cell, CellName, digest, fingerprint};
+use super::cell::{Cell, CellName, fingerprint};
 use super::teaching::{Lesson, Taught};
 use crate::{Contestant, EvaluationError, ResultFolder, RunOptions, evaluate};
 
@@ -130,6 +131,7 @@ impl Bench<'_> {
         let mut run = Running {
             bench: self,
             results: ResultFolder::open(&self.folder, &identity)?,
+            files: self.entrants.iter().map(Entrant::files).collect(),
             taught: Taught::default(),
             keys: vec![],
             kept: 0,
@@ -156,16 +158,16 @@ impl Bench<'_> {
     }
 
     /// All that the result of a cell follows from beside its name.
-    fn settings(&self, entrant: &Entrant, content: &str, lesson: Option<&Lesson>) -> Value {
-        // A file that is given is known by what is in it.
-        let files = LEARNED.iter().filter_map(|name| {
-            let path = entrant.options.get(*name)?.as_str()?;
-            let bytes = std::fs::read(path).unwrap_or_default();
-            Some(digest(&format!("{bytes:?}")))
-        });
+    fn settings(
+        &self,
+        entrant: &Entrant,
+        files: &[String],
+        content: &str,
+        lesson: Option<&Lesson>,
+    ) -> Value {
         json!({
             "options": entrant.options,
-            "files": files.collect::<Vec<_>>(),
+            "files": files,
             "learned": lesson.map(Lesson::identity),
             "backbone": self.backbone,
             "version": env!("CARGO_PKG_VERSION"),
@@ -180,6 +182,8 @@ impl Bench<'_> {
 struct Running<'a, 'w> {
     bench: &'a Bench<'a>,
     results: ResultFolder<Cell>,
+    /// Hashes of the files that are given to each entrant.
+    files: Vec<Vec<String>>,
     taught: Taught,
     /// The cells that were asked for.
     keys: Vec<String>,
@@ -206,10 +210,10 @@ impl Running<'_, '_> {
             Err(error) => return self.fail(name, 1, &error.to_string()),
         };
         let mut entrants = vec![];
-        for entrant in &bench.entrants {
+        for (entrant, files) in bench.entrants.iter().zip(self.files.clone()) {
             let lesson = entrant.needs_lesson().then(|| bench.lesson(entrant, name));
             match lesson.transpose() {
-                Ok(lesson) => entrants.push((entrant, lesson)),
+                Ok(lesson) => entrants.push((entrant, files, lesson)),
                 Err(error) => {
                     let title = format!("{} on {name}", entrant.name());
                     self.fail(&title, 1, &error.to_string())?;
@@ -219,10 +223,10 @@ impl Running<'_, '_> {
         for class in &whole.classes {
             let data = only_class(&whole, class);
             let content = fingerprint(&data, class);
-            for (entrant, lesson) in &entrants {
+            for (entrant, files, lesson) in &entrants {
                 let what = label(name, class, &whole);
                 let title = format!("{} on {what}", entrant.name());
-                let settings = bench.settings(entrant, &content, lesson.as_ref());
+                let settings = bench.settings(entrant, files, &content, lesson.as_ref());
                 let cells = entrant.cells(name, class, &settings);
                 self.group(Group {
                     title: &title,
@@ -345,6 +349,16 @@ impl Entrant {
             Some(data) => format!("{} tuned on {data}", self.method.name),
             None => self.method.name.to_owned(),
         }
+    }
+
+    /// The hashes of what was learned before: a file is known by what is in it. One that cannot be
+    /// read is told of where it is used.
+    fn files(&self) -> Vec<String> {
+        let paths = LEARNED
+            .iter()
+            .filter_map(|name| self.options.get(*name)?.as_str());
+        let hashes = paths.map(|path| ContentHash::of_path(path.as_ref()));
+        hashes.flatten().map(|hash| hash.to_string()).collect()
     }
 
     /// Whether it must learn from another data set first.

@@ -183,7 +183,8 @@ fn measure(args: &Args) -> Result<End> {
             cells.len()
         ));
     }
-    report(args, &backbone, missing, &result)
+    let notes = missing.into_iter().chain(shown.failures).collect();
+    report(args, &backbone, notes, &result)
 }
 
 /// Seed of initial values and of the order of images in training, as in the papers' code.

@@ -13,6 +13,8 @@ use crate::cli::train::Shown;
 pub(super) struct BenchShown {
     training: Option<(String, Shown)>,
     measuring: Option<(String, Progress)>,
+    /// Sentences on what could not be measured.
+    pub(super) failures: Vec<String>,
 }
 
 impl BenchShown {
@@ -52,7 +54,11 @@ impl BenchShown {
                     }
                 }
             }
-            BenchEvent::Failed { title, reason } => tell(&format!("failed: {title}: {reason}")),
+            BenchEvent::Failed { title, reason } => {
+                let failure = format!("failed: {title}: {reason}");
+                tell(&failure);
+                self.failures.push(failure);
+            }
         }
         if interrupted() {
             ControlFlow::Break(())
