@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anomalens_datasets::{GOOD, Label, MaskSource, Sample, Split};
 use anomalens_detectors::training::EpochLog;
-use anomalens_detectors::{ImageSize, NormalRange, Prediction};
+use anomalens_detectors::{Calibration, ImageSize, NormalRange, Prediction};
 use anomalens_evaluation::published::Published;
 use anomalens_evaluation::report::{ReportContext, write_report};
 use anomalens_evaluation::{ClassResult, Evaluation, EvaluationError, ImageRecord, Metrics};
+use anomalens_metrics::Platt;
 use anomalens_vision::{Image, Limits, Map, Rect};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -607,4 +608,42 @@ fn a_report_that_cannot_be_written_names_its_path() {
         Err(EvaluationError::Write { path: named, .. }) => assert_eq!(named, path),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_calibrated_detector_shows_its_decisions() {
+    let folder = Folder::new();
+    let context = ReportContext {
+        calibration: Some(Calibration {
+            rule: "recall=0.9".parse().unwrap(),
+            threshold: 0.4,
+            probability: Some(Platt {
+                slope: 20.0,
+                offset: -8.0,
+            }),
+            normal: 40,
+            anomalous: 30,
+            data: "folder:<nuts>".to_owned(),
+            date: "2026-01-01T00:00:00Z".to_owned(),
+        }),
+        ..context()
+    };
+    let page = folder.report(&[evaluation(vec![folder.class("nut", &MIXED)])], &context);
+    let text = all_text(&page);
+    for expected in [
+        "0.4 or higher is anomalous (recall=0.9, chosen from 40 normal and 30 anomalous images of \
+         folder:<nuts>).",
+        "finds 2 of 3 anomalous images and calls 0 of 2 normal ones anomalous.",
+        "Brier score 0.170, calibration error",
+    ] {
+        assert!(text.contains(expected), "{expected}");
+    }
+    // Of probabilities 0.02, 0.27 and 0.12, and above 0.9 twice.
+    let dots = texts(&page, "svg circle title");
+    assert_eq!(dots, ["1 image", "1 image", "1 image", "2 images"]);
+    let plain = folder.report(
+        &[evaluation(vec![folder.class("nut", &MIXED)])],
+        &self::context(),
+    );
+    assert!(!all_text(&plain).contains("Decisions of the detector"));
 }

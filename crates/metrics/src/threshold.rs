@@ -111,7 +111,8 @@ pub struct Threshold {
 }
 
 impl Threshold {
-    /// Chooses the threshold that `rule` asks for; of several the lowest, which misses least.
+    /// Chooses the threshold that `rule` asks for; of several the lowest, which misses least. By F1
+    /// and costs it lies half way between the scores that it parts.
     ///
     /// # Errors
     /// Scores and labels of different length, no scores, a NaN or an infinite score, a class that
@@ -141,8 +142,10 @@ impl Threshold {
             guarantee: None,
         };
         Ok(match rule {
-            Rule::F1 => plain(f1_max(scores, labels)?.threshold),
-            Rule::Cost { miss, alarm } => plain(cheapest(scores, labels, miss, alarm)?),
+            Rule::F1 => plain(half_way(scores, f1_max(scores, labels)?.threshold)),
+            Rule::Cost { miss, alarm } => {
+                plain(half_way(scores, cheapest(scores, labels, miss, alarm)?))
+            }
             Rule::FalsePositiveRate(rate) => {
                 let guarantee = Guarantee::new(Class::Normal, normal.len(), rate)?;
                 // The images that may be called anomalous are the highest; above the next.
@@ -161,6 +164,20 @@ impl Threshold {
                 }
             }
         })
+    }
+}
+
+/// A threshold that parts `scores` as `threshold` does, as far from those below as from those above.
+fn half_way(scores: &[f32], threshold: f32) -> f32 {
+    let (above, below): (Vec<f32>, Vec<f32>) = scores.iter().partition(|s| **s >= threshold);
+    let above = above.into_iter().reduce(f32::min);
+    let below = below.into_iter().reduce(f32::max);
+    match (below, above) {
+        // Neighbours have nothing between them.
+        (Some(below), Some(above)) => Some(f32::midpoint(below, above))
+            .filter(|&middle| middle > below)
+            .unwrap_or(above),
+        _ => threshold,
     }
 }
 

@@ -63,7 +63,7 @@ fn thresholds_by_rule() {
     let (scores, labels) = nine_normal(&[4.5, 7.5, 8.5, 11.0]);
     let cost = |miss, alarm| Rule::Cost { miss, alarm };
     let cases = [
-        ("F1", Rule::F1, 7.5),
+        ("F1", Rule::F1, 7.25),
         (
             "at most a tenth: none of nine",
             Rule::FalsePositiveRate(0.1),
@@ -81,12 +81,12 @@ fn thresholds_by_rule() {
         ),
         ("four fifths of the anomalous", Rule::Recall(0.8), 4.5),
         ("three fifths of them", Rule::Recall(0.6), 7.5),
-        ("misses are dear", cost(10.0, 1.0), 4.5),
-        ("alarms are dear", cost(1.0, 10.0), 11.0),
+        ("misses are dear", cost(10.0, 1.0), 4.25),
+        ("alarms are dear", cost(1.0, 10.0), 10.0),
         (
             "the lowest of three that cost the same",
             cost(1.0, 1.0),
-            7.5,
+            7.25,
         ),
     ];
     for (name, rule, expected) in cases {
@@ -95,6 +95,9 @@ fn thresholds_by_rule() {
     }
     let nothing = Threshold::choose(&[1.0, 2.0], &[true, false], cost(1.0, 10.0)).unwrap();
     assert_eq!(nothing.value, 2.0_f32.next_up(), "nothing is called");
+    let neighbours = [1.0, 1.0_f32.next_up()];
+    let between = Threshold::choose(&neighbours, &[false, true], Rule::F1).unwrap();
+    assert_eq!(between.value, neighbours[1]);
 }
 
 #[test]
@@ -265,7 +268,10 @@ proptest! {
         alarm in 0.1_f64..10.0,
     ) {
         let f1 = Threshold::choose(&scores, &labels, Rule::F1).unwrap();
-        prop_assert_eq!(f1.value, f1_max(&scores, &labels).unwrap().threshold);
+        prop_assert_eq!(
+            Confusion::at(&scores, &labels, f1.value),
+            Confusion::at(&scores, &labels, f1_max(&scores, &labels).unwrap().threshold)
+        );
         let cost = |threshold: f32| {
             let made = Confusion::at(&scores, &labels, threshold).unwrap();
             miss * made.false_negatives as f64 + alarm * made.false_positives as f64
