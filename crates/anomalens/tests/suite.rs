@@ -231,6 +231,46 @@ fn what_is_wrong_with_one_data_set_does_not_stop_a_suite() {
 
 #[cfg(unix)]
 #[test]
+fn the_tables_of_an_interrupted_suite_hold_what_is_there() {
+    let sandbox = Sandbox::new();
+    let suite = format!(
+        "bench local --data drawn:textures,materials=13,images=8,side=56 --method musc,anomaly-dino \
+         --seed 0 --shots 2 --set image_size=56 --resolution 56 {TINY} -o bench"
+    );
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("anomalens"))
+        .args(suite.split_whitespace())
+        .current_dir(sandbox.path("."))
+        .env("ANOMALENS_CACHE", sandbox.path("cache"))
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = || {
+        let text = std::fs::read_to_string(sandbox.path("bench/results.jsonl"));
+        text.unwrap_or_default().lines().count()
+    };
+    while lines() < 3 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let kill = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let kept = lines();
+    assert!((3..26).contains(&kept), "{kept}");
+    let tables = sandbox.read("bench/tables.md");
+    assert!(
+        tables.contains("interrupted: some results are missing"),
+        "{tables}"
+    );
+    let lines = sandbox.read("bench/tables.csv");
+    let rows = lines.lines().filter(|line| line.contains(",image AUROC,"));
+    assert_eq!(rows.count(), kept);
+}
+
+#[cfg(unix)]
+#[test]
 fn a_suite_that_is_killed_goes_on_where_it_stopped() {
     let sandbox = Sandbox::new();
     let suite = format!(
@@ -256,6 +296,7 @@ fn a_suite_that_is_killed_goes_on_where_it_stopped() {
     child.wait().unwrap();
     let kept = lines();
     assert!((3..26).contains(&kept), "{kept}");
+    assert!(!sandbox.path("killed/tables.md").exists());
     let rest = sandbox.run(&format!("{suite} -o killed"));
     assert_eq!(rest.code, Some(0), "{rest:?}");
     assert!(

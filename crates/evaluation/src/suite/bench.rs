@@ -1,6 +1,7 @@
 //! Measures methods on the data sets of a suite, cell by cell. A folder keeps what is done: a run
 //! that was broken off goes on from there.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -94,13 +95,17 @@ pub enum BenchEvent<'a> {
 pub struct BenchResult {
     /// The cells that were asked for and are there, in the order of data sets, classes and methods.
     pub cells: Vec<Cell>,
+    /// How many classes each data set has.
+    pub classes: BTreeMap<String, usize>,
     /// How many of them were there before.
     pub kept: usize,
     /// How many could not be measured.
     pub failures: usize,
+    /// Whether the watcher broke off, so that some are missing.
+    pub stopped: bool,
 }
 
-/// Why a run ends early, or a part of it fails.
+/// Why cells are not measured.
 pub(super) enum Stop {
     /// The watcher broke off.
     BrokenOff,
@@ -118,7 +123,7 @@ impl<E: Into<EvaluationError>> From<E> for Stop {
 pub(super) type Watch<'w> = dyn FnMut(BenchEvent) -> ControlFlow<()> + 'w;
 
 impl Bench<'_> {
-    /// Measures what is not in the folder yet; none if `watch` breaks off.
+    /// Measures what is not in the folder yet; if `watch` breaks off, only what is there is told.
     ///
     /// # Errors
     /// [`EvaluationError`] if the folder cannot be used. What goes wrong with one data set or method
@@ -126,7 +131,7 @@ impl Bench<'_> {
     pub fn run(
         &self,
         watch: &mut dyn FnMut(BenchEvent) -> ControlFlow<()>,
-    ) -> Result<Option<BenchResult>, EvaluationError> {
+    ) -> Result<BenchResult, EvaluationError> {
         let identity = json!({ "suite": self.suite });
         let mut run = Running {
             bench: self,
@@ -134,19 +139,16 @@ impl Bench<'_> {
             files: self.entrants.iter().map(Entrant::files).collect(),
             taught: Taught::default(),
             keys: vec![],
+            classes: BTreeMap::new(),
             kept: 0,
             failures: 0,
+            stopped: false,
             watch,
         };
-        match self
-            .data
-            .iter()
-            .try_for_each(|(name, _)| run.data_set(name))
-        {
-            Ok(()) => Ok(Some(run.result())),
-            Err(Stop::BrokenOff) => Ok(None),
-            Err(Stop::Error(error)) => Err(error),
+        for (name, _) in &self.data {
+            run.data_set(name)?;
         }
+        Ok(run.result())
     }
 
     /// The data set called `name`.
@@ -187,8 +189,11 @@ struct Running<'a, 'w> {
     taught: Taught,
     /// The cells that were asked for.
     keys: Vec<String>,
+    classes: BTreeMap<String, usize>,
     kept: usize,
     failures: usize,
+    /// Whether the watcher broke off: what is there is collected, nothing is measured.
+    stopped: bool,
     watch: &'w mut Watch<'w>,
 }
 
@@ -203,12 +208,16 @@ struct Group<'a> {
 
 impl Running<'_, '_> {
     /// All cells of a data set.
-    fn data_set(&mut self, name: &str) -> Result<(), Stop> {
+    fn data_set(&mut self, name: &str) -> Result<(), EvaluationError> {
         let bench = self.bench;
         let whole = match bench.data_set(name) {
             Ok(whole) => whole,
-            Err(error) => return self.fail(name, 1, &error.to_string()),
+            Err(error) => {
+                self.fail(name, 1, &error.to_string());
+                return Ok(());
+            }
         };
+        self.classes.insert(name.to_owned(), whole.classes.len());
         let mut entrants = vec![];
         for (entrant, files) in bench.entrants.iter().zip(self.files.clone()) {
             let lesson = entrant.needs_lesson().then(|| bench.lesson(entrant, name));
@@ -216,7 +225,7 @@ impl Running<'_, '_> {
                 Ok(lesson) => entrants.push((entrant, files, lesson)),
                 Err(error) => {
                     let title = format!("{} on {name}", entrant.name());
-                    self.fail(&title, 1, &error.to_string())?;
+                    self.fail(&title, 1, &error.to_string());
                 }
             }
         }
@@ -241,13 +250,16 @@ impl Running<'_, '_> {
     }
 
     /// What is missing of a group; of what cannot be measured it is told why.
-    fn group(&mut self, mut group: Group) -> Result<(), Stop> {
+    fn group(&mut self, mut group: Group) -> Result<(), EvaluationError> {
         let count = group.cells.len();
         self.keys.extend(group.cells.iter().map(CellName::key));
         group
             .cells
             .retain(|cell| self.results.record(&cell.key()).is_none());
         self.kept += count - group.cells.len();
+        if self.stopped {
+            return Ok(());
+        }
         let normals = |class: &String| group.data.train_normals(class).count();
         let available = group.data.classes.iter().map(normals).sum();
         let (cells, too_many): (Vec<_>, Vec<_>) = group
@@ -261,19 +273,20 @@ impl Running<'_, '_> {
         {
             let asked = *asked;
             let reason = anomalens_datasets::Error::TooManyShots { asked, available };
-            self.fail(group.title, too_many.len(), &reason.to_string())?;
+            self.fail(group.title, too_many.len(), &reason.to_string());
         }
         let (title, count) = (group.title, group.cells.len());
         if count == 0 {
             return Ok(());
         }
         match self.measure(group) {
+            Ok(()) => {}
+            Err(Stop::BrokenOff) => self.stopped = true,
             // Nothing more could be kept.
-            Err(Stop::Error(error)) if !matches!(error, EvaluationError::Results(_)) => {
-                self.fail(title, count, &error.to_string())
-            }
-            end => end,
+            Err(Stop::Error(error @ EvaluationError::Results(_))) => return Err(error),
+            Err(Stop::Error(error)) => self.fail(title, count, &error.to_string()),
         }
+        Ok(())
     }
 
     /// Measures the cells of `group` and keeps them.
@@ -324,20 +337,19 @@ impl Running<'_, '_> {
     }
 
     /// Tells that `cells` cells cannot be measured.
-    fn fail(&mut self, title: &str, cells: usize, reason: &str) -> Result<(), Stop> {
+    fn fail(&mut self, title: &str, cells: usize, reason: &str) {
         self.failures += cells;
-        match (self.watch)(BenchEvent::Failed { title, reason }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Stop::BrokenOff),
-        }
+        self.stopped |= (self.watch)(BenchEvent::Failed { title, reason }).is_break();
     }
 
     fn result(self) -> BenchResult {
         let cells = self.keys.iter().filter_map(|key| self.results.record(key));
         BenchResult {
             cells: cells.cloned().collect(),
+            classes: self.classes,
             kept: self.kept,
             failures: self.failures,
+            stopped: self.stopped,
         }
     }
 }

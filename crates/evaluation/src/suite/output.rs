@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anomalens_vision::write_atomic;
 use askama::Template;
 
-use super::cell::Cell;
+use super::bench::BenchResult;
 use super::tables::{
     Line, comparison_table, comparisons, csv, data_tables, lines, published_table,
 };
@@ -46,18 +46,18 @@ pub struct Written {
     pub paths: [PathBuf; 3],
 }
 
-/// Writes the tables of `cells` into `folder`, each file whole or not at all.
+/// Writes the tables of a run into `folder`, each file whole or not at all.
 ///
 /// # Errors
 /// [`EvaluationError::Write`], [`EvaluationError::Page`].
 pub fn write_tables(
     folder: &Path,
     heading: &Heading,
-    cells: &[Cell],
+    result: &BenchResult,
 ) -> Result<Written, EvaluationError> {
-    let lines = lines(cells);
+    let lines = lines(result);
     let others = [
-        comparison_table(&comparisons(cells)),
+        comparison_table(&comparisons(&result.cells)),
         published_table(&lines),
     ];
     let others = others.into_iter().filter(|table| !table.rows.is_empty());

@@ -4,6 +4,7 @@ use std::io;
 
 use serde::Serialize;
 
+use super::bench::BenchResult;
 use super::cell::Cell;
 use super::statistics::{Comparison, Spread, compare, interval};
 use crate::published::{Published, class_figures, figures};
@@ -52,20 +53,21 @@ pub struct Figure {
     of: fn(&Metrics) -> Option<f64>,
 }
 
-/// The lines of all `cells`, which belong together: data sets, then classes under their mean, then
-/// methods, in the order in which they come.
-pub fn lines(cells: &[Cell]) -> Vec<Line> {
-    let all: Vec<&Cell> = cells.iter().collect();
+/// The lines of all cells of a run: data sets, then classes under their mean, then methods, in the
+/// order in which they come. A method has a mean only if it was measured on every class.
+pub fn lines(result: &BenchResult) -> Vec<Line> {
+    let all: Vec<&Cell> = result.cells.iter().collect();
     let mut lines = vec![];
     for (data, cells) in grouped(&all, |cell| cell.name.data.as_str()) {
         let classes = grouped(&cells, |cell| cell.name.class.as_str());
-        let whole = (classes.len() > 1).then(|| (None, cells.clone()));
+        let count = result.classes.get(data).copied().unwrap_or(0);
+        let whole = (count > 1).then(|| (None, cells.clone()));
         let parts = classes
             .iter()
             .map(|(class, cells)| (Some(*class), cells.clone()));
         for (class, cells) in whole.into_iter().chain(parts) {
             for (entry, cells) in grouped(&cells, entry) {
-                lines.extend(line(data, class, classes.len(), entry, &cells));
+                lines.extend(line(data, class, count, entry, &cells));
             }
         }
     }

@@ -19,7 +19,7 @@ use anomalens::evaluation::suite::{
     Bench, BenchResult, Cell, Entrant, Heading, Suite, Written, suite, suites, write_tables,
 };
 use anomalens::evaluation::{Fold, Resolution, RunOptions, Table};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Parser;
 
 use crate::cli::data::Reference;
@@ -175,7 +175,6 @@ fn measure(args: &Args) -> Result<End> {
     if let Some(cache) = &cache {
         tell_usage(cache);
     }
-    let result = result.context("interrupted; the same command goes on from there")?;
     if result.kept > 0 {
         let BenchResult { kept, cells, .. } = &result;
         tell(&format!(
@@ -183,8 +182,17 @@ fn measure(args: &Args) -> Result<End> {
             cells.len()
         ));
     }
-    let notes = missing.into_iter().chain(shown.failures).collect();
-    report(args, &backbone, notes, &result)
+    let mut notes: Vec<String> = missing.into_iter().chain(shown.failures).collect();
+    if result.stopped {
+        notes.push("interrupted: some results are missing".to_owned());
+    }
+    let end = report(args, &backbone, notes, &result)?;
+    if result.stopped {
+        bail!(
+            "interrupted; the tables hold what is there, and the same command goes on from there"
+        );
+    }
+    Ok(end)
 }
 
 /// Seed of initial values and of the order of images in training, as in the papers' code.
@@ -278,7 +286,7 @@ fn report(
         tables,
         lines,
         paths,
-    } = write_tables(&args.output, &heading, &result.cells)?;
+    } = write_tables(&args.output, &heading, result)?;
     if args.json {
         for line in &lines {
             print_line(serde_json::to_string(line)?)?;
