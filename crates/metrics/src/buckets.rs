@@ -118,7 +118,15 @@ impl Bucket {
         step_keys: &[u32],
         bucketing: Bucketing,
     ) -> Vec<Self> {
-        let mut buckets: Vec<Self> = (0..BUCKETS).map(|_| Self::default()).collect();
+        let mut counts = vec![0; BUCKETS];
+        for pixel in maps.iter().flatten() {
+            counts[bucketing.bucket_of(pixel.key)] += 1;
+        }
+        let empty = |count| Self {
+            anomalous: Vec::with_capacity(count),
+            ..Self::default()
+        };
+        let mut buckets: Vec<Self> = counts.into_iter().map(empty).collect();
         for pixel in maps.into_iter().flatten() {
             buckets[bucketing.bucket_of(pixel.key)]
                 .anomalous

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::buckets::{AnomalousPixel, Bucket, Bucketing, Dealt};
+use crate::buckets::{AnomalousPixel, BUCKETS, Bucket, Bucketing, Dealt};
 use crate::error::{Level, MetricError};
 use crate::ranking::{Counts, F1Max, Tally, key_score, score_key};
 use crate::regions::Regions;
@@ -189,8 +189,9 @@ impl PixelMetrics {
             .map(|&threshold| score_key(threshold).min(highest))
             .collect();
 
-        let pixels = surveys.iter().map(|survey| survey.normal);
-        let chunks = chunks(pixels, counted_at_once);
+        // A dealt map holds its keys and the ends of its buckets.
+        let sizes = surveys.iter().map(|survey| survey.normal + BUCKETS);
+        let chunks = chunks(sizes, counted_at_once);
         let anomalous = surveys.into_iter().map(|survey| survey.anomalous);
         let bucketing = Bucketing::new(lowest, highest);
         let mut buckets = Bucket::all(anomalous.collect(), &step_keys, bucketing);
@@ -310,20 +311,20 @@ fn normal_keys(map: &ScoredMask<'_>) -> Vec<u32> {
     normal.map(|(&score, _)| score_key(score)).collect()
 }
 
-/// Normal pixels that are counted together: 128 MiB of keys.
+/// Keys and ends of buckets that are held together: 128 MiB.
 const COUNTED_AT_ONCE: usize = 1 << 25;
 
-/// The maps in stretches of at most `full` pixels where they allow it, from the pixels of each.
-fn chunks(pixels: impl Iterator<Item = usize>, full: usize) -> Vec<Range<usize>> {
+/// The maps in stretches of at most `full` where they allow it, from the size of each.
+fn chunks(sizes: impl Iterator<Item = usize>, full: usize) -> Vec<Range<usize>> {
     let mut chunks = vec![];
     let (mut start, mut end, mut taken) = (0, 0, 0);
-    for pixels in pixels {
-        if taken + pixels > full && end > start {
+    for size in sizes {
+        if taken + size > full && end > start {
             chunks.push(start..end);
             (start, taken) = (end, 0);
         }
         end += 1;
-        taken += pixels;
+        taken += size;
     }
     chunks.push(start..end);
     chunks
@@ -357,7 +358,7 @@ mod tests {
         fn chunks_do_not_matter(
             pixels in prop::collection::vec(((-9_i8..9), any::<bool>()), 2..200),
             columns in 1_usize..9,
-            at_once in 0_usize..80,
+            at_once in 0_usize..20 * BUCKETS,
         ) {
             let maps: Vec<ScoredMask<'_>> = pixels
                 .chunks(columns)
