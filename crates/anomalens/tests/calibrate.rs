@@ -140,6 +140,10 @@ fn mistakes_are_told_and_leave_the_file_as_it_was() {
     let fit = sandbox.run(&format!("fit --method musc -o musc.detector {TINY}"));
     assert_eq!(fit.code, Some(0), "{fit:?}");
     sandbox.write("torn/0.png", b"not a picture");
+    for class in ["bolt", "nut"] {
+        sandbox.picture(&format!("two/{class}/test/good/0.png"), 1, false);
+        sandbox.picture(&format!("two/{class}/test/blot/0.png"), 1, true);
+    }
     let before = std::fs::read(sandbox.path("nut.detector")).unwrap();
     // (arguments, exit code)
     let cases = [
@@ -160,6 +164,7 @@ fn mistakes_are_told_and_leave_the_file_as_it_was() {
         ),
         ("--detector nut.detector --data folder:data --class bolt", 1),
         ("--detector nut.detector --data folder:data -o missing/x", 1),
+        ("--detector nut.detector --data folder:two", 1),
         ("--detector nut.detector --normal torn", 1),
         ("--detector musc.detector --normal test", 1),
     ];

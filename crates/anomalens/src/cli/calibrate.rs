@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anomalens::datasets::Sample;
-use anomalens::detectors::{Calibration, DetectorFile, StreamOptions};
+use anomalens::detectors::{Calibration, DetectorFile, Needs, StreamOptions, find as find_method};
 use anomalens::evaluation::{Calibrated, Fold, Labelled, calibrate};
 use anomalens::metrics::{BOUND_CONFIDENCE, Class, Confusion, Guarantee, Rule};
 use anyhow::{Context, Result, bail};
@@ -138,6 +138,15 @@ fn labelled(args: &Args, file: &DetectorFile) -> Result<(Labelled, String)> {
     let data = reference.open()?;
     for class in &args.class {
         data.class(class)?;
+    }
+    let of_one = find_method(file.detector.method())?.needs == Needs::NormalImages;
+    if of_one && args.class.is_empty() && data.classes.len() > 1 {
+        bail!(
+            "the detector was made from normal images of one thing, and {reference} has {} classes: \
+             choose with --class: {}",
+            data.classes.len(),
+            data.classes.join(", ")
+        );
     }
     let wanted = |class: &&String| args.class.is_empty() || args.class.contains(class);
     let samples = data.classes.iter().filter(wanted).flat_map(|class| {
