@@ -16,6 +16,7 @@ use anomalens_vision::{Image, Limits, Map, Rect};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use scraper::{ElementRef, Html, Selector};
+use sha2::{Digest, Sha256};
 
 const RANGE: NormalRange = NormalRange {
     typical: 0.2,
@@ -299,11 +300,34 @@ fn nothing_is_loaded_from_elsewhere() {
             assert!(!name.starts_with("on"), "{name}={value}");
         }
     }
-    assert!(elements(&page, "script, link, iframe, object, embed, base").is_empty());
+    assert!(elements(&page, "link, iframe, object, embed, base").is_empty());
+    the_script_is_the_only_one(&page);
     let style = texts(&page, "style").concat();
     assert!(
         !style.contains("url(") && !style.contains("@import"),
         "{style}"
+    );
+}
+
+/// The page's own script, which the browser knows by its hash; no other would run.
+fn the_script_is_the_only_one(page: &Html) {
+    let script = include_str!("../templates/report.js");
+    let found: Vec<String> = elements(page, "script")
+        .iter()
+        .map(|element| element.text().collect())
+        .collect();
+    assert_eq!(found, [script]);
+    let policy = elements(page, "meta[http-equiv]")[0]
+        .attr("content")
+        .unwrap();
+    let hash = BASE64_STANDARD.encode(Sha256::digest(script));
+    assert!(
+        policy.ends_with(&format!("; script-src 'sha256-{hash}'")),
+        "{policy}"
+    );
+    assert!(
+        policy.starts_with("default-src 'none'; img-src data:; "),
+        "{policy}"
     );
 }
 
@@ -342,7 +366,7 @@ fn text_from_outside_is_escaped() {
         ..context()
     };
     let page = folder.report(&[evil], &evil_context);
-    assert!(elements(&page, "script").is_empty());
+    the_script_is_the_only_one(&page);
     assert_eq!(texts(&page, "h1"), [EVIL]);
     assert_eq!(texts(&page, "dd")[0], EVIL);
     assert!(all_text(&page).contains("<script>gone.png does not exist"));
@@ -646,4 +670,74 @@ fn a_calibrated_detector_shows_its_decisions() {
         &self::context(),
     );
     assert!(!all_text(&plain).contains("Decisions of the detector"));
+    // The threshold to move starts there.
+    let sentence = texts(&page, ".images p").remove(0);
+    assert!(
+        sentence.contains("0.400 (at first the detector's own) finds 2 of 3"),
+        "{sentence}"
+    );
+    let decisions = texts(&page, ".decision").join(" ");
+    assert_eq!(decisions, "anomalous anomalous normal normal normal");
+}
+
+#[test]
+fn every_image_has_a_row_and_pictures_to_open() {
+    let folder = Folder::new();
+    let mut class = folder.class("bottle", &MIXED);
+    class.images[2].sample.mask = MaskSource::File(class.images[2].sample.image.clone());
+    let gone = class.images[0].sample.image.clone();
+    std::fs::remove_file(&gone).unwrap();
+    let page = folder.report(&[evaluation(vec![class])], &context());
+    assert_eq!(
+        texts(&page, ".images tbody tr"),
+        [
+            "4.png image map overlay anomalous: crack 0.900 1 anomalous".to_owned(),
+            "3.png image map overlay anomalous: crack 0.550 2 anomalous".to_owned(),
+            "1.png image map overlay normal 0.350 3 anomalous".to_owned(),
+            "2.png image map mask overlay anomalous: crack 0.300 4 anomalous".to_owned(),
+            format!(
+                "0.png This image cannot be shown: {} does not exist; check the path normal 0.210 5 normal",
+                gone.display()
+            ),
+        ]
+    );
+    for picture in elements(&page, ".images img") {
+        assert_eq!(picture.attr("loading"), Some("lazy"));
+        assert_eq!(
+            (picture.attr("width"), picture.attr("height")),
+            (Some("144"), Some("72"))
+        );
+    }
+    // The highest F1 is where 0.3 is anomalous.
+    let sentence = texts(&page, ".images p").remove(0);
+    assert_eq!(
+        sentence,
+        "Threshold The threshold 0.300 (at first that of the highest F1) finds 3 of 3 anomalous \
+         images and calls 1 of 2 normal ones anomalous: precision 0.750, recall 1.000, F1 0.857 ."
+    );
+    let slider = &elements(&page, "input[type=range]")[0];
+    let ends = ["min", "max", "value"].map(|name| slider.attr(name).unwrap());
+    assert_eq!(ends, ["0.21", "0.9", "0.3"]);
+    assert!(
+        elements(&page, ".slider[hidden]").len() == 1,
+        "shown by the script alone"
+    );
+}
+
+#[test]
+fn a_report_of_many_images_stays_small() {
+    let folder = Folder::new();
+    let record = folder.record("a", "0.png", Label::Anomalous, 0.5);
+    let mut class = folder.class("a", &MIXED);
+    for i in 0..1200 {
+        let mut record = record.clone();
+        record.sample.id = format!("{i}.png");
+        class.images.push(record);
+    }
+    let page = folder.report(&[evaluation(vec![class])], &context());
+    assert_eq!(elements(&page, ".images tbody tr").len(), 1205);
+    assert_eq!(elements(&page, ".images details").len(), 1000);
+    assert!(texts(&page, ".images .note")[0].contains("205 have none"));
+    let bytes = std::fs::metadata(folder.path("report.html")).unwrap().len();
+    assert!(bytes < 30_000_000, "{bytes}");
 }

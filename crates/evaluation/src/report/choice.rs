@@ -33,7 +33,8 @@ impl<'a> Standing<'a> {
         evaluation.classes.iter().flat_map(Self::of_class).collect()
     }
 
-    fn of_class(class: &'a ClassResult) -> Vec<Self> {
+    /// The images of a class that were scored.
+    pub(super) fn of_class(class: &'a ClassResult) -> Vec<Self> {
         let scored: Vec<(&ImageRecord, &Prediction)> = class
             .images
             .iter()
@@ -78,7 +79,7 @@ impl<'a> Standing<'a> {
 
     /// Share of the images of the other label that this one is on the wrong side of; 0 if there
     /// are none.
-    fn wrongness(&self) -> f64 {
+    pub(super) fn wrongness(&self) -> f64 {
         self.passed as f64 / self.others.max(1) as f64
     }
 }

@@ -1,9 +1,9 @@
-//! A figure's two pictures: the part of an image that the network saw, and the same under its heat
-//! map, with the outlines of what the detector and the mask call anomalous.
+//! An image's pictures: the part of it that the network saw, and the same under its heat map, with
+//! the outlines of what the detector and the mask call anomalous; smaller, its map and mask too.
 
 use std::error::Error;
 
-use anomalens_datasets::Sample;
+use anomalens_datasets::{Label, Sample};
 use anomalens_detectors::Prediction;
 use anomalens_vision::{ColourMap, GeometryError, Image, Limits, Mask, draw_contours};
 use base64::Engine;
@@ -11,7 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
-use crate::picture::{Style, draw};
+use crate::picture::{Drawn, Style, draw};
 use crate::pixels::seen_mask;
 use crate::run::source;
 
@@ -21,6 +21,12 @@ const STYLE: Style = Style {
     longer_side: 256,
     enlarge: true,
     contour_width: 1,
+};
+
+/// Pictures of which a page has a thousand times three or four.
+const SMALL: Style = Style {
+    longer_side: 144,
+    ..STYLE
 };
 
 /// Below this, the outlines fray.
@@ -51,18 +57,12 @@ impl Pictures {
         prediction: &Prediction,
         limits: &Limits,
     ) -> Result<Self, Box<dyn Error>> {
-        let image = source(sample).open(limits)?;
-        let drawn = draw(&image, prediction, STYLE)?;
-        let (width, height) = (drawn.image.width(), drawn.image.height());
-        let mut heat = drawn.overlay;
-        if let Some(mask) = seen_mask(sample, prediction, limits)? {
-            draw_contours(&mut heat, &cover(&mask, width, height)?, MASK_OUTLINE, 2)?;
-        }
+        let (drawn, _) = drawn(sample, prediction, limits, STYLE)?;
         Ok(Self {
-            image: data_address(&drawn.image)?,
-            heat: data_address(&heat)?,
-            width,
-            height,
+            image: jpeg_address(&drawn.image)?,
+            heat: jpeg_address(&drawn.overlay)?,
+            width: drawn.image.width(),
+            height: drawn.image.height(),
         })
     }
 
@@ -70,6 +70,77 @@ impl Pictures {
     pub(super) fn is_wide(&self) -> bool {
         2 * self.width >= 3 * self.height
     }
+}
+
+/// Small pictures of an image, of the same size, as `data:` addresses.
+pub(super) struct Thumbnails {
+    image: String,
+    map: String,
+    mask: Option<String>,
+    overlay: String,
+    /// Width in pixels.
+    pub(super) width: u32,
+    /// Height in pixels.
+    pub(super) height: u32,
+}
+
+impl Thumbnails {
+    /// Reads the image (and its mask) again and draws it.
+    pub(super) fn draw(
+        sample: &Sample,
+        prediction: &Prediction,
+        limits: &Limits,
+    ) -> Result<Self, Box<dyn Error>> {
+        let (drawn, mask) = drawn(sample, prediction, limits, SMALL)?;
+        let mask = mask.map(|mask| Ok::<_, Box<dyn Error>>(address("png", &mask.to_png()?)));
+        Ok(Self {
+            image: jpeg_address(&drawn.image)?,
+            map: jpeg_address(&drawn.heat_map)?,
+            mask: mask.transpose()?,
+            overlay: jpeg_address(&drawn.overlay)?,
+            width: drawn.image.width(),
+            height: drawn.image.height(),
+        })
+    }
+
+    /// The pictures and what they are.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [
+            ("image", Some(&self.image)),
+            ("map", Some(&self.map)),
+            ("mask", self.mask.as_ref()),
+            ("overlay", Some(&self.overlay)),
+        ]
+        .into_iter()
+        .filter_map(|(what, address)| Some((what, address?.as_str())))
+    }
+}
+
+/// An image's label, and what the anomaly is called.
+pub(super) fn label(sample: &Sample) -> String {
+    match sample.label {
+        Label::Normal => "normal".to_owned(),
+        Label::Anomalous => format!("anomalous: {}", sample.kind),
+    }
+}
+
+/// The pictures of a prediction, the overlay with the outline of the mask, and the mask at their
+/// size where some pixel is known to be anomalous.
+fn drawn(
+    sample: &Sample,
+    prediction: &Prediction,
+    limits: &Limits,
+    style: Style,
+) -> Result<(Drawn, Option<Mask>), Box<dyn Error>> {
+    let image = source(sample).open(limits)?;
+    let mut drawn = draw(&image, prediction, style)?;
+    let (width, height) = (drawn.image.width(), drawn.image.height());
+    let mask = seen_mask(sample, prediction, limits)?;
+    let mask = mask.map(|mask| cover(&mask, width, height)).transpose()?;
+    if let Some(mask) = &mask {
+        draw_contours(&mut drawn.overlay, mask, MASK_OUTLINE, 2)?;
+    }
+    Ok((drawn, mask))
 }
 
 /// Resizes a mask; a pixel is set if it covers any that is, so that fine cracks do not vanish.
@@ -88,7 +159,7 @@ fn cover(mask: &Mask, width: u32, height: u32) -> Result<Mask, GeometryError> {
     Mask::new(width, height, values)
 }
 
-fn data_address(image: &Image) -> Result<String, Box<dyn Error>> {
+fn jpeg_address(image: &Image) -> Result<String, Box<dyn Error>> {
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode(
         image.as_bytes(),
@@ -96,10 +167,14 @@ fn data_address(image: &Image) -> Result<String, Box<dyn Error>> {
         image.height(),
         ExtendedColorType::Rgb8,
     )?;
-    Ok(format!(
-        "data:image/jpeg;base64,{}",
-        BASE64_STANDARD.encode(jpeg)
-    ))
+    Ok(address("jpeg", &jpeg))
+}
+
+fn address(format: &str, bytes: &[u8]) -> String {
+    format!(
+        "data:image/{format};base64,{}",
+        BASE64_STANDARD.encode(bytes)
+    )
 }
 
 #[cfg(test)]

@@ -1,16 +1,19 @@
-//! The report: evaluations as one HTML file that needs no network, no script and no other file.
+//! The report: evaluations as one HTML file that needs no network and no other file. Its script
+//! sorts tables and moves thresholds; without it all else is there.
 //!
 //! ```text
 //! page.rs       what the page says, for templates/report.html (its looks: report.css)
-//! plots.rs      ROC curve and histogram of scores, for templates/roc.svg and histogram.svg
+//! plots.rs      curves and histogram of scores, for templates/curve.svg and histogram.svg
 //! reliability.rs  a calibrated detector's decisions and probabilities, for templates/reliability.svg
 //! losses.rs     losses of a training run, for templates/losses.svg
-//! choice.rs     which images are shown
-//! figure.rs     an image beside its heat map, as JPEG in data: addresses
+//! choice.rs     which images are shown in the galleries
+//! images.rs     all images in tables, with a threshold to move, for templates/images.html (report.js)
+//! figure.rs     an image, its heat map and mask, as pictures in data: addresses
 //! ```
 
 mod choice;
 mod figure;
+mod images;
 mod losses;
 mod page;
 mod plots;

@@ -2,13 +2,17 @@
 
 use anomalens_detectors::NormalRange;
 use askama::Template;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest, Sha256};
 
 use crate::published::Published;
 use crate::report::ReportContext;
 use crate::report::choice::{Standing, most_anomalous, most_wrong_anomalous, most_wrong_normal};
-use crate::report::figure::{COLOURS, Pictures};
+use crate::report::figure::{COLOURS, Pictures, label};
+use crate::report::images::ImageTable;
 use crate::report::losses::LossPlot;
-use crate::report::plots::{HistogramPlot, RocPlot};
+use crate::report::plots::{CurvePlot, HistogramPlot};
 use crate::report::reliability::Decided;
 use crate::{ClassResult, Evaluation, Metrics};
 
@@ -23,7 +27,15 @@ pub(super) struct Page<'a> {
     losses: Option<LossPlot>,
     /// The colours of the heat maps, for a CSS gradient.
     colours: String,
+    script: &'static str,
+    /// Its SHA-256 in base 64, by which the browser knows it: no other script runs.
+    script_hash: String,
 }
+
+const SCRIPT: &str = include_str!("../../templates/report.js");
+
+/// Images of a report with pictures in its tables: with more, it would grow too large to open.
+const PICTURES: usize = 1000;
 
 /// Which metrics the tables have.
 struct Columns {
@@ -74,6 +86,7 @@ struct Run<'a> {
     undefined: Vec<(&'a str, &'a str)>,
     classes: Vec<Class<'a>>,
     galleries: Vec<Gallery<'a>>,
+    tables: Vec<ImageTable<'a>>,
     /// What is typical of normal patches and extreme for them, if it is the same for all images.
     range: Option<(String, String)>,
     /// Images that could not be used, and why.
@@ -83,7 +96,7 @@ struct Run<'a> {
 /// One class of an evaluation.
 struct Class<'a> {
     result: &'a ClassResult,
-    roc: Result<RocPlot, String>,
+    curves: [(&'static str, Result<CurvePlot, String>); 2],
     histogram: Result<HistogramPlot, String>,
     decided: Option<Decided>,
 }
@@ -124,11 +137,15 @@ impl<'a> Page<'a> {
             },
             runs: evaluations
                 .iter()
-                .map(|evaluation| Run::new(evaluation, context))
+                .map(|evaluation| {
+                    Run::new(evaluation, PICTURES / evaluations.len().max(1), context)
+                })
                 .collect(),
             compared: compared(evaluations, &context.published),
             losses: LossPlot::new(&context.losses),
             colours: colours(),
+            script: SCRIPT,
+            script_hash: BASE64_STANDARD.encode(Sha256::digest(SCRIPT)),
         }
     }
 }
@@ -140,7 +157,8 @@ fn has_masks(evaluation: &Evaluation) -> bool {
 }
 
 impl<'a> Run<'a> {
-    fn new(evaluation: &'a Evaluation, context: &ReportContext) -> Self {
+    /// With pictures of at most `pictures` images in its tables.
+    fn new(evaluation: &'a Evaluation, pictures: usize, context: &ReportContext) -> Self {
         let standings = Standing::of_all(evaluation);
         let gallery = |heading, without, chosen: Vec<Standing<'a>>| Gallery {
             heading,
@@ -190,6 +208,13 @@ impl<'a> Run<'a> {
                 .map(|class| Class::new(class, context))
                 .collect(),
             galleries,
+            tables: evaluation
+                .classes
+                .iter()
+                .map(|class| {
+                    ImageTable::new(class, pictures / evaluation.classes.len().max(1), context)
+                })
+                .collect(),
             range,
             failed: failed.collect(),
         }
@@ -238,7 +263,13 @@ impl<'a> Class<'a> {
     fn new(result: &'a ClassResult, context: &ReportContext) -> Self {
         Self {
             result,
-            roc: RocPlot::new(result),
+            curves: [
+                ("ROC curve", CurvePlot::roc(result)),
+                (
+                    "Precision-recall curve",
+                    CurvePlot::precision_recall(result),
+                ),
+            ],
             histogram: HistogramPlot::new(result),
             decided: context
                 .calibration
@@ -268,12 +299,7 @@ impl<'a> Figure<'a> {
 
     /// The image's label, and what the anomaly is called.
     fn label(&self) -> String {
-        let sample = &self.standing.record.sample;
-        if self.is_anomalous() {
-            format!("anomalous: {}", sample.kind)
-        } else {
-            "normal".to_owned()
-        }
+        label(&self.standing.record.sample)
     }
 
     fn score(&self) -> String {

@@ -1,7 +1,9 @@
-//! The plots of one class as inline SVG: ROC curve, and histogram of the scores. Normal images are
+//! The plots of one class as inline SVG: ROC and precision-recall curves, and histogram of the scores. Normal images are
 //! drawn upwards and anomalous ones downwards, so that colour is not needed to tell them apart.
 
-use anomalens_metrics::{Confusion, F1Max, f1_max, roc_curve, thin};
+use anomalens_metrics::{
+    Confusion, CurvePoint, F1Max, f1_max, precision_recall_curve, roc_curve, thin,
+};
 use askama::Template;
 use askama::filters::HtmlSafe;
 
@@ -74,7 +76,7 @@ pub(super) struct UnitSquare {
     pub(super) up: Axis,
 }
 
-/// As the view boxes of `roc.svg` and `reliability.svg` have it.
+/// As the view boxes of `curve.svg` and `reliability.svg` have it.
 pub(super) const UNIT_SQUARE: UnitSquare = UnitSquare {
     across: Axis {
         from: (0.0, 50.0),
@@ -86,46 +88,81 @@ pub(super) const UNIT_SQUARE: UnitSquare = UnitSquare {
     },
 };
 
-/// Nearer points of a ROC curve look the same.
-const ROC_TOLERANCE: f64 = 0.003;
+/// Nearer points of a curve look the same.
+const CURVE_TOLERANCE: f64 = 0.003;
 
-/// The ROC curve of the image scores.
+/// A curve of the image scores in the unit square.
 #[derive(Template)]
-#[template(path = "roc.svg")]
-pub(super) struct RocPlot {
-    class: String,
-    pub(super) auroc: String,
+#[template(path = "curve.svg")]
+pub(super) struct CurvePlot {
+    title: String,
+    /// The area under it, with its name.
+    pub(super) area: String,
+    across_name: &'static str,
+    up_name: &'static str,
     across: Vec<Tick>,
     up: Vec<Tick>,
+    /// The path of what chance reaches.
+    chance: String,
     points: String,
 }
 
-impl HtmlSafe for RocPlot {}
+impl HtmlSafe for CurvePlot {}
 
-impl RocPlot {
-    /// The curve, or why there is none.
-    pub(super) fn new(class: &ClassResult) -> Result<Self, String> {
+impl CurvePlot {
+    /// The ROC curve, or why there is none.
+    pub(super) fn roc(class: &ClassResult) -> Result<Self, String> {
         let (scores, labels) = class.scores();
         let curve = roc_curve(&scores, &labels).map_err(|error| error.to_string())?;
-        let UnitSquare { across, up } = UNIT_SQUARE;
-        let points: Vec<String> = thin(&curve, ROC_TOLERANCE)
-            .iter()
-            .map(|point| {
-                let (x, y) = (point.false_positive_rate, point.true_positive_rate);
-                format!("{},{}", svg(across.at(x)), svg(up.at(y)))
-            })
-            .collect();
         Ok(Self {
-            class: class.class.clone(),
-            auroc: class
-                .metrics
-                .image_auroc
-                .map_or_else(|| "undefined".to_owned(), three),
-            across: across.ticks(0.2, number),
-            up: up.ticks(0.2, number),
-            points: points.join(" "),
+            title: format!("ROC curve of {}", class.class),
+            area: area("AUROC", class.metrics.image_auroc),
+            across_name: "false-positive rate",
+            up_name: "true-positive rate",
+            ..Self::new(&curve, [0.0, 1.0])
         })
     }
+
+    /// The precision-recall curve, or why there is none.
+    pub(super) fn precision_recall(class: &ClassResult) -> Result<Self, String> {
+        let (scores, labels) = class.scores();
+        let curve = precision_recall_curve(&scores, &labels).map_err(|error| error.to_string())?;
+        // The last point calls every image anomalous.
+        let anomalous = curve.last().map_or(0.0, |point| point.precision);
+        Ok(Self {
+            title: format!("Precision-recall curve of {}", class.class),
+            area: area("AP", class.metrics.image_ap),
+            across_name: "recall",
+            up_name: "precision",
+            ..Self::new(&curve, [anomalous; 2])
+        })
+    }
+
+    /// The plot of a curve; chance goes straight between two heights.
+    fn new<P: CurvePoint>(curve: &[P], chance: [f64; 2]) -> Self {
+        let UnitSquare { across, up } = UNIT_SQUARE;
+        let place = |x: f64, y: f64| format!("{},{}", svg(across.at(x)), svg(up.at(y)));
+        let points = thin(curve, CURVE_TOLERANCE).into_iter().map(|point| {
+            let (x, y) = point.position();
+            place(x, y)
+        });
+        let [left, right] = chance;
+        Self {
+            title: String::new(),
+            area: String::new(),
+            across_name: "",
+            up_name: "",
+            across: across.ticks(0.2, number),
+            up: up.ticks(0.2, number),
+            chance: format!("M{}L{}", place(0.0, left), place(1.0, right)),
+            points: points.collect::<Vec<_>>().join(" "),
+        }
+    }
+}
+
+fn area(name: &str, value: Option<f64>) -> String {
+    let value = value.map_or_else(|| "undefined".to_owned(), three);
+    format!("{name} {value}")
 }
 
 /// Bars of a histogram.
