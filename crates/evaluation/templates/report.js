@@ -57,28 +57,26 @@ function share(part, whole) {
   return whole === 0 ? "undefined" : (part / whole).toFixed(3);
 }
 
-// Decides every image of a table anew.
-function decide(images, threshold) {
-  let [found, missed, falseAlarms, passed] = [0, 0, 0, 0];
-  for (const row of images.querySelectorAll("tr[data-score]")) {
-    const anomalous = Number(row.dataset.score) >= threshold;
-    if (row.dataset.anomalous === "true") {
-      anomalous ? (found += 1) : (missed += 1);
-    } else {
-      anomalous ? (falseAlarms += 1) : (passed += 1);
-    }
-    row.querySelector(".decision").textContent = anomalous ? "anomalous" : "normal";
-  }
+// Decides every image of a class anew: all count, though not all may be listed.
+function decide(images, { normal, anomalous }, threshold) {
+  const above = (scores) => scores.filter((score) => score >= threshold).length;
+  const [found, alarms] = [above(anomalous), above(normal)];
   images.querySelector(".threshold").textContent = threshold.toFixed(3);
   images.querySelector(".decided").textContent =
-    `finds ${found} of ${found + missed} anomalous images and calls ${falseAlarms} of ` +
-    `${falseAlarms + passed} normal ones anomalous: precision ${share(found, found + falseAlarms)}, ` +
-    `recall ${share(found, found + missed)}, F1 ${share(2 * found, 2 * found + falseAlarms + missed)}`;
+    `finds ${found} of ${anomalous.length} anomalous images and calls ${alarms} of ` +
+    `${normal.length} normal ones anomalous: precision ${share(found, found + alarms)}, ` +
+    `recall ${share(found, anomalous.length)}, F1 ${share(2 * found, found + alarms + anomalous.length)}`;
+  for (const row of images.querySelectorAll("tr[data-score]")) {
+    const isAnomalous = Number(row.dataset.score) >= threshold;
+    row.querySelector(".decision").textContent = isAnomalous ? "anomalous" : "normal";
+  }
 }
 
 for (const images of document.querySelectorAll(".images")) {
   const slider = images.querySelector("input[type=range]");
   if (!slider) continue;
   slider.closest(".slider").hidden = false;
-  slider.addEventListener("input", () => decide(images, Number(slider.value)));
+  const read = (scores) => (scores === "" ? [] : scores.split(" ").map(Number));
+  const scores = { normal: read(images.dataset.normal), anomalous: read(images.dataset.anomalous) };
+  slider.addEventListener("input", () => decide(images, scores, Number(slider.value)));
 }

@@ -718,6 +718,9 @@ fn every_image_has_a_row_and_pictures_to_open() {
     let slider = &elements(&page, "input[type=range]")[0];
     let ends = ["min", "max", "value"].map(|name| slider.attr(name).unwrap());
     assert_eq!(ends, ["0.21", "0.9", "0.3"]);
+    let images = &elements(&page, ".images")[0];
+    let scores = ["data-normal", "data-anomalous"].map(|name| images.attr(name).unwrap());
+    assert_eq!(scores, ["0.21 0.35", "0.3 0.55 0.9"]);
     assert!(
         elements(&page, ".slider[hidden]").len() == 1,
         "shown by the script alone"
@@ -737,7 +740,28 @@ fn a_report_of_many_images_stays_small() {
     let page = folder.report(&[evaluation(vec![class])], &context());
     assert_eq!(elements(&page, ".images tbody tr").len(), 1205);
     assert_eq!(elements(&page, ".images details").len(), 1000);
-    assert!(texts(&page, ".images .note")[0].contains("205 have none"));
+    assert!(texts(&page, ".images .note")[0].contains("205 images have no pictures: those"));
     let bytes = std::fs::metadata(folder.path("report.html")).unwrap().len();
     assert!(bytes < 30_000_000, "{bytes}");
+}
+
+#[test]
+fn a_report_of_very_many_images_lists_those_out_of_order() {
+    let folder = Folder::new();
+    let mut class = folder.class("a", &MIXED);
+    let record = folder.record("a", "x.png", Label::Anomalous, 0.95);
+    class.images.extend(std::iter::repeat_n(record, 11_000));
+    // One class of two has half of the report's rows and pictures.
+    let classes = vec![class, folder.class("b", &MIXED)];
+    let page = folder.report(&[evaluation(classes)], &context());
+    let listed = texts(&page, ".images tbody tr th");
+    assert_eq!(listed.len(), 5000 + 5);
+    let ids = listed.iter().filter(|id| !id.starts_with("x.png"));
+    assert_eq!(ids.count(), 5 + 5, "what is out of order is there");
+    let note = &texts(&page, ".images .note")[0];
+    assert!(
+        note.contains("4500 images have no pictures and 6005 are not listed"),
+        "{note}"
+    );
+    assert!(texts(&page, ".decided")[0].starts_with("finds 11003 of 11003 anomalous images"));
 }

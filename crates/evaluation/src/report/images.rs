@@ -11,10 +11,36 @@ use crate::report::choice::Standing;
 use crate::report::figure::{Thumbnails, label};
 use crate::report::page::three;
 
+/// How many images the tables of a report list, and of how many they have pictures: with more, it
+/// would grow too large to open. Those that are most out of order come first.
+#[derive(Clone, Copy)]
+pub(super) struct Share {
+    rows: usize,
+    pictures: usize,
+}
+
+impl Share {
+    pub(super) const WHOLE: Self = Self {
+        rows: 10_000,
+        pictures: 1000,
+    };
+
+    /// One of several equal parts.
+    pub(super) fn part(self, parts: usize) -> Self {
+        let parts = parts.max(1);
+        Self {
+            rows: self.rows / parts,
+            pictures: self.pictures / parts,
+        }
+    }
+}
+
 /// The images of a class.
 pub(super) struct ImageTable<'a> {
     pub(super) class: &'a str,
-    /// The highest score first.
+    /// Images of the class that have a score.
+    pub(super) images: usize,
+    /// Those that are listed, the highest score first.
     pub(super) rows: Vec<ImageRow<'a>>,
     pub(super) slider: Option<Slider>,
 }
@@ -36,14 +62,18 @@ pub(super) struct Slider {
     /// What the threshold is at first.
     pub(super) origin: &'static str,
     confusion: Confusion,
+    /// The scores of all normal and of all anomalous images, for the script.
+    pub(super) normal: String,
+    pub(super) anomalous: String,
 }
 
 impl<'a> ImageTable<'a> {
-    /// With pictures of at most `pictures` images, those that are most out of order.
-    pub(super) fn new(class: &'a ClassResult, pictures: usize, context: &ReportContext) -> Self {
+    pub(super) fn new(class: &'a ClassResult, share: Share, context: &ReportContext) -> Self {
         let slider = Slider::new(class, context.calibration.as_ref());
         let mut standings = Standing::of_class(class);
         standings.sort_by(|a, b| b.wrongness().total_cmp(&a.wrongness()));
+        let images = standings.len();
+        standings.truncate(share.rows);
         let row = |(index, standing): (usize, Standing<'a>)| {
             let sample = &standing.record.sample;
             let draw = || Thumbnails::draw(sample, standing.prediction, &context.limits);
@@ -51,7 +81,8 @@ impl<'a> ImageTable<'a> {
             ImageRow {
                 standing,
                 decision: slider.as_ref().map(|slider| score >= slider.threshold),
-                pictures: (index < pictures).then(|| draw().map_err(|error| error.to_string())),
+                pictures: (index < share.pictures)
+                    .then(|| draw().map_err(|error| error.to_string())),
             }
         };
         let standings: Vec<_> = standings.into_iter().enumerate().collect();
@@ -59,12 +90,18 @@ impl<'a> ImageTable<'a> {
         rows.sort_by_key(|row| row.standing.rank);
         Self {
             class: &class.class,
+            images,
             rows,
             slider,
         }
     }
 
-    /// Images without pictures.
+    /// Images that are not listed.
+    pub(super) fn left_out(&self) -> usize {
+        self.images - self.rows.len()
+    }
+
+    /// Listed images without pictures.
     pub(super) fn bare(&self) -> usize {
         let bare = self.rows.iter().filter(|row| row.pictures.is_none());
         bare.count()
@@ -84,15 +121,18 @@ impl ImageRow<'_> {
         label(&self.standing.record.sample)
     }
 
-    /// The score as JavaScript reads it.
     pub(super) fn exact_score(&self) -> String {
-        let score = self.standing.prediction.score;
-        score.to_string().replace("inf", "Infinity")
+        exact(self.standing.prediction.score)
     }
 
     pub(super) fn score(&self) -> String {
         three(self.standing.prediction.score.into())
     }
+}
+
+/// A score as JavaScript reads it.
+fn exact(score: f32) -> String {
+    score.to_string().replace("inf", "Infinity")
 }
 
 impl Slider {
@@ -108,12 +148,20 @@ impl Slider {
             (None, None) => (highest, "the highest score"),
         };
         (lowest < highest && threshold.is_finite()).then_some(())?;
+        let of = |wanted: bool| {
+            let images = scores.iter().zip(&labels);
+            let scores = images.filter(|(_, label)| **label == wanted);
+            let scores: Vec<String> = scores.map(|(score, _)| exact(*score)).collect();
+            scores.join(" ")
+        };
         Some(Self {
             lowest: lowest.min(threshold),
             highest: highest.max(threshold),
             threshold,
             origin,
             confusion: Confusion::at(&scores, &labels, threshold).ok()?,
+            normal: of(false),
+            anomalous: of(true),
         })
     }
 

@@ -10,7 +10,7 @@ use crate::published::Published;
 use crate::report::ReportContext;
 use crate::report::choice::{Standing, most_anomalous, most_wrong_anomalous, most_wrong_normal};
 use crate::report::figure::{COLOURS, Pictures, label};
-use crate::report::images::ImageTable;
+use crate::report::images::{ImageTable, Share};
 use crate::report::losses::LossPlot;
 use crate::report::plots::{CurvePlot, HistogramPlot};
 use crate::report::reliability::Decided;
@@ -33,9 +33,6 @@ pub(super) struct Page<'a> {
 }
 
 const SCRIPT: &str = include_str!("../../templates/report.js");
-
-/// Images of a report with pictures in its tables: with more, it would grow too large to open.
-const PICTURES: usize = 1000;
 
 /// Which metrics the tables have.
 struct Columns {
@@ -138,7 +135,7 @@ impl<'a> Page<'a> {
             runs: evaluations
                 .iter()
                 .map(|evaluation| {
-                    Run::new(evaluation, PICTURES / evaluations.len().max(1), context)
+                    Run::new(evaluation, Share::WHOLE.part(evaluations.len()), context)
                 })
                 .collect(),
             compared: compared(evaluations, &context.published),
@@ -157,8 +154,7 @@ fn has_masks(evaluation: &Evaluation) -> bool {
 }
 
 impl<'a> Run<'a> {
-    /// With pictures of at most `pictures` images in its tables.
-    fn new(evaluation: &'a Evaluation, pictures: usize, context: &ReportContext) -> Self {
+    fn new(evaluation: &'a Evaluation, share: Share, context: &ReportContext) -> Self {
         let standings = Standing::of_all(evaluation);
         let gallery = |heading, without, chosen: Vec<Standing<'a>>| Gallery {
             heading,
@@ -208,13 +204,13 @@ impl<'a> Run<'a> {
                 .map(|class| Class::new(class, context))
                 .collect(),
             galleries,
-            tables: evaluation
-                .classes
-                .iter()
-                .map(|class| {
-                    ImageTable::new(class, pictures / evaluation.classes.len().max(1), context)
-                })
-                .collect(),
+            tables: {
+                let share = share.part(evaluation.classes.len());
+                let classes = evaluation.classes.iter();
+                classes
+                    .map(|class| ImageTable::new(class, share, context))
+                    .collect()
+            },
             range,
             failed: failed.collect(),
         }
