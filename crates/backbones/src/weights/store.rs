@@ -5,6 +5,8 @@
 //! CACHE/FILE.verified.json   its seal
 //! CACHE/.given/              seals of files outside the cache, which may not be written beside
 //! CACHE/packed/              weights packed for this machine's kernels, made anew when missing
+//! CACHE/features/            features that `bench SUITE` keeps, made anew when missing
+//! CACHE/drawn/               drawn data sets, likewise
 //! CACHE/.pull/               locks and downloads under way
 //! ```
 
