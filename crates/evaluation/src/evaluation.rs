@@ -2,6 +2,7 @@
 
 use anomalens_datasets::{Label, Sample};
 use anomalens_detectors::Prediction;
+use anomalens_metrics::ProPoint;
 use serde::{Deserialize, Serialize};
 
 use crate::Breakdown;
@@ -50,6 +51,9 @@ pub struct ClassResult {
     /// Each kind of anomaly and each region by itself, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breakdown: Option<Breakdown>,
+    /// The per-region-overlap curve, where `metrics.aupro` is defined.
+    #[serde(skip)]
+    pub pro_curve: Option<Vec<ProPoint>>,
     /// Every image.
     #[serde(skip)]
     pub images: Vec<ImageRecord>,

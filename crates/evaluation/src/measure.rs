@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anomalens_detectors::Prediction;
-use anomalens_metrics::{MetricError, auroc, average_precision, f1_max};
+use anomalens_metrics::{MetricError, ProPoint, auroc, average_precision, f1_max};
 use serde::Serialize;
 
 use crate::pixels::{Pixels, RegionResult};
@@ -61,6 +61,7 @@ pub(crate) fn class_result(
         anomalous,
         undefined: measured.undefined,
         breakdown,
+        pro_curve: measured.pro_curve,
         images,
     })
 }
@@ -72,6 +73,7 @@ struct Measured {
     undefined: Vec<String>,
     /// Where the pixels' F1 is highest.
     pixel_threshold: Option<f32>,
+    pro_curve: Option<Vec<ProPoint>>,
 }
 
 impl Measured {
@@ -102,6 +104,8 @@ impl Measured {
     ) -> Result<(), EvaluationError> {
         let found = pixels.metrics()?;
         self.pixel_threshold = found.f1_max.as_ref().ok().map(|f1| f1.threshold);
+        // It is undefined for the reason that AUPRO is.
+        self.pro_curve = found.pro_curve.ok();
         let f1 = found.f1_max.map(|f1| f1.value);
         self.metrics.pixel_auroc = self.defined("pixel AUROC", found.auroc);
         self.metrics.pixel_ap = self.defined("pixel AP", found.average_precision);

@@ -11,7 +11,7 @@ use anomalens_detectors::{Calibration, ImageSize, NormalRange, Prediction};
 use anomalens_evaluation::published::Published;
 use anomalens_evaluation::report::{ReportContext, write_report};
 use anomalens_evaluation::{ClassResult, Evaluation, EvaluationError, ImageRecord, Metrics};
-use anomalens_metrics::Platt;
+use anomalens_metrics::{Platt, ProPoint};
 use anomalens_vision::{Image, Limits, Map, Rect};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -101,6 +101,7 @@ impl Folder {
             anomalous: count(Label::Anomalous),
             undefined: vec![],
             breakdown: None,
+            pro_curve: None,
             images: records.collect(),
         }
     }
@@ -396,6 +397,44 @@ fn what_is_undefined_is_a_dash_with_the_reason() {
     assert!(texts(&page, ".roc .missing")[0].contains("all 2 images are normal"));
     assert!(all_text(&page).contains("No anomalous image has a score."));
     assert!(all_text(&page).contains("no masks"));
+}
+
+#[test]
+fn the_overlap_curve_is_there_where_masks_are() {
+    let folder = Folder::new();
+    let mut class = folder.class("bottle", &MIXED);
+    class.metrics.aupro = Some(0.7774);
+    let points = [(0.0, 0.0), (0.0, 0.5), (0.15, 0.75), (0.3, 1.0)];
+    let points = points.map(|(false_positive_rate, overlap)| ProPoint {
+        false_positive_rate,
+        overlap,
+    });
+    class.pro_curve = Some(points.to_vec());
+    let page = folder.report(&[evaluation(vec![class])], &context());
+    assert_eq!(
+        texts(&page, ".roc figcaption")[2],
+        "Per-region-overlap curve of the pixels; AUPRO 0.777. Dashed: chance."
+    );
+    let plot = &elements(&page, ".roc svg")[2];
+    assert_eq!(
+        plot.attr("aria-label"),
+        Some("Per-region-overlap curve of bottle, AUPRO 0.777")
+    );
+    // The limit is the right edge, and chance reaches it at the limit's height.
+    let svg = plot.html();
+    for expected in [
+        "50.0,290.0 50.0,150.0 190.0,80.0 330.0,10.0",
+        "M50.0,290.0L330.0,206.0",
+        ">0.05</text>",
+        ">0.30</text>",
+    ] {
+        assert!(svg.contains(expected), "{expected}: {svg}");
+    }
+    let plain = folder.report(
+        &[evaluation(vec![folder.class("bottle", &MIXED)])],
+        &context(),
+    );
+    assert_eq!(elements(&plain, ".roc svg").len(), 2);
 }
 
 #[test]

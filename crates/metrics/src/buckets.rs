@@ -9,7 +9,8 @@
 
 use rayon::prelude::*;
 
-use crate::aupro::ramp_area;
+use crate::aupro::{ProPoint, ramp_area};
+use crate::curves::Thinned;
 use crate::ranking::{Counts, Tally, Tie, key_score};
 
 /// Small enough that a map's bucket counters stay in the first-level cache.
@@ -180,14 +181,23 @@ impl Bucket {
     }
 
     /// What the bucket adds to the metrics over `total` pixels, of which `above` are in higher
-    /// buckets; `limit` is the FPR limit of AUPRO.
-    pub(crate) fn share(&self, total: Counts, mut above: Counts, limit: f64) -> Share {
+    /// buckets; `limit` is the FPR limit of AUPRO, `tolerance` that of its curve's points.
+    pub(crate) fn share(
+        &self,
+        total: Counts,
+        mut above: Counts,
+        limit: f64,
+        tolerance: [f64; 2],
+    ) -> Share {
         let mut share = Share {
             tally: Tally::new(total),
             area: 0.0,
             covered: 0.0,
+            curve: vec![],
             steps: Vec::with_capacity(self.steps.len()),
         };
+        let mut curve = Thinned::new(tolerance);
+        let mut within = true;
         let fpr = |normal: u64| normal as f64 / total.normal as f64;
         let mut groups = self
             .anomalous
@@ -218,10 +228,22 @@ impl Bucket {
                 here,
             });
             let weight: f64 = group.iter().map(|pixel| pixel.weight()).sum();
-            share.area += weight * ramp_area(fpr(above.normal), fpr(above.normal + equal), limit);
+            let ramp = [fpr(above.normal), fpr(above.normal + equal)];
+            share.area += weight * ramp_area(ramp[0], ramp[1], limit);
+            let covered = [share.covered, share.covered + weight];
+            for (false_positive_rate, overlap) in ramp.into_iter().zip(covered) {
+                if within {
+                    curve.push(ProPoint {
+                        false_positive_rate,
+                        overlap,
+                    });
+                    within = false_positive_rate < limit;
+                }
+            }
             share.covered += weight;
             above = above.plus(here);
         }
+        share.curve = curve.finish();
         share
     }
 }
@@ -233,6 +255,9 @@ pub(crate) struct Share {
     pub(crate) area: f64,
     /// Sum of the pixels' weights.
     pub(crate) covered: f64,
+    /// The sum of the regions' overlaps that the bucket adds, thinned, up to the first point at or
+    /// beyond the FPR limit.
+    pub(crate) curve: Vec<ProPoint>,
     /// The thresholds that fall into the bucket, descending.
     pub(crate) steps: Vec<StepCounts>,
 }

@@ -1,4 +1,4 @@
-//! Points of the ROC and precision-recall curves, for plots.
+//! Points of the ROC and precision-recall curves, for plots, and fewer points of any curve.
 //!
 //! One point per distinct score, thresholds descending. The areas belong to [`crate::auroc`] and
 //! [`crate::average_precision`]; nothing here feeds them.
@@ -86,20 +86,48 @@ pub fn precision_recall_curve(
 }
 
 /// Leaves out points that a plot does not show: every point left out is nearer than `tolerance`,
-/// on both axes, to the kept point before it. The first and the last point stay.
-pub fn thin<P: CurvePoint>(points: &[P], tolerance: f64) -> Vec<P> {
-    let mut kept: Vec<P> = Vec::new();
-    for (index, point) in points.iter().enumerate() {
-        let (x, y) = point.position();
-        let far = kept.last().is_none_or(|last| {
-            let (last_x, last_y) = last.position();
-            (x - last_x).abs() >= tolerance || (y - last_y).abs() >= tolerance
-        });
-        if far || index + 1 == points.len() {
-            kept.push(*point);
+/// horizontal and vertical, to the kept point before it. The first and the last point stay.
+pub fn thin<P: CurvePoint>(points: impl IntoIterator<Item = P>, tolerance: [f64; 2]) -> Vec<P> {
+    let mut thinned = Thinned::new(tolerance);
+    for point in points {
+        thinned.push(point);
+    }
+    thinned.finish()
+}
+
+/// What [`thin`] keeps of the points so far.
+pub(crate) struct Thinned<P> {
+    tolerance: [f64; 2],
+    kept: Vec<P>,
+    /// The last point, if it was left out.
+    left_out: Option<P>,
+}
+
+impl<P: CurvePoint> Thinned<P> {
+    pub(crate) fn new(tolerance: [f64; 2]) -> Self {
+        Self {
+            tolerance,
+            kept: Vec::new(),
+            left_out: None,
         }
     }
-    kept
+
+    pub(crate) fn push(&mut self, point: P) {
+        let far = self.kept.last().is_none_or(|kept| {
+            let ((x, y), (kept_x, kept_y)) = (point.position(), kept.position());
+            let [across, up] = self.tolerance;
+            (x - kept_x).abs() >= across || (y - kept_y).abs() >= up
+        });
+        if far {
+            self.kept.push(point);
+        }
+        self.left_out = (!far).then_some(point);
+    }
+
+    pub(crate) fn finish(mut self) -> Vec<P> {
+        self.kept.extend(self.left_out);
+        self.kept
+    }
 }
 
 /// Total counts, and for each distinct score (descending) the counts at or above it.

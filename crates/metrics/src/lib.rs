@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! image.rs      auroc, average_precision, f1_max, Confusion       one score per image
-//! curves.rs     roc_curve, precision_recall_curve, thin           their plots
+//! curves.rs     roc_curve, precision_recall_curve, thin           points for plots
 //! delong.rs     delong, auroc_interval                            whether two AUROCs differ
 //! interval.rs   bootstrap, Interval                               how sure a metric is
 //! threshold.rs  Rule, Threshold                                   where to draw the line
 //! guarantee.rs  Guarantee                                         what it promises of later images
 //! platt.rs      Platt, Reliability                                scores as probabilities
 //! pixel.rs      PixelMetrics::compute, compute_each               one anomaly map and mask per image
-//! aupro.rs      area under the per-region-overlap curve, exact
+//! aupro.rs      area under the per-region-overlap curve, exact, and that curve
 //! steps.rs      the same by 200 thresholds, as several papers print it
 //! pimo.rs       Aupimo: overlap per image at very low false-positive rates
 //! overlap.rs    region_overlaps: how much of each region a threshold finds
@@ -53,6 +53,7 @@ mod regions;
 mod steps;
 mod threshold;
 
+pub use aupro::ProPoint;
 pub use curves::{
     CurvePoint, PrecisionRecallPoint, RocPoint, precision_recall_curve, roc_curve, thin,
 };

@@ -10,11 +10,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::aupro::{ProPoint, cut};
 use crate::buckets::{AnomalousPixel, BUCKETS, Bucket, Bucketing, Dealt};
+use crate::curves::thin;
 use crate::error::{Level, MetricError};
 use crate::ranking::{Counts, F1Max, Tally, key_score, score_key};
 use crate::regions::Regions;
-use crate::steps::{NumpyRules, StepPoint, stretched_area, thresholds};
+use crate::steps::{NumpyRules, stretched_area, thresholds};
 
 /// FPR limit of AUPRO in the MVTec AD paper and everywhere since.
 pub const DEFAULT_FPR_LIMIT: f64 = 0.3;
@@ -88,13 +90,16 @@ impl<'a> ScoredMask<'a> {
     }
 }
 
-/// Choices of the two AUPRO variants.
+/// Choices of the two AUPRO variants and their curve.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PixelOptions {
     /// False-positive rate up to which both variants integrate: above 0, at most 1.
     pub fpr_limit: f64,
     /// Number rules of the variant with 200 steps.
     pub numpy_rules: NumpyRules,
+    /// Points of the curve are left out that are nearer to another than this part of its width
+    /// (the FPR limit) and height (1). With 0 all stay, two for each distinct anomalous score.
+    pub curve_tolerance: f64,
 }
 
 impl Default for PixelOptions {
@@ -102,6 +107,7 @@ impl Default for PixelOptions {
         Self {
             fpr_limit: DEFAULT_FPR_LIMIT,
             numpy_rules: NumpyRules::default(),
+            curve_tolerance: 0.001,
         }
     }
 }
@@ -131,6 +137,9 @@ pub struct PixelMetrics {
     pub aupro: Result<f64, MetricError>,
     /// The variant with 200 thresholds and stretched FPR that AnomalyCLIP and VAND print.
     pub aupro_200_steps: Result<f64, MetricError>,
+    /// The per-region-overlap curve from (0, 0) to the FPR limit, thinned; `aupro` is not computed
+    /// from it.
+    pub pro_curve: Result<Vec<ProPoint>, MetricError>,
 }
 
 impl PixelMetrics {
@@ -202,15 +211,16 @@ impl PixelMetrics {
             }))?;
             Bucket::count(&mut buckets, &dealt);
         }
-        Ok(Self::of_buckets(&buckets, regions, steps, limit))
+        Ok(Self::of_buckets(&buckets, regions, steps, options))
     }
 
     fn of_buckets(
         buckets: &[Bucket],
         regions: u64,
         steps: Result<Vec<f32>, MetricError>,
-        limit: f64,
+        options: &PixelOptions,
     ) -> Self {
+        let limit = options.fpr_limit;
         let counts: Vec<Counts> = buckets.iter().map(Bucket::counts).collect();
         let total = counts
             .iter()
@@ -225,25 +235,37 @@ impl PixelMetrics {
             })
             .collect();
         above.reverse();
+        // Each bucket thins its points, then all of them are thinned together.
+        let tolerance = [limit, 1.0].map(|side| side * options.curve_tolerance / 2.0);
+        let of_sum = [tolerance[0], tolerance[1] * regions as f64];
         let shares: Vec<_> = (buckets, above)
             .into_par_iter()
-            .map(|(bucket, above)| bucket.share(total, above, limit))
+            .map(|(bucket, above)| bucket.share(total, above, limit, of_sum))
             .collect();
 
         let mut tally = Tally::new(total);
         let mut area = 0.0;
         let mut covered = 0.0;
         let mut points = Vec::new();
+        let mut curve = Vec::new();
         for share in shares.iter().rev() {
             tally.append(&share.tally);
             area += share.area;
-            points.extend(share.steps.iter().map(|step| StepPoint {
-                fpr: step.normal_above as f64 / total.normal as f64,
-                pro: (covered + step.covered) / regions as f64,
+            points.extend(share.steps.iter().map(|step| ProPoint {
+                false_positive_rate: step.normal_above as f64 / total.normal as f64,
+                overlap: (covered + step.covered) / regions as f64,
+            }));
+            curve.extend(share.curve.iter().map(|point| ProPoint {
+                overlap: (covered + point.overlap) / regions as f64,
+                ..*point
             }));
             covered += share.covered;
         }
         points.reverse();
+        curve.push(ProPoint {
+            false_positive_rate: 1.0,
+            overlap: 1.0,
+        });
 
         let defined = |metric| total.require_both(metric, Level::Pixel);
         Self {
@@ -257,6 +279,8 @@ impl PixelMetrics {
             aupro_200_steps: defined("AUPRO with 200 steps")
                 .and(steps)
                 .and_then(|_| stretched_area(&points, limit)),
+            pro_curve: defined("the PRO curve")
+                .map(|()| thin(cut(curve.into_iter(), limit), tolerance)),
         }
     }
 }

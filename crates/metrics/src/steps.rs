@@ -5,6 +5,7 @@
 //! the limit are kept, their FPR is stretched to 0..1, and the trapezoid is taken. Nothing is
 //! interpolated, so one extreme pixel moves the value, which can be points away from the exact one.
 
+use crate::aupro::ProPoint;
 use crate::error::MetricError;
 
 const STEPS: f32 = 200.0;
@@ -64,27 +65,27 @@ fn round_down(value: f64) -> f32 {
     }
 }
 
-/// One threshold's false-positive rate and per-region overlap, each 0 to 1.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct StepPoint {
-    pub(crate) fpr: f64,
-    pub(crate) pro: f64,
-}
-
 /// The area under the points below `limit`, their FPR stretched to 0..1.
-pub(crate) fn stretched_area(points: &[StepPoint], limit: f64) -> Result<f64, MetricError> {
-    let kept: Vec<&StepPoint> = points.iter().filter(|point| point.fpr < limit).collect();
+pub(crate) fn stretched_area(points: &[ProPoint], limit: f64) -> Result<f64, MetricError> {
+    let kept: Vec<&ProPoint> = points
+        .iter()
+        .filter(|point| point.false_positive_rate < limit)
+        .collect();
     // Thresholds ascend, so the FPR descends.
     let (Some(last), Some(first)) = (kept.first(), kept.last()) else {
         return Err(MetricError::FlatSteps { limit });
     };
-    let width = last.fpr - first.fpr;
+    let width = last.false_positive_rate - first.false_positive_rate;
     if width == 0.0 {
         return Err(MetricError::FlatSteps { limit });
     }
     let area: f64 = kept
         .windows(2)
-        .map(|pair| (pair[0].fpr - pair[1].fpr) * (pair[0].pro + pair[1].pro) / 2.0)
+        .map(|pair| {
+            (pair[0].false_positive_rate - pair[1].false_positive_rate)
+                * (pair[0].overlap + pair[1].overlap)
+                / 2.0
+        })
         .sum();
     Ok(area / width)
 }

@@ -241,7 +241,7 @@ proptest! {
     fn thinned_curves_keep_their_ends_and_stay_near(items in labelled_scores()) {
         let (scores, labels) = split(&items);
         let points = roc_curve(&scores, &labels).unwrap();
-        let thinned = thin(&points, 0.1);
+        let thinned = thin(points.iter().copied(), [0.1; 2]);
         prop_assert_eq!(thinned.first(), points.first());
         prop_assert_eq!(thinned.last(), points.last());
         for point in &points {
@@ -251,6 +251,6 @@ proptest! {
             });
             prop_assert!(near, "{:?}", point);
         }
-        prop_assert_eq!(thin(&points, 0.0), points);
+        prop_assert_eq!(thin(points.iter().copied(), [0.0; 2]), points);
     }
 }

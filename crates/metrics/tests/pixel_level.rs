@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail in its helpers")]
 
 use anomalens_metrics::{
-    Class, Level, MetricError, NumpyRules, PixelMetrics, PixelOptions, RegionOverlap, ScoredMask,
-    region_overlaps,
+    Class, Level, MetricError, NumpyRules, PixelMetrics, PixelOptions, ProPoint, RegionOverlap,
+    ScoredMask, region_overlaps,
 };
 use proptest::prelude::*;
 
@@ -65,6 +65,8 @@ fn all_masks_empty() {
     assert_eq!(metrics.average_precision, Err(undefined));
     assert_eq!(metrics.f1_max, Err(one_class("F1-max", Class::Normal, 3)));
     assert_eq!(metrics.aupro, Err(one_class("AUPRO", Class::Normal, 3)));
+    let undefined = one_class("the PRO curve", Class::Normal, 3);
+    assert_eq!(metrics.pro_curve, Err(undefined));
     let undefined = one_class("AUPRO with 200 steps", Class::Normal, 3);
     assert_eq!(metrics.aupro_200_steps, Err(undefined));
 }
@@ -442,7 +444,7 @@ proptest! {
         let scores: Vec<f32> = pixels.iter().map(|pixel| pixel.0).collect();
         let labels: Vec<bool> = pixels.iter().map(|pixel| pixel.1.is_some()).collect();
         for numpy_rules in [NumpyRules::V1, NumpyRules::V2] {
-            let options = PixelOptions { fpr_limit: limit, numpy_rules };
+            let options = PixelOptions { fpr_limit: limit, numpy_rules, ..PixelOptions::default() };
             let metrics = compute(&maps, &options).unwrap();
             prop_assert_eq!(metrics.regions, regions as u64);
             // The image-level functions are tested against their definitions.
@@ -497,6 +499,54 @@ proptest! {
         let expected = on_threads(1);
         for threads in [2, 5] {
             prop_assert_eq!(&on_threads(threads), &expected);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn aupro_is_the_area_under_its_curve(maps in maps_of(any_score()), limit in 0.05_f64..=1.0) {
+        let options = PixelOptions { fpr_limit: limit, curve_tolerance: 0.0, ..PixelOptions::default() };
+        let metrics = compute(&maps, &options).unwrap();
+        let curve = metrics.pro_curve.unwrap();
+        let at = |point: &ProPoint| (point.false_positive_rate, point.overlap);
+        prop_assert_eq!(at(&curve[0]), (0.0, 0.0));
+        prop_assert_eq!(at(&curve[curve.len() - 1]).0, limit);
+        let area: f64 = curve
+            .windows(2)
+            .map(|pair| {
+                let ((f0, p0), (f1, p1)) = (at(&pair[0]), at(&pair[1]));
+                (f1 - f0) * (p0 + p1) / 2.0
+            })
+            .sum();
+        prop_assert!((area / limit - metrics.aupro.unwrap()).abs() < 1e-12);
+        for pair in curve.windows(2) {
+            prop_assert!(pair[0].false_positive_rate <= pair[1].false_positive_rate);
+            prop_assert!(pair[0].overlap <= pair[1].overlap + 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_thinned_curve_is_near_all_points(
+        maps in maps_of(any_score()),
+        limit in 0.05_f64..=1.0,
+        curve_tolerance in 0.01_f64..0.3,
+    ) {
+        let curve = |curve_tolerance| {
+            let options = PixelOptions { fpr_limit: limit, curve_tolerance, ..PixelOptions::default() };
+            compute(&maps, &options).unwrap().pro_curve.unwrap()
+        };
+        let (all, thinned) = (curve(0.0), curve(curve_tolerance));
+        prop_assert!(thinned.len() <= all.len());
+        let ends = |curve: &[ProPoint]| [curve[0], curve[curve.len() - 1]].map(|point| point.false_positive_rate);
+        prop_assert_eq!(ends(&thinned), [0.0, limit]);
+        for point in &all[..all.len() - 1] {
+            let near = |kept: &ProPoint| {
+                (point.false_positive_rate - kept.false_positive_rate).abs() <= curve_tolerance * limit + 1e-12
+                    && (point.overlap - kept.overlap).abs() <= curve_tolerance + 1e-12
+            };
+            prop_assert!(thinned.iter().any(near), "{point:?} {thinned:?}");
         }
     }
 }

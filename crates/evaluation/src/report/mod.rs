@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! page.rs       what the page says, for templates/report.html (its looks: report.css)
-//! plots.rs      curves and histogram of scores, for templates/curve.svg and histogram.svg
+//! plots.rs      axes, and the histogram of scores, for templates/histogram.svg
+//! curves.rs     ROC, precision-recall and per-region-overlap curves, for templates/curve.svg
 //! reliability.rs  a calibrated detector's decisions and probabilities, for templates/reliability.svg
 //! losses.rs     losses of a training run, for templates/losses.svg
 //! choice.rs     which images are shown in the galleries
@@ -12,6 +13,7 @@
 //! ```
 
 mod choice;
+mod curves;
 mod figure;
 mod images;
 mod losses;

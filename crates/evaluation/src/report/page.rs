@@ -9,10 +9,11 @@ use sha2::{Digest, Sha256};
 use crate::published::Published;
 use crate::report::ReportContext;
 use crate::report::choice::{Standing, most_anomalous, most_wrong_anomalous, most_wrong_normal};
+use crate::report::curves::CurvePlot;
 use crate::report::figure::{COLOURS, Pictures, label};
 use crate::report::images::{ImageTable, Share};
 use crate::report::losses::LossPlot;
-use crate::report::plots::{CurvePlot, HistogramPlot};
+use crate::report::plots::HistogramPlot;
 use crate::report::reliability::Decided;
 use crate::{ClassResult, Evaluation, Metrics};
 
@@ -93,7 +94,8 @@ struct Run<'a> {
 /// One class of an evaluation.
 struct Class<'a> {
     result: &'a ClassResult,
-    curves: [(&'static str, Result<CurvePlot, String>); 2],
+    /// What each is a curve of, and the curve.
+    curves: Vec<(&'static str, Result<CurvePlot, String>)>,
     histogram: Result<HistogramPlot, String>,
     decided: Option<Decided>,
 }
@@ -257,15 +259,18 @@ fn undefined(evaluation: &Evaluation) -> Vec<(&str, &str)> {
 
 impl<'a> Class<'a> {
     fn new(result: &'a ClassResult, context: &ReportContext) -> Self {
+        let of_pixels =
+            CurvePlot::pro(result).map(|plot| ("Per-region-overlap curve of the pixels", Ok(plot)));
+        let of_images = [
+            ("ROC curve of the images", CurvePlot::roc(result)),
+            (
+                "Precision-recall curve of the images",
+                CurvePlot::precision_recall(result),
+            ),
+        ];
         Self {
             result,
-            curves: [
-                ("ROC curve", CurvePlot::roc(result)),
-                (
-                    "Precision-recall curve",
-                    CurvePlot::precision_recall(result),
-                ),
-            ],
+            curves: of_images.into_iter().chain(of_pixels).collect(),
             histogram: HistogramPlot::new(result),
             decided: context
                 .calibration

@@ -1,9 +1,7 @@
-//! The plots of one class as inline SVG: ROC and precision-recall curves, and histogram of the scores. Normal images are
-//! drawn upwards and anomalous ones downwards, so that colour is not needed to tell them apart.
+//! Axes of plots, and the histogram of a class's scores as inline SVG. Normal images are drawn
+//! upwards and anomalous ones downwards, so that colour is not needed to tell them apart.
 
-use anomalens_metrics::{
-    Confusion, CurvePoint, F1Max, f1_max, precision_recall_curve, roc_curve, thin,
-};
+use anomalens_metrics::{Confusion, F1Max, f1_max};
 use askama::Template;
 use askama::filters::HtmlSafe;
 
@@ -87,83 +85,6 @@ pub(super) const UNIT_SQUARE: UnitSquare = UnitSquare {
         to: (1.0, 10.0),
     },
 };
-
-/// Nearer points of a curve look the same.
-const CURVE_TOLERANCE: f64 = 0.003;
-
-/// A curve of the image scores in the unit square.
-#[derive(Template)]
-#[template(path = "curve.svg")]
-pub(super) struct CurvePlot {
-    title: String,
-    /// The area under it, with its name.
-    pub(super) area: String,
-    across_name: &'static str,
-    up_name: &'static str,
-    across: Vec<Tick>,
-    up: Vec<Tick>,
-    /// The path of what chance reaches.
-    chance: String,
-    points: String,
-}
-
-impl HtmlSafe for CurvePlot {}
-
-impl CurvePlot {
-    /// The ROC curve, or why there is none.
-    pub(super) fn roc(class: &ClassResult) -> Result<Self, String> {
-        let (scores, labels) = class.scores();
-        let curve = roc_curve(&scores, &labels).map_err(|error| error.to_string())?;
-        Ok(Self {
-            title: format!("ROC curve of {}", class.class),
-            area: area("AUROC", class.metrics.image_auroc),
-            across_name: "false-positive rate",
-            up_name: "true-positive rate",
-            ..Self::new(&curve, [0.0, 1.0])
-        })
-    }
-
-    /// The precision-recall curve, or why there is none.
-    pub(super) fn precision_recall(class: &ClassResult) -> Result<Self, String> {
-        let (scores, labels) = class.scores();
-        let curve = precision_recall_curve(&scores, &labels).map_err(|error| error.to_string())?;
-        // The last point calls every image anomalous.
-        let anomalous = curve.last().map_or(0.0, |point| point.precision);
-        Ok(Self {
-            title: format!("Precision-recall curve of {}", class.class),
-            area: area("AP", class.metrics.image_ap),
-            across_name: "recall",
-            up_name: "precision",
-            ..Self::new(&curve, [anomalous; 2])
-        })
-    }
-
-    /// The plot of a curve; chance goes straight between two heights.
-    fn new<P: CurvePoint>(curve: &[P], chance: [f64; 2]) -> Self {
-        let UnitSquare { across, up } = UNIT_SQUARE;
-        let place = |x: f64, y: f64| format!("{},{}", svg(across.at(x)), svg(up.at(y)));
-        let points = thin(curve, CURVE_TOLERANCE).into_iter().map(|point| {
-            let (x, y) = point.position();
-            place(x, y)
-        });
-        let [left, right] = chance;
-        Self {
-            title: String::new(),
-            area: String::new(),
-            across_name: "",
-            up_name: "",
-            across: across.ticks(0.2, number),
-            up: up.ticks(0.2, number),
-            chance: format!("M{}L{}", place(0.0, left), place(1.0, right)),
-            points: points.collect::<Vec<_>>().join(" "),
-        }
-    }
-}
-
-fn area(name: &str, value: Option<f64>) -> String {
-    let value = value.map_or_else(|| "undefined".to_owned(), three);
-    format!("{name} {value}")
-}
 
 /// Bars of a histogram.
 const BARS: usize = 40;
