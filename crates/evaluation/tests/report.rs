@@ -425,8 +425,8 @@ fn the_overlap_curve_is_there_where_masks_are() {
     for expected in [
         "50.0,290.0 50.0,150.0 190.0,80.0 330.0,10.0",
         "M50.0,290.0L330.0,206.0",
-        ">0.05</text>",
-        ">0.30</text>",
+        ">0.1</text>",
+        ">0.3</text>",
     ] {
         assert!(svg.contains(expected), "{expected}: {svg}");
     }

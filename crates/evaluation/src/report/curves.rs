@@ -90,7 +90,7 @@ impl CurvePlot {
             area: String::new(),
             across_name: "",
             up_name: "",
-            across: across.ticks(width / 6.0, number),
+            across: across.ticks(width / 5.0, number),
             up: up.ticks(0.2, number),
             chance: format!("M{}L{}", place(0.0, left), place(width, right)),
             points: points.collect::<Vec<_>>().join(" "),
