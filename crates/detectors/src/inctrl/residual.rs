@@ -5,6 +5,7 @@
 use anomalens_backbones::{Grid, ImageFeatures};
 use anomalens_vision::Map;
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::config::Config;
 use crate::nearest::{UnitVectors, matrix, with_values};
@@ -39,8 +40,7 @@ impl Compared {
         blocks: Vec<(Vec<f32>, usize)>,
         config: &Config,
     ) -> Result<Self, DetectorError> {
-        let (mut patches, mut means) = (vec![], vec![]);
-        for (mut tokens, width) in blocks {
+        let one = |(mut tokens, width): (Vec<f32>, usize)| {
             if config.standardised {
                 standardise_rows(&mut tokens, width);
             }
@@ -49,10 +49,15 @@ impl Compared {
                 mean.iter_mut().zip(token).for_each(|(sum, x)| *sum += x);
             }
             normalise(&mut mean);
-            means.extend(mean);
             normalise_rows(&mut tokens, width);
-            patches.push(matrix(tokens, width)?);
-        }
+            Ok((matrix(tokens, width)?, mean))
+        };
+        let blocks: Vec<(Tensor, Vec<f32>)> = blocks
+            .into_par_iter()
+            .map(one)
+            .collect::<Result<_, DetectorError>>()?;
+        let (patches, means): (Vec<Tensor>, Vec<Vec<f32>>) = blocks.into_iter().unzip();
+        let means = means.concat();
         Ok(Self { patches, means })
     }
 }
