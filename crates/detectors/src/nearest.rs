@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::DetectorError;
 use crate::detector::Array;
+use crate::tokens::dot;
 
 /// Vectors looked at again in float32, those most similar in the narrower format of the search.
 const CANDIDATES: usize = 4;
@@ -54,20 +55,6 @@ impl UnitVectors {
             values: self.values.clone(),
         }
     }
-}
-
-/// Inner product, in lanes that compilers turn into vector instructions.
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    let mut lanes = [0.0; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
-            *lane += a * b;
-        }
-    }
-    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| a * b);
-    lanes.into_iter().chain(rest).sum()
 }
 
 /// Packs vectors `[n, width]` in 16 bits where the processor is faster so, in float32 elsewhere.

@@ -11,8 +11,8 @@ const LAYER_NORM_EPS: f32 = 1e-5;
 /// Gives every row of `tokens` (rows of length `width`) mean 0 and variance 1.
 pub(crate) fn standardise_rows(tokens: &mut [f32], width: usize) {
     tokens.par_chunks_mut(width).for_each(|row| {
-        let mean = sum(row, |x| x) / width as f32;
-        let variance = sum(row, |x| (x - mean).powi(2)) / width as f32;
+        let mean = sum(row, row, |x, _| x) / width as f32;
+        let variance = sum(row, row, |x, _| (x - mean).powi(2)) / width as f32;
         let scale = (variance + LAYER_NORM_EPS).sqrt().recip();
         row.iter_mut().for_each(|x| *x = (*x - mean) * scale);
     });
@@ -23,23 +23,28 @@ pub(crate) fn normalise_rows(tokens: &mut [f32], width: usize) {
     tokens.par_chunks_mut(width).for_each(normalise);
 }
 
-/// The sum of `term` over `row`, in lanes that compilers turn into vector instructions.
-fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+/// Inner product of two vectors.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    sum(a, b, |a, b| a * b)
+}
+
+/// The sum of `term` over pairs, in lanes that compilers turn into vector instructions.
+fn sum(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     const LANES: usize = 16;
-    let (chunks, rest) = row.as_chunks::<LANES>();
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut lanes = [0.0; LANES];
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += term(x);
+    for (a, b) in a.iter().zip(b) {
+        for (lane, (&a, &b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane += term(a, b);
         }
     }
-    let rest = rest.iter().map(|&x| term(x));
+    let rest = a_rest.iter().zip(b_rest).map(|(&a, &b)| term(a, b));
     lanes.into_iter().chain(rest).sum()
 }
 
 /// Scales a vector to length 1; a zero vector stays zero.
 pub(crate) fn normalise(row: &mut [f32]) {
-    let norm = sum(row, |x| x * x).sqrt();
+    let norm = dot(row, row).sqrt();
     if norm > 0.0 {
         row.iter_mut().for_each(|x| *x /= norm);
     }

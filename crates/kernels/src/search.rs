@@ -11,6 +11,9 @@ use crate::linear::{LinearScratch, PackedLinear};
 use crate::parallel::Parallel;
 use crate::product::Epilogue;
 
+/// Numbers that compilers compare with a few vector instructions.
+const LANES: usize = 16;
+
 /// Vectors that are compared at once: of usual width they fit the second-level cache.
 const PART: usize = 512;
 
@@ -97,20 +100,7 @@ impl PackedVectors {
         self.count == 0
     }
 
-    /// For each of `queries`, rows of the vectors' width, the highest similarity to any vector;
-    /// minus infinity if there are none.
-    ///
-    /// # Panics
-    /// If the queries are no whole number of rows.
-    pub fn highest(&self, queries: &[f32], parallel: Parallel) -> Vec<f32> {
-        let mut best = vec![f32::NEG_INFINITY; self.rows(queries)];
-        self.compare(queries, &mut best, 1, parallel, |best, row, _| {
-            best[0] = best[0].max(maximum(row));
-        });
-        best
-    }
-
-    /// For each of `queries` its `k` nearest vectors (all, if there are fewer), the nearest first
+    /// For each of `queries`, rows of the vectors' width, its `k` nearest vectors (all, if there are fewer), the nearest first
     /// and of equal ones the one of lower index: `[queries, k]`.
     ///
     /// # Panics
@@ -119,21 +109,20 @@ impl PackedVectors {
         let k = k.min(self.count);
         let mut best = vec![NOTHING; self.rows(queries) * k];
         self.compare(queries, &mut best, k, parallel, |best, row, first| {
-            let Some(last) = best.last().copied() else {
-                return;
-            };
-            // Most parts hold nothing nearer than what was found before.
-            if last.index != usize::MAX && maximum(row) <= last.similarity {
-                return;
-            }
-            for (i, &similarity) in row.iter().enumerate() {
-                insert(
-                    best,
-                    Neighbour {
-                        index: first + i,
-                        similarity,
-                    },
-                );
+            let bar = |best: &[Neighbour]| best.last().map_or(f32::INFINITY, |b| b.similarity);
+            let mut last = bar(best);
+            for (c, chunk) in row.chunks(LANES).enumerate() {
+                // Most hold nothing nearer than what was found before.
+                if !chunk.iter().fold(false, |any, &x| any | (x > last)) {
+                    continue;
+                }
+                for (i, &similarity) in chunk.iter().enumerate() {
+                    if similarity > last {
+                        let index = first + c * LANES + i;
+                        insert(best, Neighbour { index, similarity });
+                        last = bar(best);
+                    }
+                }
             }
         });
         best
@@ -268,7 +257,6 @@ fn insert(best: &mut [Neighbour], new: Neighbour) {
 
 /// The largest of `values`, in lanes that compilers turn into vector instructions.
 fn maximum(values: &[f32]) -> f32 {
-    const LANES: usize = 16;
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for chunk in chunks {
@@ -347,11 +335,6 @@ mod tests {
                 };
                 let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(-9.0, f64::max);
                 for parallel in [Parallel::Serial, Parallel::Pool] {
-                    let highest = packed.highest(&queries, parallel);
-                    assert_eq!(highest.len(), count, "{name}");
-                    for (&found, row) in highest.iter().zip(&expected) {
-                        close(found, largest(&mut row.iter().copied()), "highest");
-                    }
                     let nearest = packed.nearest(&queries, k, parallel);
                     let k = k.min(size);
                     assert_eq!(nearest.len(), count * k, "{name}");
@@ -400,10 +383,6 @@ mod tests {
         let engine = Engine::detect();
         let packed = PackedVectors::new(engine, Precision::F32, &[], 4).unwrap();
         assert!(packed.is_empty());
-        assert_eq!(
-            packed.highest(&[0.0; 8], Parallel::Pool),
-            [f32::NEG_INFINITY; 2]
-        );
         assert_eq!(packed.nearest(&[0.0; 8], 3, Parallel::Pool), []);
         assert!(PackedVectors::new(engine, Precision::F32, &[0.0; 7], 4).is_err());
         assert!(PackedVectors::new(engine, Precision::F32, &[0.0; 7], 0).is_err());

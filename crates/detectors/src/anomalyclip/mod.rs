@@ -34,6 +34,7 @@ pub use config::{Config, ImageScore, Normalisation, PromptKind};
 
 use crate::detector::{Array, Detector, NormalRange, Scope, Scored, State};
 use crate::registry::{Shots, Training, check_features, configure};
+use crate::tokens::dot;
 use crate::training::{
     Adam, Record, Run, TrainOptions, Trained, TrainingMask, TrainingSample, Watch, run,
     shuffled_batches,
@@ -297,10 +298,6 @@ impl AnomalyClip {
             range: RANGE,
         })
     }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 impl Detector for AnomalyClip {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::NAME;
 use super::layout::BatchLayout;
 use super::network::Sizes;
+use super::residual;
 use crate::{DetectorError, Setup, Views};
 
 /// Side of the images in the paper, and where the backbone has no text encoder; other patch sizes
@@ -136,6 +137,14 @@ impl Config {
             embedding: encoder.embedding_width(),
             patches: (self.image_size as usize / encoder.patch()).pow(2),
             middle: self.adapter_width,
+        }
+    }
+
+    /// The residual of an image's `patches` beside each other; 0 where it takes no part.
+    pub(super) fn own(&self, patches: &[Tensor]) -> Result<f32, DetectorError> {
+        match self.own_residual {
+            true => residual::own(patches),
+            false => Ok(0.0),
         }
     }
 

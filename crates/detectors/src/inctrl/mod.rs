@@ -291,7 +291,7 @@ impl InCtrl {
             Model::PowerMean(head) => {
                 let (means, wholes) = (&compared.means, self.references.wholes());
                 let blocks = self.config.blocks.len();
-                let own = residual::own(&compared.patches)?;
+                let own = self.config.own(&compared.patches)?;
                 let residuals = Residuals::new(&units::row(&map)?, own, means, wholes, blocks);
                 let ratios = residuals.ratios(self.references.unit);
                 head.scores(&self.config.parts(&Tensor::new(&[ratios], &Device::Cpu)?)?)?

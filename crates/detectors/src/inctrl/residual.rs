@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::config::Config;
 use crate::nearest::{UnitVectors, matrix, with_values};
-use crate::tokens::{normalise, normalise_rows, standardise_rows};
+use crate::tokens::{dot, normalise, normalise_rows, standardise_rows};
 use crate::{DetectorError, own_image};
 
 /// Part of the patches, those least like the rest of their image, whose mean stands for all.
@@ -116,7 +116,7 @@ fn mean(
 pub(super) fn between(one: &[f32], other: &[f32], blocks: usize) -> f32 {
     let width = one.len() / blocks.max(1);
     let pairs = one.chunks(width.max(1)).zip(other.chunks(width.max(1)));
-    let cosines = pairs.map(|(a, b)| a.iter().zip(b).map(|(a, b)| a * b).sum());
+    let cosines = pairs.map(|(a, b)| dot(a, b));
     cosines.map(residual).sum::<f32>() / blocks as f32
 }
 

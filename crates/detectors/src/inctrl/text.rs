@@ -6,7 +6,7 @@ use anomalens_backbones::clip::tokenizer::{Tokenizer, TooLong};
 use candle_core::Tensor;
 
 use crate::DetectorError;
-use crate::tokens::normalise;
+use crate::tokens::{dot, normalise};
 
 const NORMAL_STATES: [&str; 7] = [
     "{}",
@@ -116,7 +116,6 @@ const SHARPNESS: f32 = 100.0;
 
 /// The probability that an image with `embedding` is anomalous.
 pub(super) fn score(embedding: &[f32], [normal, anomalous]: &[Vec<f32>; 2]) -> f32 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     let length = dot(embedding, embedding).sqrt();
     let margin = SHARPNESS * (dot(embedding, anomalous) - dot(embedding, normal)) / length;
     1.0 / (1.0 + (-margin).exp())

@@ -373,7 +373,7 @@ impl FocalLoss<'_> {
         let map = residual::map(&image.patches, &banks)?;
         let wholes = shots.iter().map(|shot| shot.means.as_slice());
         let row = units::row(&map)?;
-        let own = residual::own(&image.patches)?;
+        let own = self.config.own(&image.patches)?;
         let blocks = banks.len();
         Ok(Residuals::new(&row, own, &image.means, wholes, blocks))
     }

@@ -7,7 +7,8 @@ use anomalens_kernels::{Neighbour, PackedVectors, SearchScratch};
 use rayon::prelude::*;
 
 use crate::DetectorError;
-use crate::nearest::{dot, pack};
+use crate::nearest::pack;
+use crate::tokens::dot;
 
 /// The score of every patch of every image. `sets`: for each image the unit vectors of its
 /// patches, `[patches, width]`.
