@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data_ref::DataRef;
 use crate::data_set::classes;
-use crate::decode::{bytes_of, decode, marks_any, read};
+use crate::decode::{bytes_of, decode, marks_any, read_mask};
 use crate::error::Error;
 use crate::finding::{Finding, FindingKind, Severity};
 use crate::layouts::{Layout, Published};
@@ -181,17 +181,18 @@ fn mask_findings(root: &Path, samples: &[Sample], images: &Images<'_>) -> Vec<Fi
         .filter_map(|sample| {
             let image = images.get(sample.image.as_path())?.as_ref().ok();
             let (size, marks, at) = match &sample.mask {
-                MaskSource::File(path) => match read(path) {
-                    Ok(mask) => (
-                        (mask.width(), mask.height()),
-                        marks_any(&mask, sample.crop),
-                        relative(root, path),
-                    ),
-                    Err(message) => {
-                        let kind = FindingKind::UnreadableImage;
-                        return Some(Finding::new(kind, relative(root, path), message));
+                MaskSource::File(file) => {
+                    let at = relative(root, &file.path);
+                    match read_mask(&file.path, file.threshold) {
+                        Ok(mask) => {
+                            let size = (mask.width(), mask.height());
+                            (size, marks_any(&mask, sample.crop), at)
+                        }
+                        Err(message) => {
+                            return Some(Finding::new(FindingKind::UnreadableImage, at, message));
+                        }
                     }
-                },
+                }
                 MaskSource::Listed(mask) => {
                     ((mask.width(), mask.height()), mask.any(), sample.id.clone())
                 }

@@ -1,12 +1,12 @@
 //! Images read for what they prove, not for their looks: that they decode, how large they are,
 //! and whether a mask marks anything.
 
-use std::borrow::Cow;
 use std::fmt::Display;
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
+use anomalens_vision::Mask;
 use image::{DynamicImage, ImageFormat, ImageReader};
 
 use crate::sample::Crop;
@@ -37,27 +37,25 @@ pub(crate) fn dimensions(path: &Path) -> Result<(u32, u32), String> {
     open(&bytes_of(path)?)?.into_dimensions().map_err(damaged)
 }
 
-/// Reads and decodes an image.
-pub(crate) fn read(path: &Path) -> Result<DynamicImage, String> {
-    decode(&bytes_of(path)?)
+/// Reads a mask: the pixels above `threshold`.
+pub(crate) fn read_mask(path: &Path, threshold: u16) -> Result<Mask, String> {
+    Ok(Mask::from_picture(decode(&bytes_of(path)?)?, threshold))
 }
 
-/// Whether a mask has a pixel above zero, within `crop` if there is one. Transparency is no mark.
-pub(crate) fn marks_any(mask: &DynamicImage, crop: Option<Crop>) -> bool {
-    let part = match crop {
-        Some(Crop {
-            x,
-            y,
-            width,
-            height,
-        }) => Cow::Owned(mask.crop_imm(x, y, width, height)),
-        None => Cow::Borrowed(mask),
-    };
-    if part.color().has_alpha() {
-        part.to_rgb16().iter().any(|value| *value > 0)
-    } else {
-        part.as_bytes().iter().any(|byte| *byte > 0)
-    }
+/// Whether a mask marks a pixel, within `crop` if there is one.
+pub(crate) fn marks_any(mask: &Mask, crop: Option<Crop>) -> bool {
+    crop.map_or_else(
+        || mask.any(),
+        |Crop {
+             x,
+             y,
+             width,
+             height,
+         }| {
+            let part = mask.crop(x, y, width, height);
+            part.is_ok_and(|part| part.any())
+        },
+    )
 }
 
 /// The content of a file.

@@ -165,6 +165,14 @@ pub enum Error {
         /// What the line says.
         id: String,
     },
+    /// A setting behind a path which does not exist, is out of range or has no effect.
+    #[error("`{given}`: {reason}")]
+    Setting {
+        /// The data set, as LAYOUT:PATH and settings.
+        given: String,
+        /// What is wrong with it, as a clause.
+        reason: String,
+    },
     /// A text that describes no drawn set.
     #[error("`{given}` describes no drawn set: {reason}")]
     Recipe {

@@ -18,6 +18,7 @@
 //!                    split.rs   scikit-learn's train_test_split, to the draw
 //!                    shots.rs   few-shot sampling, lists of shots in a file
 //!
+//!  settings.rs `,name=value` behind a path
 //!  meta.rs     a data set as AnomalyCLIP's meta.json
 //!  unpack.rs   data sets published as numbers -> folders of pictures
 //! ```
@@ -35,6 +36,7 @@ mod meta;
 mod pairing;
 mod sample;
 mod scan;
+mod settings;
 mod shots;
 mod split;
 mod unpack;

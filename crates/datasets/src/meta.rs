@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use anomalens_vision::MaskFile;
 use serde::{Deserialize, Serialize};
 use serde_json::ser::{PrettyFormatter, Serializer};
 
@@ -80,7 +81,10 @@ fn entry(root: &Path, sample: &Sample) -> Result<Entry, Error> {
     Ok(Entry {
         img_path: below_root(&sample.image, "is not below the root")?,
         mask_path: match &sample.mask {
-            MaskSource::File(path) => below_root(path, "has a mask that is not below the root")?,
+            MaskSource::File(MaskFile { path, threshold: 0 }) => {
+                below_root(path, "has a mask that is not below the root")?
+            }
+            MaskSource::File(_) => return Err(refuse("has a mask with a threshold")),
             MaskSource::Listed(_) => return Err(refuse("has a mask that is no file")),
             MaskSource::Empty | MaskSource::Absent => String::new(),
         },

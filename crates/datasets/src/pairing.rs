@@ -55,7 +55,7 @@ pub(crate) fn pair_masks(
         }
         let at = below(images.folder, image);
         sources.push(match fitting {
-            [mask] => MaskSource::File(scan.path(&below(masks.folder, mask))),
+            [mask] => MaskSource::File(scan.path(&below(masks.folder, mask)).into()),
             [] if normal => MaskSource::Empty,
             [] => {
                 let expected: Vec<String> = endings

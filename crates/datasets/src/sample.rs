@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use anomalens_vision::{ImageError, Limits, Mask, SparseMask};
+use anomalens_vision::{ImageError, Limits, Mask, MaskFile, SparseMask};
 use serde::Serialize;
 
 /// The kind of every normal sample, whatever its folder is called.
@@ -61,9 +61,9 @@ impl fmt::Display for Crop {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase", tag = "source", content = "path")]
 pub enum MaskSource {
-    /// An image of the same size as the sample's image, to be cropped like it: pixels above zero
-    /// are anomalous.
-    File(PathBuf),
+    /// An image of the same size as the sample's image, to be cropped like it: pixels above its
+    /// threshold are anomalous.
+    File(MaskFile),
     /// These pixels: outlines in a list, drawn at the size of the sample's image.
     Listed(SparseMask),
     /// No pixel is anomalous: a normal image of a class that has masks.
@@ -84,7 +84,7 @@ impl MaskSource {
     /// When its file cannot be read.
     pub fn open(&self, limits: &Limits) -> Result<Option<Mask>, ImageError> {
         match self {
-            Self::File(path) => Mask::open(path, limits).map(Some),
+            Self::File(file) => Mask::open(file, limits).map(Some),
             Self::Listed(mask) => Ok(Some(mask.to_mask())),
             Self::Empty | Self::Absent => Ok(None),
         }

@@ -16,6 +16,8 @@ pub(crate) struct Scan {
     pub(crate) file: Option<PathBuf>,
     /// Whether this is a published data set, whose files have the names that its owners gave.
     pub(crate) published: bool,
+    /// Pixels of mask files are marked whose value is above this one.
+    pub(crate) mask_threshold: u16,
     pub(crate) samples: Vec<Sample>,
     pub(crate) findings: Vec<Finding>,
 }
@@ -32,7 +34,7 @@ pub(crate) struct Item<'a> {
 
 impl Scan {
     /// Of a folder, or of a file that lists the samples in its folder.
-    pub(crate) fn new(given: &Path, published: bool) -> Self {
+    pub(crate) fn new(given: &Path, published: bool, mask_threshold: u16) -> Self {
         let (root, file) = match given.parent() {
             Some(folder) if given.is_file() => (folder, Some(given.to_owned())),
             _ => (given, None),
@@ -46,6 +48,7 @@ impl Scan {
             },
             file,
             published,
+            mask_threshold,
             samples: Vec::new(),
             findings: Vec::new(),
         }
@@ -55,7 +58,10 @@ impl Scan {
         self.root.join(relative)
     }
 
-    pub(crate) fn add(&mut self, item: Item<'_>) {
+    pub(crate) fn add(&mut self, mut item: Item<'_>) {
+        if let MaskSource::File(file) = &mut item.mask {
+            file.threshold = self.mask_threshold;
+        }
         let image = self.path(&item.image);
         self.samples.push(Sample {
             id: match item.crop {

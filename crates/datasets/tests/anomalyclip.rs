@@ -293,7 +293,7 @@ fn classes_splits_labels_and_masks() {
 
         let (id, kind, mask) = case.example;
         let sample = data.samples.iter().find(|sample| sample.id == id).unwrap();
-        let mask = mask.map(|mask| MaskSource::File(tree.path(root).join(mask)));
+        let mask = mask.map(|mask| MaskSource::File(tree.path(root).join(mask).into()));
         assert_eq!(sample.kind, kind, "{root}");
         assert_eq!(
             sample.mask,

@@ -254,8 +254,8 @@ fn sdd_is_cut_into_thirds() {
     assert_eq!(data.samples[1].id, "kos01/Part0.jpg#0,3,6,4");
     assert_eq!(data.samples[0].mask, MaskSource::Empty);
     let label = tree.path("sdd/kos01/Part0_label.bmp");
-    assert_eq!(data.samples[1].mask, MaskSource::File(label.clone()));
-    assert_eq!(data.samples[2].mask, MaskSource::File(label));
+    assert_eq!(data.samples[1].mask, MaskSource::File(label.clone().into()));
+    assert_eq!(data.samples[2].mask, MaskSource::File(label.into()));
 
     // The ten normal thirds are split in their order.
     let normals: Vec<&Sample> = data
@@ -281,7 +281,13 @@ fn mvtec_layout() {
         .test("bottle")
         .map(|s| (s.id.as_str(), s.mask.clone()))
         .collect();
-    let mask = |name| MaskSource::File(tree.path("mvtec/bottle/ground_truth/broken").join(name));
+    let mask = |name| {
+        MaskSource::File(
+            tree.path("mvtec/bottle/ground_truth/broken")
+                .join(name)
+                .into(),
+        )
+    };
     assert_eq!(
         masks,
         [
@@ -384,7 +390,7 @@ fn plain_folders_with_masks() {
         .test("plain")
         .map(|sample| sample.mask.clone())
         .collect();
-    let mask = |name| MaskSource::File(tree.path("plain/ground_truth/defect").join(name));
+    let mask = |name| MaskSource::File(tree.path("plain/ground_truth/defect").join(name).into());
     assert_eq!(masks, [MaskSource::Empty, mask("x.png"), mask("y.png")]);
 }
 
@@ -431,7 +437,7 @@ fn visa_follows_its_table() {
         test,
         [
             (GOOD, MaskSource::Empty),
-            ("anomaly", MaskSource::File(mask))
+            ("anomaly", MaskSource::File(mask.into()))
         ]
     );
 
@@ -479,7 +485,8 @@ fn aitex_is_cut_into_squares() {
         .iter()
         .map(|s| (s.crop.map(|crop| crop.x), s.kind.as_str(), s.mask.clone()))
         .collect();
-    let mask = |name: &str| MaskSource::File(tree.path("aitex/Mask_images/Mask_images").join(name));
+    let mask =
+        |name: &str| MaskSource::File(tree.path("aitex/Mask_images/Mask_images").join(name).into());
     assert_eq!(
         squares,
         [

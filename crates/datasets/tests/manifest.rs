@@ -49,7 +49,7 @@ fn the_same_table_in_every_form() {
         ("nuts/list.jsonl", json),
     ] {
         let data = open(&tree, file, text).unwrap();
-        let mask = MaskSource::File(tree.path("nuts/masks/e.png"));
+        let mask = MaskSource::File(tree.path("nuts/masks/e.png").into());
         let found: Vec<_> = data
             .samples
             .iter()

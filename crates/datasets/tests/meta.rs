@@ -106,11 +106,24 @@ fn what_is_written_is_read_back() {
 fn what_it_cannot_say_is_refused() {
     let tree = Tree::new();
     sdd(&tree);
-    let data = DataSet::open(&tree.data("sdd", "sdd")).unwrap();
-    assert_eq!(
-        meta_json(&data).unwrap_err().to_string(),
-        "kos01/Part0.jpg#0,0,6,3 is a part of an image, which a meta.json cannot say"
-    );
+    mvtec(&tree);
+    let mut above = tree.data("mvtec", "mvtec");
+    above.mask_threshold = 0;
+    assert!(meta_json(&DataSet::open(&above).unwrap()).is_ok());
+    above.mask_threshold = 127;
+    for (data, message) in [
+        (
+            tree.data("sdd", "sdd"),
+            "kos01/Part0.jpg#0,0,6,3 is a part of an image, which a meta.json cannot say",
+        ),
+        (
+            above,
+            "bottle/test/broken/000.png has a mask with a threshold, which a meta.json cannot say",
+        ),
+    ] {
+        let data = DataSet::open(&data).unwrap();
+        assert_eq!(meta_json(&data).unwrap_err().to_string(), message);
+    }
 }
 
 const GOOD: &str = r#"{"img_path": "a.png", "mask_path": "", "cls_name": "nut", "specie_name": "good", "anomaly": 0}"#;
@@ -160,7 +173,7 @@ fn read_as_the_reference_reads() {
                 "b.png",
                 "nut",
                 "anomaly",
-                MaskSource::File(tree.path("set/m.png"))
+                MaskSource::File(tree.path("set/m.png").into())
             ),
             ("c.png", "nut", "anomaly", MaskSource::Empty),
         ]
@@ -178,10 +191,7 @@ fn read_as_the_reference_reads() {
 
 #[test]
 fn a_bare_file_name_is_in_the_working_folder() {
-    let data = DataRef {
-        layout: layout("meta").unwrap(),
-        root: "Cargo.toml".into(),
-    };
+    let data = DataRef::new(layout("meta").unwrap(), "Cargo.toml");
     let message = DataSet::open(&data).unwrap_err().to_string();
     assert!(
         message.starts_with("Cargo.toml cannot be understood: "),

@@ -2,8 +2,10 @@
 
 mod common;
 
-use anomalens_datasets::{DataRef, DataSet, Error, check, layouts};
+use anomalens_datasets::{DataRef, DataSet, Error, FindingKind, check, layouts};
+use anomalens_vision::Limits;
 use common::*;
+use image::{GrayImage, Luma};
 use proptest::prelude::*;
 
 #[test]
@@ -34,6 +36,26 @@ fn references_that_do_not_parse() {
             ":",
             format!("there is no layout ``; the layouts are {known}"),
         ),
+        (
+            "kvasir:,mask-threshold=9",
+            "`kvasir:` names no folder: write kvasir:PATH".to_owned(),
+        ),
+        (
+            "kvasir:/data,mask=9",
+            "`kvasir:/data,mask=9`: there is no setting mask, only mask-threshold (end a folder of \
+             this name with /)"
+                .to_owned(),
+        ),
+        (
+            "kvasir:/data,mask-threshold=65535",
+            "`kvasir:/data,mask-threshold=65535`: mask-threshold is a number from 0 to 65534"
+                .to_owned(),
+        ),
+        (
+            "kvasir:/data,mask-threshold=-1",
+            "`kvasir:/data,mask-threshold=-1`: mask-threshold is a number from 0 to 65534"
+                .to_owned(),
+        ),
     ];
     for (text, expected) in cases {
         assert_eq!(
@@ -51,12 +73,86 @@ proptest! {
     }
 
     #[test]
-    fn what_is_written_is_read_back(index in 0..layouts().len(), path in ".+") {
-        let text = format!("{}:{path}", layouts()[index].name);
-        let data: DataRef = text.parse().unwrap();
-        prop_assert_eq!(data.layout, &layouts()[index]);
-        prop_assert_eq!(data.to_string(), text);
+    fn what_is_written_is_read_back(
+        index in 0..layouts().len(),
+        path in ".+",
+        threshold in 0..u16::MAX,
+    ) {
+        let mut data = DataRef::new(&layouts()[index], path);
+        data.mask_threshold = threshold;
+        prop_assert_eq!(data.to_string().parse::<DataRef>().unwrap(), data);
     }
+}
+
+#[test]
+fn the_threshold_decides_what_a_mask_marks() {
+    let tree = Tree::new();
+    // As a JPEG file has it: noise around black and white.
+    let noisy = |x, _| Luma([[0, 7, 130, 248, 255, 255][x as usize]]);
+    plain(&tree);
+    for name in ["x", "y"] {
+        let mask = GrayImage::from_fn(SIZE.0, SIZE.1, noisy);
+        tree.save(&format!("plain/ground_truth/defect/{name}.png"), &mask);
+    }
+    // The mask of the second third is all noise.
+    sdd(&tree);
+    let thirds = |_, y| Luma([[0, 7, 255][(y > 2) as usize + (y > 6) as usize]]);
+    tree.save(
+        "sdd/kos01/Part0_label.bmp",
+        &GrayImage::from_fn(6, 11, thirds),
+    );
+
+    // The threshold, the pixels marked in a row of the plain masks, the kinds of the thirds.
+    for (threshold, marked, kinds) in [
+        (0, 5, ["good", "defect", "defect"]),
+        (6, 5, ["good", "defect", "defect"]),
+        (7, 4, ["good", "good", "defect"]),
+        (127, 4, ["good", "good", "defect"]),
+        (254, 2, ["good", "good", "defect"]),
+    ] {
+        let open = |layout| {
+            let mut data = tree.data(layout, if layout == "folder" { "plain" } else { layout });
+            data.mask_threshold = threshold;
+            DataSet::open(&data).unwrap()
+        };
+        let data = open("folder");
+        let masks = data.samples.iter().filter_map(|sample| {
+            let mask = sample.mask.open(&Limits::default()).unwrap()?;
+            Some(mask.count())
+        });
+        assert_eq!(masks.collect::<Vec<_>>(), [4 * marked; 2], "{threshold}");
+        let data = open("sdd");
+        let found = data
+            .samples
+            .iter()
+            .filter(|sample| sample.id.starts_with("kos01/Part0"));
+        assert_eq!(
+            found.map(|sample| &*sample.kind).collect::<Vec<_>>(),
+            kinds,
+            "{threshold}"
+        );
+    }
+    let mut data = tree.data("folder", "plain");
+    data.mask_threshold = 255;
+    let report = check(&data).unwrap();
+    let empty = report
+        .findings
+        .iter()
+        .filter(|finding| finding.kind == FindingKind::EmptyMask);
+    assert_eq!(empty.count(), 2);
+}
+
+#[test]
+fn a_threshold_without_masks_is_refused() {
+    let tree = Tree::new();
+    elpv(&tree);
+    let mut data = tree.data("elpv", "elpv");
+    data.mask_threshold = 127;
+    let message = DataSet::open(&data).unwrap_err().to_string();
+    assert!(
+        message.ends_with("mask-threshold is for masks in image files, and there are none"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn train_in(
             class: "plate".into(),
             anomalous: i % 2 == 1,
             mask: match i % 2 {
-                1 => TrainingMask::File(mask.clone()),
+                1 => TrainingMask::File(mask.clone().into()),
                 _ => TrainingMask::Empty,
             },
         })

@@ -183,7 +183,7 @@ pub(crate) fn seen_mask(
 fn wrong_size(mask: &Mask, sample: &Sample, prediction: &Prediction) -> EvaluationError {
     EvaluationError::MaskSize {
         mask: match &sample.mask {
-            MaskSource::File(path) => path.clone(),
+            MaskSource::File(file) => file.path.clone(),
             // It is listed with the image.
             _ => sample.image.clone(),
         },

@@ -66,7 +66,7 @@ fn training_sample(sample: &Sample) -> TrainingSample {
         class: sample.class.clone(),
         anomalous: sample.label == Label::Anomalous,
         mask: match &sample.mask {
-            MaskSource::File(path) => TrainingMask::File(path.clone()),
+            MaskSource::File(file) => TrainingMask::File(file.clone()),
             MaskSource::Listed(mask) => TrainingMask::Listed(mask.clone()),
             MaskSource::Empty => TrainingMask::Empty,
             MaskSource::Absent => TrainingMask::Unknown,

@@ -185,7 +185,7 @@ fn every_number_is_there() {
         aupro_200_steps: Some(0.7762),
         aupimo: None,
     };
-    class.images[2].sample.mask = MaskSource::File(class.images[2].sample.image.clone());
+    class.images[2].sample.mask = MaskSource::File(class.images[2].sample.image.clone().into());
     let musc = Evaluation {
         method: "MuSc".to_owned(),
         shots: None,
@@ -582,7 +582,7 @@ fn heat_maps_have_the_outlines_of_scores_and_masks() {
         .unwrap()
         .save_png(&mask_path)
         .unwrap();
-    class.images[0].sample.mask = MaskSource::File(mask_path);
+    class.images[0].sample.mask = MaskSource::File(mask_path.into());
     let page = folder.report(&[evaluation(vec![class])], &context());
     let heat = &pictures(&page)[1];
     let row: Vec<[u8; 3]> = (0..256).map(|x| heat.pixel(x, 64).unwrap()).collect();
@@ -723,7 +723,7 @@ fn a_calibrated_detector_shows_its_decisions() {
 fn every_image_has_a_row_and_pictures_to_open() {
     let folder = Folder::new();
     let mut class = folder.class("bottle", &MIXED);
-    class.images[2].sample.mask = MaskSource::File(class.images[2].sample.image.clone());
+    class.images[2].sample.mask = MaskSource::File(class.images[2].sample.image.clone().into());
     let gone = class.images[0].sample.image.clone();
     std::fs::remove_file(&gone).unwrap();
     let page = folder.report(&[evaluation(vec![class])], &context());

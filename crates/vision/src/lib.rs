@@ -38,7 +38,7 @@ pub use crate::error::{GeometryError, ImageError, Origin};
 pub use crate::image::Image;
 pub use crate::interpolate::Alignment;
 pub use crate::map::Map;
-pub use crate::mask::Mask;
+pub use crate::mask::{Mask, MaskFile};
 pub use crate::picture::{draw_contours, heat_map, overlay, sheet};
 pub use crate::preprocess::{Preprocess, Preprocessed, Rect, Resize};
 pub use crate::regions::Region;

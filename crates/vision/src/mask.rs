@@ -2,17 +2,35 @@
 //!
 //! Reading and resizing follow the mask pipeline shared by AnomalyCLIP, VAND and WinCLIP: grey > 0
 //! counts as set; {0, 255} is resized with Pillow's bilinear filter; values >= 128 stay set. In JPEG
-//! files compression noise around black is > 0 as well, so masks should be PNG.
+//! files compression noise around black is > 0 as well: [`MaskFile`] can ask for more than that.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use image::{DynamicImage, ExtendedColorType};
+use serde::Serialize;
 
 use crate::decode::{self, Limits};
 use crate::error::{GeometryError, ImageError, Origin};
 use crate::image::check_crop;
 use crate::resample::{self, Filter};
 use crate::write::png;
+
+/// A mask in an image file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct MaskFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Pixels are set whose value is above this one, in the units of the file (white is 255, or
+    /// 65535 in files of 16 bits).
+    pub threshold: u16,
+}
+
+/// With the threshold 0: all that is brighter than black is set.
+impl From<PathBuf> for MaskFile {
+    fn from(path: PathBuf) -> Self {
+        Self { path, threshold: 0 }
+    }
+}
 
 /// A yes or no for every pixel, row-major, at least 1 x 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,42 +79,45 @@ impl Mask {
         }
     }
 
-    /// Reads a mask file: every pixel brighter than black is set.
+    /// Reads a mask file: every pixel above its threshold is set.
     ///
-    /// Colours are turned to grey with Pillow's weights first. 16-bit files are compared before any
-    /// scaling, so that small label values are kept.
+    /// Colours of 8 bits are turned to grey with Pillow's weights first; of colours of 16 bits the
+    /// brightest channel counts. 16-bit files are compared before any scaling, so that small label
+    /// values are kept. Transparency does not matter.
     ///
     /// # Errors
     /// An [`ImageError`] that carries the path.
-    pub fn open(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, ImageError> {
-        let path = path.as_ref();
+    pub fn open(file: &MaskFile, limits: &Limits) -> Result<Self, ImageError> {
+        let MaskFile { path, threshold } = file;
         let bytes = decode::read_file(path, limits)?;
-        decode::decode(&bytes, limits, &Origin::File(path.into())).map(Self::from_picture)
+        let picture = decode::decode(&bytes, limits, &Origin::File(path.clone()))?;
+        Ok(Self::from_picture(picture, *threshold))
     }
 
-    /// Decodes bytes in memory; otherwise as [`Mask::open`].
-    ///
-    /// # Errors
-    /// An [`ImageError`] whose origin is [`Origin::Memory`].
-    pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Self, ImageError> {
-        decode::decode(bytes, limits, &Origin::Memory).map(Self::from_picture)
-    }
-
-    fn from_picture(picture: DynamicImage) -> Self {
+    /// The mask that a decoded picture is; otherwise as [`Mask::open`].
+    pub fn from_picture(picture: DynamicImage, threshold: u16) -> Self {
         let (width, height) = (picture.width(), picture.height());
+        let is_set = |value: u16| value > threshold;
         let values = match picture {
-            DynamicImage::ImageLuma8(grey) => grey.pixels().map(|pixel| pixel.0[0] > 0).collect(),
-            DynamicImage::ImageLuma16(grey) => grey.pixels().map(|pixel| pixel.0[0] > 0).collect(),
-            DynamicImage::ImageLumaA16(grey) => grey.pixels().map(|pixel| pixel.0[0] > 0).collect(),
+            DynamicImage::ImageLuma8(grey) => grey
+                .pixels()
+                .map(|pixel| is_set(pixel.0[0].into()))
+                .collect(),
+            DynamicImage::ImageLuma16(grey) => {
+                grey.pixels().map(|pixel| is_set(pixel.0[0])).collect()
+            }
+            DynamicImage::ImageLumaA16(grey) => {
+                grey.pixels().map(|pixel| is_set(pixel.0[0])).collect()
+            }
             DynamicImage::ImageRgb16(_) | DynamicImage::ImageRgba16(_) => picture
                 .into_rgb16()
                 .pixels()
-                .map(|pixel| pixel.0 != [0; 3])
+                .map(|pixel| pixel.0.into_iter().any(is_set))
                 .collect(),
             other => other
                 .into_rgb8()
                 .pixels()
-                .map(|pixel| grey(pixel.0) > 0)
+                .map(|pixel| grey(pixel.0) > u32::from(threshold))
                 .collect(),
         };
         Self {

@@ -7,7 +7,7 @@ mod common;
 use std::io::Cursor;
 use std::path::Path;
 
-use anomalens_vision::{Image, ImageError, Limits, Mask};
+use anomalens_vision::{Image, ImageError, Limits, Mask, MaskFile};
 use image::{DynamicImage, ImageFormat};
 
 fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
@@ -363,7 +363,12 @@ fn bad_paths_have_their_sentence() {
     for (path, message) in &cases {
         let expected = sentence(path, message);
         assert_eq!(Image::open(path, &small).unwrap_err().to_string(), expected);
-        assert_eq!(Mask::open(path, &small).unwrap_err().to_string(), expected);
+        assert_eq!(
+            Mask::open(&path.clone().into(), &small)
+                .unwrap_err()
+                .to_string(),
+            expected
+        );
     }
     let path = write("wide.bmp", &bmp);
     let limits = Limits {
@@ -380,20 +385,50 @@ fn bad_paths_have_their_sentence() {
 }
 
 #[test]
-fn masks_are_what_is_brighter_than_black() {
+fn masks_are_what_is_above_the_threshold() {
     let luma = |values| DynamicImage::ImageLuma8(image::GrayImage::from_raw(3, 1, values).unwrap());
     let deep =
-        DynamicImage::ImageLuma16(image::ImageBuffer::from_raw(3, 1, vec![0, 1, 99]).unwrap());
-    // Blue of 1 has a grey value of 0.1, which Pillow rounds to 0.
-    let colours = image::RgbImage::from_raw(3, 1, vec![0, 0, 1, 0, 1, 0, 255, 0, 0]).unwrap();
+        |values| DynamicImage::ImageLuma16(image::ImageBuffer::from_raw(3, 1, values).unwrap());
+    let deep_colours =
+        |values| DynamicImage::ImageRgb16(image::ImageBuffer::from_raw(3, 1, values).unwrap());
+    let colours =
+        |values| DynamicImage::ImageRgb8(image::RgbImage::from_raw(3, 1, values).unwrap());
+    let clear = |values| {
+        let pixels = image::RgbaImage::from_raw(3, 1, values).unwrap();
+        DynamicImage::ImageRgba8(pixels)
+    };
     let cases = [
-        ("0 and 255", luma(vec![0, 255, 255])),
-        ("labels", luma(vec![0, 1, 2])),
-        ("16-bit labels", deep),
-        ("colours", DynamicImage::ImageRgb8(colours)),
+        ("0 and 255", luma(vec![0, 255, 255]), 0),
+        ("labels", luma(vec![0, 1, 2]), 0),
+        ("a higher threshold", luma(vec![127, 128, 255]), 127),
+        ("white alone", luma(vec![254, 255, 255]), 254),
+        ("16-bit labels", deep(vec![0, 1, 99]), 0),
+        ("16-bit, higher", deep(vec![32767, 32768, 65535]), 32767),
+        // Blue of 1 has a grey value of 0.1, which Pillow rounds to 0.
+        ("colours", colours(vec![0, 0, 1, 0, 1, 0, 255, 0, 0]), 0),
+        // Green of 255 has a grey value of 150.
+        (
+            "colours, higher",
+            colours(vec![255, 0, 0, 0, 255, 0, 128, 128, 128]),
+            127,
+        ),
+        (
+            "16-bit colours",
+            deep_colours(vec![300, 200, 0, 0, 301, 0, 0, 0, 65535]),
+            300,
+        ),
+        (
+            "transparency does not matter",
+            clear(vec![0, 0, 0, 255, 9, 9, 9, 0, 9, 9, 9, 255]),
+            0,
+        ),
     ];
-    for (name, picture) in cases {
-        let mask = Mask::decode(&encode(&picture, ImageFormat::Png), &Limits::default()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, picture, threshold) in cases {
+        let path = folder.path().join("mask.png");
+        picture.save(&path).unwrap();
+        let file = MaskFile { path, threshold };
+        let mask = Mask::open(&file, &Limits::default()).unwrap();
         assert_eq!(mask.values(), [false, true, true], "{name}");
     }
 }

@@ -70,7 +70,7 @@ fn preprocessing_equals_torchvision() {
 #[test]
 fn masks_equal_the_reference_pipeline() {
     let goldens = Goldens::open("preprocess.safetensors");
-    let mask = Mask::open(common::path("mask.png"), &Limits::default()).unwrap();
+    let mask = Mask::open(&common::path("mask.png").into(), &Limits::default()).unwrap();
     for size in [56, 70] {
         let resized = mask.resize(size, size).unwrap();
         let values: Vec<u8> = resized.values().iter().copied().map(u8::from).collect();

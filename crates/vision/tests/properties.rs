@@ -7,7 +7,7 @@ mod common;
 use std::io::Cursor;
 use std::sync::LazyLock;
 
-use anomalens_vision::{Alignment, Filter, Image, Limits, Map, Mask, Preprocess, Resize};
+use anomalens_vision::{Alignment, Filter, Image, Limits, Map, Preprocess, Resize};
 use image::{DynamicImage, ImageFormat};
 use proptest::prelude::*;
 
@@ -73,7 +73,6 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         prop_assert!(Image::decode(&bytes, &SMALL).is_err());
-        prop_assert!(Mask::decode(&bytes, &SMALL).is_err());
     }
 
     #[test]

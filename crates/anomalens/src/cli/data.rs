@@ -62,10 +62,7 @@ impl Reference {
         {
             return Err(error.into());
         }
-        Ok(DataRef {
-            layout: layout("folder")?,
-            root: folder,
-        })
+        Ok(DataRef::new(layout("folder")?, folder))
     }
 
     pub(super) fn open(&self) -> Result<DataSet> {
@@ -196,10 +193,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             json,
         } => {
             recipe.write(output)?;
-            let data = DataRef {
-                layout: layout("folder")?,
-                root: output.clone(),
-            };
+            let data = DataRef::new(layout("folder")?, output);
             let samples = DataSet::open(&data)?.samples;
             if *json {
                 print_line(json!({

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::Error;
+use crate::settings::split_settings;
 
 /// All that a drawn set follows from, but for the images of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,13 +51,7 @@ impl FromStr for Recipe {
             given: text.to_owned(),
             reason,
         };
-        // Settings are read from the end, since a folder's name may have commas.
-        let mut rest = text;
-        let mut settings = Vec::new();
-        while let Some((before, (name, value))) = last_setting(rest) {
-            settings.push((name, value));
-            rest = before;
-        }
+        let (rest, settings) = split_settings(text);
         let mut seed = 0;
         let mut normals = match rest {
             "" => {
@@ -75,7 +70,7 @@ impl FromStr for Recipe {
                 train: None,
             },
         };
-        for (name, value) in settings.into_iter().rev() {
+        for (name, value) in settings {
             let number = |least: u32, most: u32| {
                 value
                     .parse()
@@ -106,14 +101,6 @@ impl FromStr for Recipe {
         }
         Ok(Self { normals, seed })
     }
-}
-
-/// What stands before the last `,name=value` of a text, the name and the value.
-fn last_setting(text: &str) -> Option<(&str, (&str, &str))> {
-    let (before, last) = text.rsplit_once(',')?;
-    let (name, value) = last.split_once('=')?;
-    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase());
-    is_name.then_some((before, (name, value)))
 }
 
 impl fmt::Display for Recipe {

@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use crate::decode::{dimensions, marks_any, read};
+use crate::decode::{dimensions, marks_any, read_mask};
 use crate::error::Error;
 use crate::finding::{Finding, FindingKind};
 use crate::layouts::{About, Layout, Published, SPLIT_SORTED, missing_entries};
@@ -170,7 +170,8 @@ fn read_squares(scan: &Scan, strip: &Strip) -> Result<Vec<Square>, Finding> {
     let masks = masks
         .iter()
         .map(|path| {
-            let mask = read(&scan.path(path)).map_err(|message| unreadable(path, message))?;
+            let mask = read_mask(&scan.path(path), scan.mask_threshold)
+                .map_err(|message| unreadable(path, message))?;
             let size = (mask.width(), mask.height());
             if size != (width, height) {
                 let message = format!(
@@ -188,7 +189,7 @@ fn read_squares(scan: &Scan, strip: &Strip) -> Result<Vec<Square>, Finding> {
             .filter(|(_, mask)| marks_any(mask, Some(crop)))
             .map(|(path, _)| path);
         let mask = match (marking.next()?, marking.next()) {
-            (mask, None) => MaskSource::File(scan.path(mask)),
+            (mask, None) => MaskSource::File(scan.path(mask).into()),
             // Neither marks all of it.
             (_, Some(_)) => MaskSource::Absent,
         };

@@ -98,7 +98,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
             mask: match (mask, normal) {
                 ("", true) if masked.contains(&class) => MaskSource::Empty,
                 ("", _) => MaskSource::Absent,
-                _ => MaskSource::File(mask_path),
+                _ => MaskSource::File(mask_path.into()),
             },
         };
         listed.add(scan, at, item);

@@ -145,7 +145,7 @@ fn mask(scan: &mut Scan, Place { at, entry, .. }: &Place<'_>, masked: bool) -> O
             scan.find(FindingKind::EmptyMask, at, message);
             Some(MaskSource::Empty)
         }
-        (true, _) if path.is_file() => Some(MaskSource::File(path)),
+        (true, _) if path.is_file() => Some(MaskSource::File(path.into())),
         (true, _) => {
             tell_missing(scan, &entry.mask_path, at);
             None

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::decode::{dimensions, marks_any, read};
+use crate::decode::{dimensions, marks_any, read_mask};
 use crate::error::Error;
 use crate::finding::{Finding, FindingKind};
 use crate::layouts::folder::{is_class, scan_class};
@@ -75,7 +75,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
             Ok(thirds) => {
                 for third in thirds {
                     let (kind, mask) = if third.anomalous {
-                        ("defect", MaskSource::File(scan.path(&pair.label)))
+                        ("defect", MaskSource::File(scan.path(&pair.label).into()))
                     } else {
                         (GOOD, MaskSource::Empty)
                     };
@@ -156,8 +156,8 @@ fn read_thirds(scan: &Scan, pair: &Pair) -> Result<Vec<Third>, Finding> {
         |at: &str, message: String| Finding::new(FindingKind::UnreadableImage, at, message);
     let (width, height) =
         dimensions(&scan.path(&pair.image)).map_err(|message| unreadable(&pair.image, message))?;
-    let label =
-        read(&scan.path(&pair.label)).map_err(|message| unreadable(&pair.label, message))?;
+    let label = read_mask(&scan.path(&pair.label), scan.mask_threshold)
+        .map_err(|message| unreadable(&pair.label, message))?;
     if (label.width(), label.height()) != (width, height) {
         return Err(Finding::new(
             FindingKind::MaskSize,

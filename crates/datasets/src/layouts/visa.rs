@@ -120,7 +120,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
                 );
                 continue;
             }
-            (_, mask) => MaskSource::File(scan.path(mask)),
+            (_, mask) => MaskSource::File(scan.path(mask).into()),
         };
         scan.add(Item {
             image: row.image,

@@ -29,10 +29,7 @@ impl Tree {
 
     /// A data set in `name`, below the temporary folder.
     pub(crate) fn data(&self, layout_name: &str, name: &str) -> DataRef {
-        DataRef {
-            layout: layout(layout_name).unwrap(),
-            root: self.path(name),
-        }
+        DataRef::new(layout(layout_name).unwrap(), self.path(name))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -98,7 +95,7 @@ impl Tree {
         self.save(name, &mask);
     }
 
-    fn save(&self, name: &str, image: &GrayImage) {
+    pub(crate) fn save(&self, name: &str, image: &GrayImage) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         image.save(path).unwrap();

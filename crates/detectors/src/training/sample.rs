@@ -1,8 +1,6 @@
 //! Labelled images for training.
 
-use std::path::PathBuf;
-
-use anomalens_vision::{Limits, Mask, SparseMask};
+use anomalens_vision::{Limits, Mask, MaskFile, SparseMask};
 use rayon::prelude::*;
 
 use crate::{DetectorError, ImageSource};
@@ -23,8 +21,8 @@ pub struct TrainingSample {
 /// Which pixels of a training image are anomalous.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TrainingMask {
-    /// Those above zero in this image, which is cropped as the sample's image is.
-    File(PathBuf),
+    /// Those above the threshold in this image, which is cropped as the sample's image is.
+    File(MaskFile),
     /// These, at the size of the image before it is cropped.
     Listed(SparseMask),
     /// None.
@@ -37,7 +35,7 @@ impl TrainingSample {
     /// The anomalous pixels at `side` x `side`, or none if they are not known.
     fn mask(&self, side: u32, limits: &Limits) -> Result<Option<Vec<bool>>, DetectorError> {
         let (mask, path) = match &self.mask {
-            TrainingMask::File(path) => (Mask::open(path, limits), path),
+            TrainingMask::File(file) => (Mask::open(file, limits), &file.path),
             TrainingMask::Listed(mask) => (Ok(mask.to_mask()), &self.source.path),
             TrainingMask::Empty => return Ok(Some(vec![false; (side * side) as usize])),
             TrainingMask::Unknown => return Ok(None),

@@ -118,7 +118,10 @@ pub(super) fn fingerprint(data: &DataSet, class: &str) -> String {
     let samples = data.samples.iter().filter(|sample| sample.class == class);
     let lines = samples.map(|sample| {
         let mask = match &sample.mask {
-            MaskSource::File(path) => bytes(path).to_string(),
+            MaskSource::File(file) => match file.threshold {
+                0 => bytes(&file.path).to_string(),
+                threshold => format!("{} above {threshold}", bytes(&file.path)),
+            },
             MaskSource::Listed(mask) => format!("{mask:?}"),
             MaskSource::Empty => "empty".to_owned(),
             MaskSource::Absent => "absent".to_owned(),

@@ -67,7 +67,7 @@ pub fn place(root: &Path, name: &str) -> Result<DataRef, Absent> {
     let mut reason = Absent::NotFound;
     for root in folders {
         match layout.recognise(&root) {
-            Ok(()) => return Ok(DataRef { layout, root }),
+            Ok(()) => return Ok(DataRef::new(layout, root)),
             Err(error) => reason = Absent::Unfit(error.to_string()),
         }
     }

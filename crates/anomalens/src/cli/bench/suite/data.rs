@@ -93,10 +93,8 @@ pub(in crate::cli::bench) fn below(root: &Path, name: &str) -> Result<DataRef, S
 fn installed(name: &str) -> Option<DataRef> {
     let entry = Registry::builtin().find(name).ok()?;
     let located = Store::from_env().ok()?.locate(entry).ok()??;
-    (entry.kind == Kind::Data).then_some(DataRef {
-        layout: layout(name).ok()?,
-        root: located.path,
-    })
+    let layout = layout(name).ok()?;
+    (entry.kind == Kind::Data).then(|| DataRef::new(layout, located.path))
 }
 
 /// That a data set is missing, why, and whose it is.
