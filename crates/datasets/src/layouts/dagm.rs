@@ -24,10 +24,10 @@ pub(super) const LAYOUT: Layout = Layout {
     split: "as the folders Train and Test say",
     about: Some(About {
         title: "DAGM 2007",
-        licence: "stated on the owners' page; none comes with the files",
-        citation: "M. Wieler, T. Hahn, Weakly Supervised Learning for Industrial Optical \
-            Inspection, DAGM 2007",
-        obtain: "www.kaggle.com/datasets/mhskjelvareid/\
+        licence: "CC BY 4.0",
+        citation: "M. Wieler, T. Hahn, F. A. Hamprecht, Weakly Supervised Learning for Industrial \
+            Optical Inspection, DAGM 2007",
+        obtain: "zenodo.org/records/8086136; also www.kaggle.com/datasets/mhskjelvareid/\
             dagm-2007-competition-dataset-optical-inspection",
         published: Published::Kinds(&[(GOOD, 14000), (KIND, 2100)]),
         published_in: "the competition's description",

@@ -90,13 +90,13 @@ pub(super) const MPDD: Layout = Layout {
     split: SPLIT,
     about: Some(About {
         title: "MPDD",
-        licence: "CC BY-NC-SA 4.0",
+        licence: "CC BY-NC-SA 4.0, as its users state; the owners' repository names none",
         citation: "S. Jezek, M. Jonak, R. Burget, P. Dvorak, M. Skotak, Deep Learning-Based \
             Defect Detection of Metal Parts: Evaluating Current Methods in Complex Conditions, \
             ICUMT 2021",
         obtain: "repository stepanje/MPDD on GitHub",
         published: Published::Classes(&MPDD_CLASSES),
-        published_in: "the paper",
+        published_in: "the files of the owners' archive",
     }),
     missing: |root| Ok(missing(root, &names(MPDD_CLASSES))),
     scan: |scan| scan_classes(scan, &names(MPDD_CLASSES)),
@@ -110,12 +110,12 @@ pub(super) const BTAD: Layout = Layout {
     split: SPLIT,
     about: Some(About {
         title: "BTAD",
-        licence: "CC BY-NC-SA 4.0",
+        licence: "CC BY-SA, as the archive's README says",
         citation: "P. Mishra, R. Verk, D. Fornasier, C. Piciarelli, G. L. Foresti, VT-ADL: A \
             Vision Transformer Network for Image Anomaly Detection and Localization, ISIE 2021",
         obtain: "avires.dimi.uniud.it/papers/btad/btad.zip",
         published: Published::Classes(&BTAD_CLASSES),
-        published_in: "the owners' archive",
+        published_in: "the files of the owners' archive; its README swaps 02 and 03",
     }),
     missing: |root| Ok(missing(root, &names(BTAD_CLASSES))),
     scan: |scan| scan_classes(scan, &names(BTAD_CLASSES)),
