@@ -229,16 +229,17 @@ fn what_is_wrong_with_one_data_set_does_not_stop_a_suite() {
     }
 }
 
+/// A suite of 26 results.
 #[cfg(unix)]
-#[test]
-fn the_tables_of_an_interrupted_suite_hold_what_is_there() {
-    let sandbox = Sandbox::new();
-    let suite = format!(
-        "bench local --data drawn:textures,materials=13,images=8,side=56 --method musc,anomaly-dino \
-         --seed 0 --shots 2 --set image_size=56 --resolution 56 {TINY} -o bench"
-    );
+const LONG_SUITE: &str = "bench local --data drawn:textures,materials=13,images=8,side=56 \
+    --method musc,anomaly-dino --seed 0 --shots 2 --set image_size=56 --resolution 56";
+
+/// Starts that suite, stops it by a signal as soon as it has three results, and returns how it ended
+/// and how many results are kept in `folder`.
+#[cfg(unix)]
+fn stopped(sandbox: &Sandbox, folder: &str, signal: &str) -> (std::process::ExitStatus, usize) {
     let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("anomalens"))
-        .args(suite.split_whitespace())
+        .args(format!("{LONG_SUITE} {TINY} -o {folder}").split_whitespace())
         .current_dir(sandbox.path("."))
         .env("ANOMALENS_CACHE", sandbox.path("cache"))
         .stderr(std::process::Stdio::null())
@@ -246,19 +247,28 @@ fn the_tables_of_an_interrupted_suite_hold_what_is_there() {
         .spawn()
         .unwrap();
     let lines = || {
-        let text = std::fs::read_to_string(sandbox.path("bench/results.jsonl"));
+        let text = std::fs::read_to_string(sandbox.path(&format!("{folder}/results.jsonl")));
         text.unwrap_or_default().lines().count()
     };
     while lines() < 3 && child.try_wait().unwrap().is_none() {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     let kill = std::process::Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
+        .args([signal, &child.id().to_string()])
         .status();
     assert!(kill.unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let status = child.wait().unwrap();
     let kept = lines();
     assert!((3..26).contains(&kept), "{kept}");
+    (status, kept)
+}
+
+#[cfg(unix)]
+#[test]
+fn the_tables_of_an_interrupted_suite_hold_what_is_there() {
+    let sandbox = Sandbox::new();
+    let (status, kept) = stopped(&sandbox, "bench", "-INT");
+    assert_eq!(status.code(), Some(1));
     let tables = sandbox.read("bench/tables.md");
     assert!(
         tables.contains("interrupted: some results are missing"),
@@ -273,37 +283,15 @@ fn the_tables_of_an_interrupted_suite_hold_what_is_there() {
 #[test]
 fn a_suite_that_is_killed_goes_on_where_it_stopped() {
     let sandbox = Sandbox::new();
-    let suite = format!(
-        "bench local --data drawn:textures,materials=13,images=8,side=56 --method musc,anomaly-dino \
-         --seed 0 --shots 2 --set image_size=56 --resolution 56 {TINY}"
-    );
-    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("anomalens"))
-        .args(format!("{suite} -o killed").split_whitespace())
-        .current_dir(sandbox.path("."))
-        .env("ANOMALENS_CACHE", sandbox.path("cache"))
-        .stderr(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let lines = || {
-        let text = std::fs::read_to_string(sandbox.path("killed/results.jsonl"));
-        text.unwrap_or_default().lines().count()
-    };
-    while lines() < 3 && child.try_wait().unwrap().is_none() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let kept = lines();
-    assert!((3..26).contains(&kept), "{kept}");
+    stopped(&sandbox, "killed", "-KILL");
     assert!(!sandbox.path("killed/tables.md").exists());
-    let rest = sandbox.run(&format!("{suite} -o killed"));
+    let rest = sandbox.run(&format!("{LONG_SUITE} {TINY} -o killed"));
     assert_eq!(rest.code, Some(0), "{rest:?}");
     assert!(
         rest.stderr.contains(" of 26 results were there already"),
         "{rest:?}"
     );
-    let whole = sandbox.run(&format!("{suite} -o whole --feature-cache off"));
+    let whole = sandbox.run(&format!("{LONG_SUITE} {TINY} -o whole --feature-cache off"));
     assert_eq!(whole.code, Some(0), "{whole:?}");
     assert_eq!(
         sandbox.read("killed/tables.csv"),

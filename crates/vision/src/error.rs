@@ -240,6 +240,34 @@ pub enum GeometryError {
 }
 
 impl GeometryError {
+    /// Checks that a thing of `width` x `height` has both sides, and `each` values for every pixel.
+    pub(crate) fn check(
+        what: &'static str,
+        (width, height): (usize, usize),
+        each: usize,
+        found: usize,
+    ) -> Result<(), Self> {
+        if width == 0 || height == 0 {
+            let (width, height) = (width as u64, height as u64);
+            return Err(Self::Empty {
+                what,
+                width,
+                height,
+            });
+        }
+        let expected = width.saturating_mul(height).saturating_mul(each);
+        if found != expected {
+            return Err(Self::WrongLength {
+                what,
+                width,
+                height,
+                expected,
+                found,
+            });
+        }
+        Ok(())
+    }
+
     pub(crate) fn empty(what: &'static str, width: u32, height: u32) -> Self {
         Self::Empty {
             what,

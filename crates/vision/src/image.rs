@@ -30,22 +30,11 @@ impl Image {
     /// bytes does not fit.
     pub fn new(width: u32, height: u32, pixels: Vec<u8>) -> Result<Self, GeometryError> {
         const WHAT: &str = "an RGB image";
-        if width == 0 || height == 0 {
-            return Err(GeometryError::empty(WHAT, width, height));
-        }
-        let found = pixels.len();
-        let (columns, rows) = (width as usize, height as usize);
-        let expected = columns.saturating_mul(rows).saturating_mul(3);
+        let size = (width as usize, height as usize);
+        GeometryError::check(WHAT, size, 3, pixels.len())?;
         RgbImage::from_raw(width, height, pixels)
-            .filter(|_| found == expected)
             .map(|pixels| Self { pixels })
-            .ok_or(GeometryError::WrongLength {
-                what: WHAT,
-                width: columns,
-                height: rows,
-                expected,
-                found,
-            })
+            .ok_or(GeometryError::empty(WHAT, width, height))
     }
 
     /// An image of one colour, whose size was found acceptable.

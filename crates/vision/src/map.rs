@@ -20,25 +20,7 @@ impl Map {
     /// [`GeometryError::Empty`] if a side is zero, [`GeometryError::WrongLength`] if the number of
     /// scores does not fit.
     pub fn new(rows: usize, columns: usize, values: Vec<f32>) -> Result<Self, GeometryError> {
-        const WHAT: &str = "a map";
-        if rows == 0 || columns == 0 {
-            let (width, height) = (columns as u64, rows as u64);
-            return Err(GeometryError::Empty {
-                what: WHAT,
-                width,
-                height,
-            });
-        }
-        let (expected, found) = (rows.saturating_mul(columns), values.len());
-        if found != expected {
-            return Err(GeometryError::WrongLength {
-                what: WHAT,
-                width: columns,
-                height: rows,
-                expected,
-                found,
-            });
-        }
+        GeometryError::check("a map", (columns, rows), 1, values.len())?;
         Ok(Self {
             rows,
             columns,

@@ -47,21 +47,8 @@ impl Mask {
     /// [`GeometryError::Empty`] if a side is zero, [`GeometryError::WrongLength`] if the number of
     /// values does not fit.
     pub fn new(width: u32, height: u32, values: Vec<bool>) -> Result<Self, GeometryError> {
-        const WHAT: &str = "a mask";
-        if width == 0 || height == 0 {
-            return Err(GeometryError::empty(WHAT, width, height));
-        }
-        let (columns, rows) = (width as usize, height as usize);
-        let (expected, found) = (columns.saturating_mul(rows), values.len());
-        if found != expected {
-            return Err(GeometryError::WrongLength {
-                what: WHAT,
-                width: columns,
-                height: rows,
-                expected,
-                found,
-            });
-        }
+        let size = (width as usize, height as usize);
+        GeometryError::check("a mask", size, 1, values.len())?;
         Ok(Self {
             width,
             height,

@@ -14,7 +14,7 @@ use super::checkpoint::{self, Learned};
 use super::config::Config;
 use super::layout::{BatchLayout, BatchSize};
 use super::model::Model;
-use super::network::{Network, Phase, Scores, Sizes};
+use super::network::{Evidence, Network, Phase, Scores, Sizes};
 use super::residual::Compared;
 use super::shots::{Kept, References};
 use super::train::{BETAS, DECAY, FocalLoss, LEARNING_RATE};
@@ -54,11 +54,36 @@ fn network() -> ClipVision {
     ClipVision::new(Arc::new(checkpoint), activation, &Device::Cpu).unwrap()
 }
 
-fn config(network: &ClipVision) -> Config {
-    Config {
-        image_size: 80,
-        ..Config::defaults(network, true)
-    }
+/// What the frozen encoders make of the images and classes, and what the original made of them.
+struct Frozen {
+    goldens: Goldens,
+    config: Config,
+    /// Of all sixteen images.
+    features: Vec<ImageFeatures>,
+    /// The prompts' embeddings for each class.
+    texts: [[Vec<f32>; 2]; 4],
+}
+
+/// The same for all tests, computed once.
+fn frozen() -> &'static Frozen {
+    static FROZEN: OnceLock<Frozen> = OnceLock::new();
+    FROZEN.get_or_init(|| {
+        let goldens = Goldens::load("inctrl_tiny.safetensors");
+        let network = network();
+        let config = Config {
+            image_size: 80,
+            ..Config::defaults(&network, true)
+        };
+        let request = config.setup().unwrap().request;
+        let encoded = network.encode(goldens.get("images"), &request).unwrap();
+        let text = network.text_encoder().unwrap().unwrap();
+        Frozen {
+            features: encoded.into_images().unwrap(),
+            texts: CLASSES.map(|class| text::embeddings(&text, class).unwrap()),
+            config,
+            goldens,
+        }
+    })
 }
 
 fn seeded() -> Network {
@@ -79,19 +104,15 @@ fn model() -> Model {
     Model::Network(Box::new(seeded()))
 }
 
-/// The features of all sixteen images.
-fn features(network: &ClipVision, goldens: &Goldens) -> Vec<ImageFeatures> {
-    let request = config(network).setup().unwrap().request;
-    let encoded = network.encode(goldens.get("images"), &request).unwrap();
-    encoded.into_images().unwrap()
-}
-
-/// The features of images `places` as a training step has them.
-fn batch(features: &[ImageFeatures], places: &[usize]) -> Batch {
+/// The features of the first `count` images and two shots of each, as a training step has them.
+fn batch(count: usize) -> Batch {
+    let shots = SHOTS[..count].iter().flat_map(|shots| &shots[..2]).copied();
+    let places: Vec<usize> = (0..count).chain(shots).collect();
     let tensor =
         |values: Vec<f32>, shape: &[usize]| Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
     let of = |part: &dyn Fn(&ImageFeatures) -> Vec<f32>| {
-        places.iter().flat_map(|&i| part(&features[i])).collect()
+        let images = places.iter().map(|&place| &frozen().features[place]);
+        images.flat_map(part).collect()
     };
     Batch {
         embedding: Some(tensor(
@@ -107,26 +128,6 @@ fn batch(features: &[ImageFeatures], places: &[usize]) -> Batch {
     }
 }
 
-/// The first `count` images, then two shots of each.
-fn places(count: usize) -> Vec<usize> {
-    let shots = SHOTS[..count].iter().flat_map(|shots| &shots[..2]).copied();
-    (0..count).chain(shots).collect()
-}
-
-/// The prompts' embeddings for each class, once for all tests.
-fn texts(network: &ClipVision) -> &'static [[Vec<f32>; 2]; 4] {
-    static TEXTS: OnceLock<[[Vec<f32>; 2]; 4]> = OnceLock::new();
-    TEXTS.get_or_init(|| {
-        let text = network.text_encoder().unwrap().unwrap();
-        CLASSES.map(|class| text::embeddings(&text, class).unwrap())
-    })
-}
-
-fn by_class(texts: &[[Vec<f32>; 2]; 4]) -> BTreeMap<String, [Vec<f32>; 2]> {
-    let classes = CLASSES.map(str::to_owned);
-    classes.into_iter().zip(texts.iter().cloned()).collect()
-}
-
 /// The first `count` images and two shots of each, as samples.
 fn samples(count: usize) -> Vec<TrainingSample> {
     let sample = |place: usize| TrainingSample {
@@ -138,19 +139,44 @@ fn samples(count: usize) -> Vec<TrainingSample> {
     (0..3 * count).map(sample).collect()
 }
 
-fn references(samples: &[TrainingSample]) -> Vec<&TrainingSample> {
-    samples.iter().collect()
+/// What training would make of these settings and this model.
+fn learner<'a>(config: &'a Config, model: &'a Model) -> FocalLoss<'a> {
+    let classes = CLASSES.map(str::to_owned);
+    FocalLoss {
+        config,
+        model,
+        texts: classes.into_iter().zip(frozen().texts.clone()).collect(),
+    }
+}
+
+/// The scores of the first three images in one batch with two shots of each, and what they rest on.
+fn three_scored(config: &Config) -> (Evidence, Scores) {
+    let (network, model) = (seeded(), model());
+    let size = BatchSize {
+        images: 3,
+        shots: 2,
+        blocks: 3,
+    };
+    let samples = samples(3);
+    let samples: Vec<&TrainingSample> = samples.iter().collect();
+    let evidence = learner(config, &model)
+        .evidence(&network, &samples, size, &batch(3))
+        .unwrap();
+    let scores = network.scores(&evidence, config, Phase::Scoring).unwrap();
+    (evidence, scores)
 }
 
 #[test]
 fn every_part_of_the_score() {
-    let goldens = Goldens::load("inctrl_tiny.safetensors");
-    let network = network();
-    let features = features(&network, &goldens);
-    let texts = texts(&network);
+    let Frozen {
+        goldens,
+        config,
+        features,
+        texts,
+    } = frozen();
     for shots in [2, 4] {
         for image in 0..3 {
-            let config = config(&network);
+            let config = config.clone();
             let (network, model) = (seeded(), model());
             let kept = SHOTS[image][..shots].iter().map(|&shot| {
                 let kept = Kept::new(&features[shot..=shot], &config, &model).unwrap();
@@ -203,30 +229,12 @@ fn every_part_of_the_score() {
 
 #[test]
 fn parts_can_be_switched_off() {
-    let goldens = Goldens::load("inctrl_tiny.safetensors");
-    let network = network();
-    let features = batch(&features(&network, &goldens), &places(3));
-    let texts = texts(&network);
-    let (paper, model) = (seeded(), model());
     let scores = |change: &dyn Fn(&mut Config)| {
-        let mut config = config(&network);
+        let mut config = frozen().config.clone();
         change(&mut config);
-        let learner = FocalLoss {
-            config: &config,
-            model: &model,
-            texts: by_class(texts),
-        };
-        let size = BatchSize {
-            images: 3,
-            shots: 2,
-            blocks: 3,
-        };
-        let evidence = learner
-            .evidence(&paper, &references(&samples(3)), size, &features)
-            .unwrap();
-        let largest = flat(&evidence.map.max(1).unwrap());
-        let scores = paper.scores(&evidence, &config, Phase::Scoring).unwrap();
+        let (evidence, scores) = three_scored(&config);
         let image = scores.image.map(|image| flat(&image));
+        let largest = flat(&evidence.map.max(1).unwrap());
         (
             flat(&scores.anomaly),
             image,
@@ -235,7 +243,8 @@ fn parts_can_be_switched_off() {
         )
     };
     let (all, image, holistic, largest) = scores(&|_| ());
-    close("all", &all, &goldens.values("eval.k2.final_score"), 1e-4);
+    let original = frozen().goldens.values("eval.k2.final_score");
+    close("all", &all, &original, 1e-4);
     let (score, ..) = scores(&|config| config.max_term = false);
     close("no largest residual", &score, &holistic, 1e-6);
     assert!(largest.iter().all(|x| *x > 0.0) && score != all);
@@ -253,68 +262,45 @@ fn parts_can_be_switched_off() {
 
 #[test]
 fn a_batch_as_the_reference_mixes_it_up() {
-    let goldens = Goldens::load("inctrl_tiny.safetensors");
-    let network = network();
-    let features = batch(&features(&network, &goldens), &places(3));
-    let texts = texts(&network);
-    let (paper, model) = (seeded(), model());
-    let config = Config {
+    let (_, scores) = three_scored(&Config {
         batch_layout: BatchLayout::Reference,
-        ..config(&network)
-    };
-    let learner = FocalLoss {
-        config: &config,
-        model: &model,
-        texts: by_class(texts),
-    };
-    let size = BatchSize {
-        images: 3,
-        shots: 2,
-        blocks: 3,
-    };
-    let evidence = learner
-        .evidence(&paper, &references(&samples(3)), size, &features)
-        .unwrap();
-    let scores = paper.scores(&evidence, &config, Phase::Scoring).unwrap();
+        ..frozen().config.clone()
+    });
     for (part, found) in [
         ("final_score", &scores.anomaly),
         ("image_score", scores.image.as_ref().unwrap()),
     ] {
-        let expected = goldens.values(&format!("eval.batch3_literal.k2.{part}"));
+        let expected = format!("eval.batch3_literal.k2.{part}");
+        let expected = frozen().goldens.values(&expected);
         close(part, &flat(found), &expected, 1e-4);
     }
 }
 
 #[test]
 fn three_steps_of_training() {
-    let goldens = Goldens::load("inctrl_tiny.safetensors");
-    let network = network();
-    let features = batch(&features(&network, &goldens), &places(4));
-    let texts = texts(&network);
+    let goldens = &frozen().goldens;
+    let features = batch(4);
     let labels: Vec<i32> = goldens.get("train.labels").to_vec1().unwrap();
     let mut samples = samples(4);
     for (sample, label) in samples.iter_mut().zip(labels) {
         sample.anomalous = label == 1;
     }
+    let samples: Vec<&TrainingSample> = samples.iter().collect();
     for (layout, golden) in [
         (BatchLayout::Intended, "train_fixed"),
         (BatchLayout::Reference, "train_literal"),
     ] {
         let config = Config {
             batch_layout: layout,
-            ..config(&network)
+            ..frozen().config.clone()
         };
         let model = model();
         let mut optimiser = Adam::new(model.variables(), LEARNING_RATE, BETAS)
             .unwrap()
             .with_decay(DECAY);
-        let learner = FocalLoss {
-            config: &config,
-            model: &model,
-            texts: by_class(texts),
-        };
+        let learner = learner(&config, &model);
         for step in 0..3 {
-            let losses = learner.loss(&features, &references(&samples), &[]).unwrap();
+            let losses = learner.loss(&features, &samples, &[]).unwrap();
             let parts = losses.parts.iter().map(|(_, part)| part);
             let found: Vec<f32> = parts
                 .chain([&losses.total])
