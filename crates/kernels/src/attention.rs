@@ -171,6 +171,7 @@ impl Attention {
                 input: part_of(token, part),
                 norm: None,
                 factor: Some(factor),
+                lowest: None,
             };
             let row = &mut rows.words_mut()[i * stride..(i + 1) * stride];
             // SAFETY: a kernel is only made where its instruction set is there.
@@ -249,6 +250,7 @@ impl Attention {
                 input: self.slice(qkv, token, query, head),
                 norm: None,
                 factor: Some(packed.factors[query]),
+                lowest: None,
             };
             // SAFETY: a kernel is only made where its instruction set is there.
             unsafe { (kernel.convert)(&job, row) };

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::format::Format;
 use crate::kernel::{self, Kernel};
 
 /// The environment variable that chooses the instruction set.
@@ -190,6 +191,11 @@ impl Engine {
     /// What computes products of this precision, for people: `avx512 float16`.
     pub fn kernel_name(self, precision: Precision) -> &'static str {
         self.kernel(precision).name
+    }
+
+    /// Whether products of [`Precision::Int8`] are computed with 8-bit integers.
+    pub fn has_int8(self) -> bool {
+        self.kernel(Precision::Int8).format == Format::Int8
     }
 
     /// The kernel for a precision. Where the processor has no instructions for a narrow one, a

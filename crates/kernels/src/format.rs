@@ -29,6 +29,9 @@ pub(crate) const F16_TERMS: usize = 128;
 /// What activations have added in [`Format::Int8`].
 pub(crate) const INT8_OFFSET: i32 = 128;
 
+/// The largest activation in [`Format::Int8`], what is added included.
+pub(crate) const INT8_LARGEST: f32 = 255.0;
+
 impl Format {
     /// Its name, for people and for names of files.
     pub(crate) fn name(self) -> &'static str {

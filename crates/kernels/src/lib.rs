@@ -54,6 +54,7 @@ pub use rows::{LayerNorm, layer_norm};
 pub use saved::{SavedError, SharedBytes};
 pub use search::{Neighbour, PackedVectors, SearchScratch};
 pub use vit::{
-    BlockWeights, HeadWeights, Images, LinearWeights, LocalStream, NormWeights, StemWeights, Vit,
-    VitConfig, VitEmbedding, VitFeatures, VitRequest, VitSizes, VitStage, VitTokens,
+    BlockWeights, Calibration, HeadWeights, Images, LinearWeights, LocalStream, NormWeights,
+    StemWeights, Vit, VitConfig, VitEmbedding, VitFeatures, VitRequest, VitSizes, VitStage,
+    VitTokens,
 };

@@ -107,6 +107,7 @@ impl Packed {
                     input,
                     norm: None,
                     factor: None,
+                    lowest: None,
                 };
                 // SAFETY: a kernel is only made where its instruction set is there.
                 *factor = unsafe { (kernel.convert)(&job, words) };

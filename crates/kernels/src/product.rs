@@ -69,6 +69,16 @@ pub enum Epilogue {
 }
 
 impl Epilogue {
+    /// What no output is below, where that is little.
+    pub(crate) fn lowest(self) -> Option<f32> {
+        match self {
+            // Minima of the two functions, rounded down.
+            Self::Gelu => Some(-0.1700),
+            Self::QuickGelu => Some(-0.1637),
+            Self::Store | Self::Add | Self::SwiGlu => None,
+        }
+    }
+
     /// Columns of the output for `columns` of the product.
     pub(crate) fn columns(self, columns: usize) -> usize {
         match self {

@@ -4,7 +4,7 @@
 use std::io;
 
 use crate::buffer::Buffer;
-use crate::format::Format;
+use crate::format::{Format, INT8_LARGEST, INT8_OFFSET};
 use crate::kernel::Kernel;
 use crate::linear::LinearScratch;
 use crate::parallel::{Parallel, Shared};
@@ -74,13 +74,15 @@ impl Rows {
             }
     }
 
-    /// Converts `values`, rows of `width` numbers, after the layer norm if there is one.
+    /// Converts `values`, rows of `width` numbers, after the layer norm if there is one; of
+    /// `lowest` see [`Conversion`].
     pub(crate) fn fill(
         &mut self,
         kernel: &Kernel,
         values: &[f32],
         width: usize,
         norm: Option<&LayerNorm>,
+        lowest: Option<f32>,
         parallel: Parallel,
     ) {
         let count = values.len() / width;
@@ -106,6 +108,7 @@ impl Rows {
                     input,
                     norm,
                     factor: None,
+                    lowest,
                 };
                 // SAFETY: a kernel is only made where its instruction set is there.
                 *factor = unsafe { (kernel.convert)(&job, words) };
@@ -135,6 +138,9 @@ pub(crate) struct Conversion<'a> {
     pub(crate) norm: Option<&'a LayerNorm>,
     /// What to multiply by; without it, what suits the format.
     pub(crate) factor: Option<f32>,
+    /// No number is below this, itself below zero: 8 bits then hold `number - lowest`, and spend
+    /// no values on what does not occur.
+    pub(crate) lowest: Option<f32>,
 }
 
 /// Converts one row into `words`; what is left of them becomes zeros. Returns the factor that
@@ -167,21 +173,31 @@ pub(crate) unsafe fn convert<D: Dot>(job: &Conversion, words: &mut [u32]) -> f32
                 inverse: D::Simd::splat(1.0),
             },
         };
-        let factor = match job.factor {
-            Some(factor) => factor,
+        let (factor, offset) = match job.factor {
+            Some(factor) => (factor, 0.0),
+            None if format == Format::Int8 && job.lowest.is_some() => {
+                let lowest = job.lowest.unwrap_or(0.0);
+                let mut most = D::Simd::splat(0.0);
+                for at in (0..count).step_by(lanes) {
+                    most = D::Simd::max(most, values.at(at));
+                }
+                let factor = INT8_LARGEST / (D::Simd::largest(most) - lowest);
+                (factor, -lowest * factor - INT8_OFFSET as f32)
+            }
             None if matches!(format, Format::F16 | Format::Int8) => {
                 let mut most = D::Simd::splat(0.0);
                 for at in (0..count).step_by(lanes) {
                     most = D::Simd::max(most, D::Simd::abs(values.at(at)));
                 }
-                format.factor(D::Simd::largest(most))
+                (format.factor(D::Simd::largest(most)), 0.0)
             }
-            None => 1.0,
+            None => (1.0, 0.0),
         };
+        let (scale, offset) = (D::Simd::splat(factor), D::Simd::splat(offset));
         let bytes = words.as_mut_ptr().cast::<u8>();
         let size = 4 / format.per_word();
         for at in (0..count).step_by(lanes) {
-            let x = D::Simd::mul(values.at(at), D::Simd::splat(factor));
+            let x = D::Simd::fma(values.at(at), scale, offset);
             D::Simd::narrow(x, format, bytes.add(at * size));
         }
         let done = count.next_multiple_of(lanes) * size;
@@ -279,7 +295,7 @@ pub fn layer_norm(
     let kernel = engine.kernel(crate::Precision::F32);
     let width = norm.width();
     let rows = &mut scratch.rows;
-    rows.fill(kernel, input, width, Some(norm), parallel);
+    rows.fill(kernel, input, width, Some(norm), None, parallel);
     let words = rows.words.words().chunks_exact(rows.stride);
     for (output, words) in output.chunks_exact_mut(width).zip(words) {
         for (output, word) in output.iter_mut().zip(words) {

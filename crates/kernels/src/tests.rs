@@ -138,6 +138,56 @@ fn linear_layers_agree_with_plain_loops() {
 }
 
 #[test]
+fn inputs_above_a_lowest_number_are_held_twice_as_fine() {
+    let mut scratch = LinearScratch::default();
+    for kernel in every_kernel() {
+        for (rows, inputs, outputs) in [(1, 1, 1), (3, 5, 7), (15, 129, 33), (29, 1027, 65)] {
+            // Whole numbers up to 127, which 8 bits hold as they are.
+            let mut weight: Vec<f32> = numbers(outputs * inputs, 1)
+                .iter()
+                .map(|x| (80.0 * x).round())
+                .collect();
+            weight.chunks_mut(inputs).for_each(|row| row[0] = 127.0);
+            let bias = numbers(outputs, 2);
+            let input: Vec<f32> = numbers(rows * inputs, 3)
+                .iter()
+                .map(|&x| gelu(4.0 * f64::from(x)) as f32)
+                .collect();
+            let expected: Vec<f64> = (0..rows * outputs)
+                .map(|i| {
+                    let x = &input[i / outputs * inputs..][..inputs];
+                    let w = &weight[i % outputs * inputs..][..inputs];
+                    let products = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w));
+                    products.sum::<f64>() + f64::from(bias[i % outputs])
+                })
+                .collect();
+            let layer = || PackedLinear::with_kernel(kernel, &weight, &bias).unwrap();
+            let mut run = |layer: PackedLinear| {
+                let mut found = vec![0.0; rows * outputs];
+                let (last, serial) = (Epilogue::Store, Parallel::Serial);
+                layer.forward(&input, None, &mut found, last, &mut scratch, serial);
+                found
+            };
+            let (plain, above) = (run(layer()), run(layer().above(-0.17)));
+            let name = format!("{} {rows} x {inputs} x {outputs}", kernel.name);
+            check(&name, kernel.format, &above, &expected, outputs);
+            let error = |found: &[f32]| {
+                let pairs = found.iter().zip(&expected);
+                let squares = pairs.map(|(&found, x)| (f64::from(found) - x).powi(2));
+                squares.sum::<f64>().sqrt()
+            };
+            match kernel.format {
+                Format::Int8 if outputs > 7 => {
+                    assert!(error(&above) < 0.6 * error(&plain), "{name}");
+                }
+                Format::Int8 => {}
+                _ => assert_eq!(plain, above, "{name}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn attention_agrees_with_plain_loops() {
     let shapes = [
         (1, 1, 4),

@@ -11,18 +11,15 @@ use serde_json::json;
 
 use super::{backbone, images, print_line, table};
 
-/// The cosines between tokens of one block.
-#[derive(Clone, Copy)]
-struct Cosines {
-    lowest: f64,
-    sum: f64,
-    count: usize,
-}
+/// The part of all tokens that lies below the quantile shown.
+const QUANTILE: f64 = 0.001;
 
-/// Prints the lowest and the mean cosine between patch tokens after each of `blocks`; what can
-/// compute in float32 does.
+/// Prints the lowest cosine between patch tokens after each of `blocks`, that which one token in a
+/// thousand is below, and the mean. The second backbone computes in `precision`, the first in
+/// float32, unless they leave no choice.
 pub(super) fn run(
     weights: &[String],
+    precision: Precision,
     paths: &[PathBuf],
     blocks: &[usize],
     size: u32,
@@ -32,20 +29,14 @@ pub(super) fn run(
     let sources: Vec<ImageSource> = files.into_iter().map(|file| file.path.into()).collect();
     let backbones = weights
         .iter()
-        .map(|name| backbone::open(name, Precision::F32))
+        .zip([Precision::F32, precision])
+        .map(|(name, precision)| backbone::open(name, precision))
         .collect::<Result<Vec<_>>>()?;
     let setup = Setup {
         preprocess: Preprocess::imagenet_square(size),
         request: FeatureRequest::blocks(blocks.iter().copied()),
     };
-    let mut cosines = vec![
-        Cosines {
-            lowest: 1.0,
-            sum: 0.0,
-            count: 0
-        };
-        blocks.len()
-    ];
+    let mut cosines = vec![Vec::new(); blocks.len()];
     // A few images at a time, so that the features of all need not be kept.
     for sources in sources.chunks(StreamOptions::default().batch) {
         let encoded = backbones
@@ -62,20 +53,34 @@ pub(super) fn run(
         }
     }
     let mut rows = Vec::new();
-    for (block, Cosines { lowest, sum, count }) in blocks.iter().zip(cosines) {
-        let mean = sum / count as f64;
+    for (block, mut cosines) in blocks.iter().zip(cosines) {
+        cosines.sort_by(f64::total_cmp);
+        let (count, Some(&lowest)) = (cosines.len(), cosines.first()) else {
+            bail!("the images have no patches");
+        };
+        let quantile = cosines[(QUANTILE * count as f64) as usize];
+        let mean = cosines.iter().sum::<f64>() / count as f64;
         if json {
-            print_line(json!({ "block": block, "lowest": lowest, "mean": mean, "tokens": count }))?;
+            print_line(json!({
+                "block": block,
+                "lowest": lowest,
+                "quantile_0.001": quantile,
+                "mean": mean,
+                "tokens": count,
+            }))?;
         }
+        let cosine = |x: f64| format!("{x:.4}");
         rows.push(vec![
             block.to_string(),
-            format!("{lowest:.4}"),
-            format!("{mean:.4}"),
+            cosine(lowest),
+            cosine(quantile),
+            cosine(mean),
+            count.to_string(),
         ]);
     }
     if !json {
         print_line(table::align(
-            &["block", "lowest cosine", "mean cosine"],
+            &["block", "lowest cosine", "0.1 % below", "mean", "patches"],
             rows,
         ))?;
     }
@@ -117,7 +122,7 @@ fn add(
     first: &ImageFeatures,
     second: &ImageFeatures,
     block: usize,
-    cosines: &mut Cosines,
+    cosines: &mut Vec<f64>,
 ) -> Result<()> {
     let (Some(first), Some(second)) = (first.block(block), second.block(block)) else {
         bail!("block {block} is missing");
@@ -135,10 +140,7 @@ fn add(
             let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
             products.sum::<f64>()
         };
-        let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
-        cosines.lowest = cosines.lowest.min(cosine);
-        cosines.sum += cosine;
-        cosines.count += 1;
+        cosines.push(dot(a, b) / (dot(a, a) * dot(b, b)).sqrt());
     }
     Ok(())
 }

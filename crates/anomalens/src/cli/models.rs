@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anomalens::backbones::weights::{ContentHash, Entry, Kind, Registry, Status, Store};
-use anomalens::backbones::{EMBEDDED, write_embedded};
+use anomalens::backbones::{EMBEDDED, Precision, write_embedded};
 use anyhow::{Result, bail};
 use serde_json::json;
 
@@ -54,6 +54,10 @@ enum Command {
         /// Two names from `anomalens models list`, or weight files
         #[arg(value_name = "NAME|FILE", num_args = 2)]
         weights: Vec<String>,
+        /// How exactly the second one computes, if it leaves the choice; the first one does as
+        /// exactly as it can
+        #[arg(long, value_name = "f32|half|int8", default_value_t = Precision::F32)]
+        precision: Precision,
         /// Images, or folders of images, to encode
         #[arg(long, value_name = "FILE|DIR", required = true, num_args = 1..)]
         images: Vec<PathBuf>,
@@ -114,11 +118,12 @@ pub(super) fn run(args: &Args) -> Result<End> {
         } => pack_weights(&store, weights, *blocks, output, *json)?,
         Command::Compare {
             weights,
+            precision,
             images,
             blocks,
             size,
             json,
-        } => compare::run(weights, images, blocks, *size, *json)?,
+        } => compare::run(weights, *precision, images, blocks, *size, *json)?,
         Command::Path { name, json } => {
             let entry = registry.find(name)?;
             let Some(located) = store.locate(entry)? else {

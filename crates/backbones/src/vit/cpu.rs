@@ -3,13 +3,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anomalens_kernels::{
-    AttentionKind, BlockWeights, Engine, Epilogue, HeadWeights, Images, LinearWeights, LocalStream,
-    NormWeights, Precision, StemWeights, Vit, VitConfig, VitEmbedding, VitRequest, VitStage,
+    AttentionKind, BlockWeights, Calibration, Engine, Epilogue, HeadWeights, Images, LinearWeights,
+    LocalStream, NormWeights, Precision, StemWeights, Vit, VitConfig, VitEmbedding, VitRequest,
+    VitStage,
 };
 use candle_core::{Device, Storage, Tensor};
 
 use super::Activation;
 use super::parts::{FeedForward, Layer, Shape, Weights};
+use super::{leaves, position};
 use crate::{
     BackboneError, BlockFeatures, Embedding, FeatureRequest, Features, Grid, SelfAttention,
     TokenStage,
@@ -29,13 +31,19 @@ pub(super) fn config(shape: &Shape) -> VitConfig {
     }
 }
 
-/// Packs the first `blocks` blocks of a network, one after the other.
+/// Images that the weights of 8-bit layers are fitted to, and patches on either side of each.
+const CALIBRATION_IMAGES: usize = 16;
+const CALIBRATION_GRID: usize = 8;
+
+/// Packs the first `blocks` blocks of a network, one after the other; `positions` is its position
+/// embedding.
 pub(super) fn pack(
     engine: Engine,
     precision: Precision,
     shape: &Shape,
     blocks: usize,
     weights: &dyn Weights,
+    positions: &Tensor,
 ) -> Result<Vit, BackboneError> {
     let device = Device::Cpu;
     let stem = weights.stem(&device)?;
@@ -62,6 +70,10 @@ pub(super) fn pack(
             projection: projection.as_deref(),
         },
     )?;
+    let mut calibration = match precision {
+        Precision::Int8 if engine.has_int8() => Some(calibration(&vit, shape, positions)?),
+        _ => None,
+    };
     for i in 0..blocks {
         let parts = weights.block(i, &device)?;
         let (norm1, norm2) = (Numbers::of(parts.norm1)?, Numbers::of(parts.norm2)?);
@@ -69,7 +81,7 @@ pub(super) fn pack(
         let (up, down) = (Numbers::of(parts.up)?, Numbers::of(parts.down)?);
         let scale1 = parts.scale1.as_ref().map(numbers).transpose()?;
         let scale2 = parts.scale2.as_ref().map(numbers).transpose()?;
-        vit.push(&BlockWeights {
+        let block = BlockWeights {
             norm1: norm1.norm(),
             qkv: qkv.linear(),
             output: output.linear(),
@@ -78,10 +90,28 @@ pub(super) fn pack(
             up: up.linear(),
             down: down.linear(),
             scale2: scale2.as_deref(),
-        })?;
+        };
+        vit.push(&block, calibration.as_mut())?;
         weights.release();
     }
     Ok(vit)
+}
+
+/// Images for a network to be fitted to.
+fn calibration(vit: &Vit, shape: &Shape, positions: &Tensor) -> Result<Calibration, BackboneError> {
+    let side = CALIBRATION_GRID * shape.patch;
+    let pixels = leaves::draw(CALIBRATION_IMAGES, side);
+    let grid = Grid {
+        rows: CALIBRATION_GRID,
+        columns: CALIBRATION_GRID,
+    };
+    let images = Images {
+        pixels: &pixels,
+        height: side,
+        width: side,
+    };
+    let positions = numbers(&position::resize(positions, shape, grid)?)?;
+    Ok(vit.calibration(images, &positions)?)
 }
 
 /// A packed network.

@@ -3,6 +3,7 @@
 //! ```text
 //! parts.rs       sizes, and the weights part by part; each family reads its own files into them
 //! cpu.rs         the network on the kernels of this processor: what is used on a CPU
+//! leaves.rs      what 8-bit networks are fitted to
 //! candle.rs      the network on candle, for other devices and as the reference; block.rs: a block
 //! packed.rs      packed networks in files that are mapped into memory
 //! position.rs    position embeddings at other sizes
@@ -13,6 +14,7 @@ mod activation;
 mod block;
 mod candle;
 mod cpu;
+mod leaves;
 mod packed;
 pub(crate) mod parts;
 mod position;
@@ -138,7 +140,7 @@ impl VisionTransformer {
         }
         let positions = weights.positions(&Device::Cpu)?;
         let blocks = blocks.unwrap_or(shape.blocks).min(shape.blocks);
-        let vit = cpu::pack(engine, precision, &shape, blocks, weights)?;
+        let vit = cpu::pack(engine, precision, &shape, blocks, weights, &positions)?;
         let network = Self {
             positions: match precision {
                 // As they are kept in packed files.

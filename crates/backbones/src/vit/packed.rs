@@ -34,7 +34,7 @@ use crate::{BackboneError, ImageEncoder};
 const MAGIC: [u8; 8] = *b"ANOMPACK";
 
 /// Changes whenever older files would be read wrongly.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Where the header starts.
 const HEADER: usize = MAGIC.len() + 4 + 4 + 32;

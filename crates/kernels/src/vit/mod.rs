@@ -6,6 +6,7 @@
 //! the feed-forward layers.
 
 mod saved;
+mod smooth;
 mod weights;
 mod work;
 
@@ -19,6 +20,7 @@ use crate::parallel::{Parallel, Shared};
 use crate::product::Epilogue;
 use crate::rows::LayerNorm;
 pub use saved::VitSizes;
+pub use smooth::Calibration;
 use weights::{Block, Packer};
 pub use weights::{BlockWeights, HeadWeights, LinearWeights, NormWeights, StemWeights};
 use work::{Plan, Workspace};
@@ -173,18 +175,37 @@ impl Vit {
         })
     }
 
-    /// Packs the next block.
+    /// Packs the next block, with weights fitted to the images of `calibration` if there are any:
+    /// the same function, of which 8-bit products then make smaller errors.
     ///
     /// # Errors
     /// [`ShapeError`] names what does not fit.
-    pub fn push(&mut self, weights: &BlockWeights) -> Result<(), ShapeError> {
+    pub fn push(
+        &mut self,
+        weights: &BlockWeights,
+        calibration: Option<&mut Calibration>,
+    ) -> Result<(), ShapeError> {
         let packer = Packer {
             engine: self.engine,
             precision: self.precision,
             config: &self.config,
             width: self.width,
         };
-        self.blocks.push(packer.block(weights)?);
+        let block = match calibration {
+            None => packer.block(weights)?,
+            Some(calibration) => {
+                let wide = packer.wide().block(weights)?;
+                let [first, second] = calibration.fit(self, &wide, weights);
+                packer.block(&BlockWeights {
+                    norm1: first.norm(),
+                    qkv: first.layer(),
+                    norm2: second.norm(),
+                    up: second.layer(),
+                    ..*weights
+                })?
+            }
+        };
+        self.blocks.push(block);
         Ok(())
     }
 
@@ -225,19 +246,8 @@ impl Vit {
         positions: &[f32],
         request: &VitRequest,
     ) -> Result<VitFeatures, ShapeError> {
-        let patch = self.config.patch;
-        let (rows, columns) = (images.height / patch, images.width / patch);
-        ShapeError::check("image's height", images.height, rows * patch)?;
-        ShapeError::check("image's width", images.width, columns * patch)?;
-        let patches = rows * columns;
-        ShapeError::check(
-            "position embedding",
-            positions.len(),
-            (1 + patches) * self.width,
-        )?;
-        let pixels = 3 * images.height * images.width;
-        let batch = images.pixels.len().checked_div(pixels).unwrap_or(0);
-        ShapeError::check("batch of images", images.pixels.len(), batch * pixels)?;
+        let (rows, columns, batch) = self.grid(&images, positions)?;
+        let (patches, pixels) = (rows * columns, 3 * images.height * images.width);
         if let Some(&block) = request
             .blocks
             .iter()
@@ -310,6 +320,24 @@ impl Vit {
         Parallel::Pool.for_each(apart, |image| encode(image, Parallel::Serial));
         (apart..batch).for_each(|image| encode(image, Parallel::Pool));
         Ok(features)
+    }
+
+    /// Patches from top to bottom and from left to right, and the number of images.
+    fn grid(
+        &self,
+        images: &Images,
+        positions: &[f32],
+    ) -> Result<(usize, usize, usize), ShapeError> {
+        let patch = self.config.patch;
+        let (rows, columns) = (images.height / patch, images.width / patch);
+        ShapeError::check("image's height", images.height, rows * patch)?;
+        ShapeError::check("image's width", images.width, columns * patch)?;
+        let tokens = 1 + rows * columns;
+        ShapeError::check("position embedding", positions.len(), tokens * self.width)?;
+        let pixels = 3 * images.height * images.width;
+        let batch = images.pixels.len().checked_div(pixels).unwrap_or(0);
+        ShapeError::check("batch of images", images.pixels.len(), batch * pixels)?;
+        Ok((rows, columns, batch))
     }
 
     fn workspaces(&self) -> std::sync::MutexGuard<'_, Vec<Workspace>> {

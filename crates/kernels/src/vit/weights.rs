@@ -142,6 +142,13 @@ impl Packer<'_> {
                 (self.linear(name, weights.up, width, middle, None)?, middle)
             }
         };
+        let down = self.linear(
+            "second feed-forward layer",
+            weights.down,
+            middle,
+            width,
+            weights.scale2,
+        )?;
         Ok(Block {
             norm1: self.norm(weights.norm1)?,
             qkv: self.linear("query, key and value", weights.qkv, width, 3 * width, None)?,
@@ -154,13 +161,10 @@ impl Packer<'_> {
             )?,
             norm2: self.norm(weights.norm2)?,
             up,
-            down: self.linear(
-                "second feed-forward layer",
-                weights.down,
-                middle,
-                width,
-                weights.scale2,
-            )?,
+            down: match self.config.activation.lowest() {
+                Some(lowest) => down.above(lowest),
+                None => down,
+            },
         })
     }
 }

@@ -6,7 +6,7 @@ use crate::attention::{AttentionKind, AttentionOutput, AttentionScratch};
 use crate::linear::LinearScratch;
 use crate::parallel::Parallel;
 use crate::product::Epilogue;
-use crate::rows::layer_norm;
+use crate::rows::{LayerNorm, layer_norm};
 
 /// What is the same for all images of a batch.
 pub(super) struct Plan<'a> {
@@ -66,17 +66,22 @@ impl Workspace {
             parallel,
         );
         if let Some(norm) = &vit.norm {
-            self.qkv.resize(self.tokens.len(), 0.0);
-            layer_norm(
-                vit.engine,
-                norm,
-                &self.tokens,
-                &mut self.qkv,
-                linear,
-                parallel,
-            );
+            self.normed(vit, norm, parallel);
             self.tokens.copy_from_slice(&self.qkv);
         }
+    }
+
+    /// How many tokens there are.
+    pub(super) fn tokens(&self, vit: &Vit) -> usize {
+        self.tokens.len() / vit.width
+    }
+
+    /// The tokens after a layer norm.
+    pub(super) fn normed(&mut self, vit: &Vit, norm: &LayerNorm, parallel: Parallel) -> &[f32] {
+        let (tokens, linear) = (&self.tokens, &mut self.linear);
+        self.qkv.resize(tokens.len(), 0.0);
+        layer_norm(vit.engine, norm, tokens, &mut self.qkv, linear, parallel);
+        &self.qkv
     }
 
     /// Runs the blocks that anything wanted depends on. `place` tells where the class token and
@@ -93,7 +98,7 @@ impl Workspace {
             Some(_) => vit.blocks.len(),
             None => last_wanted,
         };
-        let all = self.tokens.len() / vit.width;
+        let all = self.tokens(vit);
         for (block, number) in vit.blocks[..last].iter().zip(1..) {
             let local = request
                 .local
@@ -108,7 +113,10 @@ impl Workspace {
                 Some(_) if local.is_none() => all,
                 _ => usize::from(request.embedding.is_some()),
             };
-            self.block(vit, block, rows, local.map(|local| local.kind), parallel);
+            self.attend(vit, block, rows, local.map(|local| local.kind), parallel);
+            if rows > 0 {
+                self.feed_forward(vit, block, rows, parallel);
+            }
             if let Some(i) = wanted {
                 let tokens = match local {
                     Some(_) => &self.local,
@@ -137,8 +145,9 @@ impl Workspace {
         }
     }
 
-    /// One block: the first `rows` tokens of the own stream, and all of the local one.
-    fn block(
+    /// The first half of a block: attention of the first `rows` tokens of the own stream, and of
+    /// all of the local one.
+    pub(super) fn attend(
         &mut self,
         vit: &Vit,
         block: &Block,
@@ -189,6 +198,18 @@ impl Workspace {
         block
             .output
             .forward(attended, None, tokens, Epilogue::Add, linear, parallel);
+    }
+
+    /// The second half of a block, for the first `rows` tokens of the own stream.
+    pub(super) fn feed_forward(
+        &mut self,
+        vit: &Vit,
+        block: &Block,
+        rows: usize,
+        parallel: Parallel,
+    ) {
+        let linear = &mut self.linear;
+        let tokens = &mut self.tokens[..rows * vit.width];
         self.hidden.resize(rows * block.down.inputs(), 0.0);
         let (hidden, norm) = (&mut self.hidden, Some(&block.norm2));
         block.up.forward(

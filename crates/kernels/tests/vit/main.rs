@@ -10,7 +10,9 @@ use anomalens_kernels::{
     AttentionKind, Engine, HeadWeights, Images, LocalStream, Precision, StemWeights, Vit,
     VitEmbedding, VitRequest, VitStage, VitTokens,
 };
-use network::{BLOCKS, EMBEDDING, Network, Rows, SIZE, compare, config, images_of, norm, numbers};
+use network::{
+    BLOCKS, EMBEDDING, Network, Rows, SIZE, WIDTH, compare, config, images_of, norm, numbers,
+};
 
 /// Class and patch tokens of one image.
 fn of_image(tokens: &VitTokens, image: usize, batch: usize) -> Vec<f32> {
@@ -137,6 +139,44 @@ fn networks_agree_with_plain_loops() {
 }
 
 #[test]
+fn fitted_weights_compute_the_same_and_8_bits_do_so_more_exactly() {
+    let mut network = Network::new();
+    for block in &mut network.blocks {
+        // As real networks have them: a channel far larger than the others, and not around zero.
+        block.norms[0][7] *= 30.0;
+        block.norms[3][11] += 40.0;
+        for row in [0, 2].map(|layer| block.layers[layer].0.chunks_mut(WIDTH)) {
+            row.for_each(|row| [7, 11].iter().for_each(|&i| row[i] /= 30.0));
+        }
+    }
+    let pixels = 3 * SIZE.0 * SIZE.1;
+    let (image, others) = (numbers(pixels, 92, 1.0), numbers(3 * pixels, 93, 1.0));
+    let (expected, _) = &network.plain(&image, None)[BLOCKS - 1];
+    let request = VitRequest {
+        blocks: vec![BLOCKS],
+        ..VitRequest::default()
+    };
+    for engine in Engine::all() {
+        for precision in Precision::ALL {
+            let error = |vit: Vit| {
+                let found = vit.encode(images_of(&image), &network.positions, &request);
+                compare(&of_image(&found.unwrap().blocks[0], 0, 1), expected).1
+            };
+            let plain = error(network.packed(engine, precision));
+            let fitted = error(network.fitted(engine, precision, Some(&others)));
+            let most = match precision {
+                Precision::F32 => 1e-4,
+                Precision::Half => 0.03,
+                Precision::Int8 if engine.has_int8() => 0.5 * plain,
+                Precision::Int8 => 1e-4,
+            };
+            let name = format!("{engine:?} {precision}");
+            assert!(fitted < most, "{name}: {plain} became {fitted}");
+        }
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_named() {
     let network = Network::new();
     let vit = network.packed(Engine::detect(), Precision::F32);
@@ -176,6 +216,8 @@ fn what_does_not_fit_is_named() {
     for (found, what) in cases {
         assert_eq!(found.err(), Some(what));
     }
+    // Blocks that are there already were not fitted.
+    assert!(vit.calibration(images_of(&pixels), positions).is_err());
     let mut short = Network::new();
     short.class_token.pop();
     let stem = StemWeights {

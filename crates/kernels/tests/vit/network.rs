@@ -258,6 +258,16 @@ impl Network {
     }
 
     pub(crate) fn packed(&self, engine: Engine, precision: Precision) -> Vit {
+        self.fitted(engine, precision, None)
+    }
+
+    /// The same, fitted to images.
+    pub(crate) fn fitted(
+        &self,
+        engine: Engine,
+        precision: Precision,
+        pixels: Option<&[f32]>,
+    ) -> Vit {
         let stem = StemWeights {
             patch: self.first.layer(0),
             class_token: &self.class_token,
@@ -268,8 +278,12 @@ impl Network {
             projection: Some(&self.projection),
         };
         let mut vit = Vit::new(engine, precision, config(), &stem, &head).unwrap();
+        let mut calibration = pixels.map(|pixels| {
+            let images = images_of(pixels);
+            vit.calibration(images, &self.positions).unwrap()
+        });
         for block in &self.blocks {
-            vit.push(&block.block()).unwrap();
+            vit.push(&block.block(), calibration.as_mut()).unwrap();
         }
         vit
     }

@@ -1,0 +1,60 @@
+//! Images that 8-bit networks are fitted to: they need no data set, and are the same everywhere.
+//!
+//! Dead leaves (Lee, Mumford and Huang, 2001) have the edges, the areas and the independence of scale
+//! of natural images: rectangles of random colours, sides and places that cover one another.
+
+/// Leaves of an image: enough to cover it.
+const LEAVES: usize = 300;
+
+/// `count` images of three colours, `[count, 3, side, side]`, in numbers as they are after the
+/// normalisation of CLIP and DINOv2, which differ by little.
+pub(super) fn draw(count: usize, side: usize) -> Vec<f32> {
+    let mut random = Random(0x1ea5);
+    (0..count)
+        .flat_map(|i| image(i, side, &mut random))
+        .collect()
+}
+
+fn image(i: usize, side: usize, random: &mut Random) -> Vec<f32> {
+    const MEAN: f32 = 0.45;
+    const DEVIATION: f32 = 0.25;
+    // From bold to faint, and grey every second time: so are pictures from industry.
+    let contrast = [1.0, 0.5, 0.2, 0.1][i % 4];
+    let (grey, grain) = (i / 4 % 2 == 0, 0.1 * random.next());
+    let light = 0.5 + (random.next() - 0.5) * (1.0 - contrast);
+    let mut pixels = vec![0.0; 3 * side * side];
+    for _ in 0..LEAVES {
+        let shade = random.next();
+        let colour = [(); 3].map(|()| if grey { shade } else { random.next() });
+        let mut span = || {
+            let length = (side as f32).powf(random.next());
+            let start = random.next() * (side as f32 + length) - length;
+            let pixel = |x: f32| x.clamp(0.0, side as f32) as usize;
+            pixel(start)..pixel(start + length)
+        };
+        let (rows, columns) = (span(), span());
+        for (plane, colour) in pixels.chunks_exact_mut(side * side).zip(colour) {
+            for row in plane.chunks_exact_mut(side).take(rows.end).skip(rows.start) {
+                row[columns.clone()].fill(colour);
+            }
+        }
+    }
+    for pixel in &mut pixels {
+        let value = light + contrast * (*pixel - 0.5 + grain * (random.next() - 0.5));
+        *pixel = (value.clamp(0.0, 1.0) - MEAN) / DEVIATION;
+    }
+    pixels
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014).
+struct Random(u64);
+
+impl Random {
+    /// A number in [0, 1).
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 24) as f32
+    }
+}
