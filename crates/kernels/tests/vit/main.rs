@@ -145,8 +145,11 @@ fn fitted_weights_compute_the_same_and_8_bits_do_so_more_exactly() {
         // As real networks have them: a channel far larger than the others, and not around zero.
         block.norms[0][7] *= 30.0;
         block.norms[3][11] += 40.0;
-        for row in [0, 2].map(|layer| block.layers[layer].0.chunks_mut(WIDTH)) {
-            row.for_each(|row| [7, 11].iter().for_each(|&i| row[i] /= 30.0));
+        for layer in [0, 2] {
+            for row in block.layers[layer].0.chunks_mut(WIDTH) {
+                row[7] /= 30.0;
+                row[11] /= 30.0;
+            }
         }
     }
     let pixels = 3 * SIZE.0 * SIZE.1;
