@@ -20,7 +20,7 @@ fn image(i: usize, side: usize, random: &mut Random) -> Vec<f32> {
     const DEVIATION: f32 = 0.25;
     // From bold to faint, and grey every second time: so are pictures from industry.
     let contrast = [1.0, 0.5, 0.2, 0.1][i % 4];
-    let (grey, grain) = (i / 4 % 2 == 0, 0.1 * random.next());
+    let (grey, grain) = ((i / 4).is_multiple_of(2), 0.1 * random.next());
     let light = 0.5 + (random.next() - 0.5) * (1.0 - contrast);
     let mut pixels = vec![0.0; 3 * side * side];
     for _ in 0..LEAVES {
