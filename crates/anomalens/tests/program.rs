@@ -794,10 +794,15 @@ fn inctrl_is_trained_fitted_and_gets_other_shots() {
     );
     let ready = scores(&format!("--detector nut.detector {weights}"));
     assert_eq!(ready["images"], 6);
+    // The power mean has its weights from the program.
+    let built_in = scores(&format!(
+        "--method inctrl --set image_size=56 --shots 2 {weights}"
+    ));
+    assert_eq!(built_in["images"], 6);
 
     for (arguments, code, expected) in [
         (
-            format!("fit --method inctrl --normal {good} -o x {weights}"),
+            format!("fit --method inctrl --set head=network --normal {good} -o x {weights}"),
             1,
             "--trained FILE",
         ),

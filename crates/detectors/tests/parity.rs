@@ -542,7 +542,7 @@ fn settings_that_cannot_be_are_refused() {
         ("musc", r#"{"neighbourhoods": [2]}"#, "odd"),
         ("musc", r#"{"group": 1}"#, "group"),
         ("musc", r#"{"lowest_fraction": 1.5}"#, "lowest_fraction"),
-        ("inctrl", "{}", "--trained"),
+        ("inctrl", r#"{"head": "network"}"#, "--trained"),
         ("inctrl", r#"{"trained": "no such file"}"#, "no such file"),
     ];
     for (method, options, expected) in cases {

@@ -22,17 +22,27 @@ const ARCHIVE: &[u8] = b"PK\x03\x04";
 
 /// What was trained before.
 pub(super) struct Learned {
-    /// The settings that it was trained with; published checkpoints do not tell.
+    /// The settings that it was trained with, unless they are the defaults or, as for published
+    /// checkpoints, not told.
     pub(super) config: Option<Config>,
     source: Source,
 }
 
 enum Source {
+    BuiltIn,
     Published(Checkpoint),
     Own(State),
 }
 
 impl Learned {
+    /// What is part of the program: the power mean.
+    pub(super) fn built_in() -> Self {
+        Self {
+            config: None,
+            source: Source::BuiltIn,
+        }
+    }
+
     /// Opens a detector file of this method, or a published checkpoint.
     pub(super) fn read(path: &Path) -> Result<Self, DetectorError> {
         if starts_as_archive(path)? {
@@ -61,6 +71,7 @@ impl Learned {
     /// The model that was trained.
     pub(super) fn model(&self) -> Result<Model, DetectorError> {
         match &self.source {
+            Source::BuiltIn => Ok(Model::PowerMean(PowerMean::learned()?)),
             Source::Own(state) => model(&mut |name| {
                 let Array { shape, values } = state.tensors.get(name)?;
                 Tensor::from_slice(values, shape.as_slice(), &Device::Cpu).ok()

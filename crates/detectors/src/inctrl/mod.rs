@@ -80,18 +80,23 @@ pub struct InCtrl {
 /// A detector from what was trained and a few normal images.
 pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, DetectorError> {
     let encoder = shots.encoder;
-    let path = options.get("trained").and_then(Value::as_str);
-    let Some(path) = path else {
-        return Err(refuse(
-            "it is learned from auxiliary data first: name a file of `anomalens train --method \
-             inctrl`, or a published checkpoint, with `--trained FILE`",
-        ));
-    };
-    let learned = Learned::read(path.as_ref())?;
     let text = encoder.text_encoder()?;
-    let defaults = Config::defaults(encoder, text.is_some());
-    let defaults = learned.config.as_ref().unwrap_or(&defaults);
-    let config = configure(NAME, defaults, options)?;
+    let path = options.get("trained").and_then(Value::as_str);
+    let learned = path.map(|path| Learned::read(path.as_ref())).transpose()?;
+    let defaults = learned.as_ref().and_then(|learned| learned.config.clone());
+    let defaults = defaults.unwrap_or_else(|| Config::defaults(encoder, text.is_some()));
+    let config: Config = configure(NAME, &defaults, options)?;
+    let learned = match (learned, config.head) {
+        (Some(learned), _) => learned,
+        (None, Head::PowerMean) => Learned::built_in(),
+        (None, Head::Network) => {
+            return Err(refuse(
+                "it is learned from auxiliary data first: name a file of `anomalens train \
+                 --method inctrl`, or a published checkpoint, with `--trained FILE`; \
+                 `head=\"power-mean\"` with `text_prior=false` needs none",
+            ));
+        }
+    };
     let detector = InCtrl::new(config, learned.model()?, text, encoder)?;
     Ok(Box::new(detector.with(shots, &[])?))
 }

@@ -15,6 +15,9 @@ use crate::{DetectorError, own_image};
 /// Part of the patches, those least like the rest of their image, whose mean stands for all.
 const OWN_TOP_FRACTION: f64 = 0.02;
 
+/// Quarters of an image.
+const QUARTERS: usize = 4;
+
 /// An image as others are compared with it.
 pub(super) struct Compared {
     /// Its patches after each block, `[patches, width]` of length 1.
@@ -120,14 +123,95 @@ pub(super) fn between(one: &[f32], other: &[f32], blocks: usize) -> f32 {
     cosines.map(residual).sum::<f32>() / blocks as f32
 }
 
-/// How unlike the rest of the image the least familiar of its `patches` are; images are square.
+/// How unlike the rest of the image the least familiar of its `patches` are.
 pub(super) fn own(patches: &[Tensor]) -> Result<f32, DetectorError> {
-    let count = patches.first().map_or(Ok(0), |patches| patches.dim(0))?;
-    let side = count.isqrt();
+    let side = side(patches)?;
     let grid = Grid {
         rows: side,
         columns: side,
     };
     let map = Map::new(side, side, own_image::between(grid, patches)?)?;
     Ok(map.top_mean(OWN_TOP_FRACTION))
+}
+
+/// The mean residual of the quarters of each of `images` (its patches after each block) beside the
+/// nearest of those of the others; 0 for a single image.
+pub(super) fn between_quarters(images: &[Vec<Tensor>]) -> Result<f32, DetectorError> {
+    let quarters = images.iter().map(|patches| quarters(patches));
+    let quarters = quarters.collect::<Result<Vec<_>, _>>()?;
+    let (mut sum, mut count) = (0.0, 0.0_f32);
+    for (i, image) in quarters.iter().enumerate() {
+        for (block, own) in image.iter().enumerate() {
+            let others = quarters.iter().enumerate().filter(|(j, _)| *j != i);
+            let others: Vec<&Vec<f32>> = others.flat_map(|(_, other)| &other[block]).collect();
+            if others.is_empty() {
+                continue;
+            }
+            for quarter in own {
+                let cosines = others.iter().map(|other| dot(quarter, other));
+                sum += residual(cosines.fold(-1.0, f32::max));
+                count += 1.0;
+            }
+        }
+    }
+    Ok(sum / count.max(1.0))
+}
+
+/// For each block the mean patches of the four quarters of an image, of length 1.
+fn quarters(patches: &[Tensor]) -> Result<Vec<[Vec<f32>; QUARTERS]>, DetectorError> {
+    let side = side(patches)?;
+    let one = |patches: &Tensor| {
+        let width = patches.dim(1)?;
+        let mut means = [(); QUARTERS].map(|()| vec![0.0; width]);
+        with_values(patches, |values| {
+            for (place, patch) in values.chunks_exact(width).enumerate() {
+                let [lower, right] = [place / side, place % side].map(|at| 2 * at >= side);
+                let mean = &mut means[2 * usize::from(lower) + usize::from(right)];
+                mean.iter_mut().zip(patch).for_each(|(sum, x)| *sum += x);
+            }
+        })?;
+        means.iter_mut().for_each(|mean| normalise(mean));
+        Ok(means)
+    };
+    patches.iter().map(one).collect()
+}
+
+/// Patches along a side; images are square.
+fn side(patches: &[Tensor]) -> Result<usize, DetectorError> {
+    let count = patches.first().map_or(Ok(0), |patches| patches.dim(0))?;
+    Ok(count.isqrt().max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An image of 4 x 4 patches whose quarters point along `axes` of three.
+    fn image(axes: [usize; QUARTERS]) -> Vec<Tensor> {
+        let patches = (0..16).flat_map(|place| {
+            let axis = axes[2 * (place / 8) + place % 4 / 2];
+            (0..3).map(move |i| f32::from(u8::from(i == axis)))
+        });
+        vec![matrix(patches.collect(), 3).unwrap()]
+    }
+
+    #[test]
+    fn quarters_are_compared_with_the_nearest_of_other_images() {
+        // (name, images, the mean residual: half of a cosine distance of 1 where nothing is alike)
+        for (name, images, expected) in [
+            ("the same", vec![[0, 1, 2, 0], [0, 1, 2, 0]], 0.0),
+            ("in other places", vec![[0, 1, 2, 0], [2, 0, 0, 1]], 0.0),
+            ("nothing alike", vec![[0, 0, 0, 0], [1, 1, 1, 1]], 0.5),
+            (
+                "one quarter of the first",
+                vec![[0, 0, 0, 1], [0, 0, 0, 0]],
+                0.5 / 8.0,
+            ),
+            ("a single one", vec![[0, 1, 2, 0]], 0.0),
+        ] {
+            let images: Vec<_> = images.into_iter().map(image).collect();
+            let found = between_quarters(&images).unwrap();
+            assert!((found - expected).abs() < 1e-6, "{name}: {found}");
+        }
+    }
 }

@@ -208,7 +208,7 @@ impl Beside {
     /// Each shot, upright, beside the others; a single one beside its own other views, or its
     /// patches beside each other where there are none.
     fn measure(shots: &[&Kept], views: Views) -> Result<Self, DetectorError> {
-        let (mut all, mut units) = (vec![], vec![]);
+        let (mut all, mut units, mut uprights) = (vec![], vec![], vec![]);
         for (i, shot) in shots.iter().enumerate() {
             let rows = shot.blocks[0].dim(0)?;
             let patches = rows / views.count();
@@ -237,10 +237,12 @@ impl Beside {
                 shot.blocks.len(),
             ));
             all.extend(map);
+            uprights.push(upright);
         }
+        let quarters = residual::between_quarters(&uprights)?;
         Ok(Self {
             range: NormalRange::of(all, EXTREME_QUANTILE),
-            unit: Residuals::unit(&units),
+            unit: Residuals::unit(&units, quarters),
         })
     }
 }

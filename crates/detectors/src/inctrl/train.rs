@@ -348,6 +348,7 @@ impl FocalLoss<'_> {
         let ratios = (0..size.images).map(|image| {
             let first = size.images + image * size.shots;
             let shots: Vec<&Compared> = all[first..first + size.shots].iter().collect();
+            let patches: Vec<Vec<Tensor>> = shots.iter().map(|s| s.patches.clone()).collect();
             let own = (0..shots.len()).map(|i| {
                 let others: Vec<&Compared> = (0..shots.len())
                     .filter(|j| *j != i)
@@ -355,7 +356,8 @@ impl FocalLoss<'_> {
                     .collect();
                 self.residuals(shots[i], &others)
             });
-            let unit = Residuals::unit(&own.collect::<Result<Vec<_>, _>>()?);
+            let own = own.collect::<Result<Vec<_>, _>>()?;
+            let unit = Residuals::unit(&own, residual::between_quarters(&patches)?);
             Ok(self.residuals(&all[image], &shots)?.ratios(unit))
         });
         let ratios = ratios.collect::<Result<Vec<[f32; units::PARTS]>, DetectorError>>()?;

@@ -12,6 +12,11 @@ const TOP_FRACTION: f64 = 0.01;
 /// Least unit: shots that are copies of one image have no residual beside each other.
 const LEAST: f32 = 5e-5;
 
+/// Least unit of the whole, beside what quarters of the shots differ: two shots that happen to be
+/// alike as a whole would make any other image look different. Chosen on auxiliary data
+/// (docs/benchmarks/inctrl.md).
+const LEAST_OF_QUARTERS: f32 = 0.6;
+
 /// The residuals of an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Residuals {
@@ -46,14 +51,14 @@ impl Residuals {
         }
     }
 
-    /// The mean of those of the shots, as a unit.
-    pub(super) fn unit(shots: &[Self]) -> Self {
+    /// The mean of those of the shots, as a unit; `quarters` is what quarters of the shots differ.
+    pub(super) fn unit(shots: &[Self], quarters: f32) -> Self {
         let mean = |part: fn(&Self) -> f32| {
             shots.iter().map(part).sum::<f32>() / shots.len().max(1) as f32
         };
         Self {
             patches: mean(|shot| shot.patches).max(LEAST),
-            whole: mean(|shot| shot.whole),
+            whole: mean(|shot| shot.whole).max(LEAST_OF_QUARTERS * quarters),
             own: mean(|shot| shot.own).max(LEAST),
         }
     }
@@ -72,4 +77,27 @@ impl Residuals {
 /// The map of an image as one row, for its largest values.
 pub(super) fn row(values: &[f32]) -> Result<Map, DetectorError> {
     Ok(Map::new(1, values.len(), values.to_vec())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quarters_bound_the_unit_of_the_whole() {
+        let shot = |whole| Residuals {
+            patches: 0.2,
+            whole,
+            own: 0.3,
+        };
+        // (name, residuals of the wholes, of the quarters, the unit of the whole)
+        for (name, wholes, quarters, expected) in [
+            ("shots that differ", [0.04, 0.06], 0.02, 0.05),
+            ("shots that happen to be alike", [0.001, 0.001], 0.1, 0.06),
+            ("a single shot has none", [0.0, 0.0], 0.0, 0.0),
+        ] {
+            let unit = Residuals::unit(&wholes.map(shot), quarters);
+            assert!((unit.whole - expected).abs() < 1e-6, "{name}: {unit:?}");
+        }
+    }
 }
