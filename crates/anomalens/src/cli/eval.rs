@@ -23,7 +23,8 @@ use super::{End, backbone, calibrate, command_line, data, now, print_line, setti
 #[command(after_help = "Example:\n  \
     anomalens eval --method anomaly-dino --shots 2,4,8 --seed 0,1,2 --data elpv:DIR --report r.html")]
 pub(super) struct Args {
-    /// The labelled data set; `anomalens data list` shows the layouts
+    /// The labelled data set; `anomalens data list` shows the layouts. With `,mask-threshold=N` behind
+    /// it, masks mark only what is above N
     #[arg(long, value_name = "LAYOUT:PATH")]
     data: data::Reference,
     /// Measure on this class alone (repeatable) [default: all]
