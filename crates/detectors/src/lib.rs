@@ -48,7 +48,9 @@ pub use detector::{Array, Detector, NormalRange, Scope, Scored, State};
 pub use error::{DetectorError, SourceError};
 pub use file::{BackboneRef, DetectorFile, FORMAT_VERSION, Provenance};
 pub use predict::{Outcome, Prediction, predict};
-pub use registry::{FitOptions, Method, Needs, Shot, Shots, Variant, find, methods};
+pub use registry::{
+    FitOptions, Method, Needs, Shot, Shots, Variant, few_shot_default, find, methods,
+};
 pub use setup::Setup;
 pub use stream::{Encoded, ImageSize, ImageSource, StreamOptions, stream_features};
 pub use views::Views;

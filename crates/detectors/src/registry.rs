@@ -178,6 +178,18 @@ pub fn find(name: &str) -> Result<&'static Method, DetectorError> {
         })
 }
 
+/// The method for a few normal images where none is named: `inctrl`, unless the encoder has a text
+/// encoder beside it, with which `inctrl` must be trained first; then `anomaly-dino`.
+///
+/// # Errors
+/// Those of opening the text encoder.
+pub fn few_shot_default(encoder: &dyn ImageEncoder) -> Result<&'static Method, DetectorError> {
+    find(match encoder.text_encoder()? {
+        Some(_) => anomaly_dino::NAME,
+        None => inctrl::NAME,
+    })
+}
+
 impl Method {
     /// Makes a detector from normal images of the target; methods that need none take an empty
     /// slice.

@@ -3,9 +3,10 @@
 
 use std::path::PathBuf;
 
+use anomalens::backbones::ImageEncoder;
 use anomalens::backbones::weights::{Registry, Store};
 use anomalens::datasets::{DataRef, DataSet, Split};
-use anomalens::detectors::{FitOptions, find as find_method};
+use anomalens::detectors::{FitOptions, few_shot_default, find as find_method};
 use anomalens::evaluation::report::write_report;
 use anomalens::evaluation::{Contestant, RunOptions};
 use anyhow::{Context, Result};
@@ -75,8 +76,12 @@ pub(super) fn run(args: &Args) -> Result<End> {
     if let Some(note) = &note {
         Progress::images("demo", 0).note(note);
     }
-    let mut evaluations =
-        evaluate_shown(&backbone, &data, &contestants()?, &RunOptions::default())?;
+    let mut evaluations = evaluate_shown(
+        &backbone,
+        &data,
+        &contestants(backbone.encoder.as_ref())?,
+        &RunOptions::default(),
+    )?;
     let context = if note.is_some() {
         for evaluation in &mut evaluations {
             evaluation.data = DRAWN_NAME.to_owned();
@@ -131,8 +136,8 @@ fn keep_some(data: &mut DataSet) {
 }
 
 /// Two and eight shots, and none at all.
-fn contestants() -> Result<Vec<Contestant<'static>>> {
-    let few_shot = find_method("anomaly-dino")?;
+fn contestants(encoder: &dyn ImageEncoder) -> Result<Vec<Contestant<'static>>> {
+    let few_shot = few_shot_default(encoder)?;
     let zero_shot = find_method("musc")?;
     let method = |method, shots| Contestant::Method {
         method,

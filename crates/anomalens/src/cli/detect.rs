@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anomalens::backbones::Backbone;
 use anomalens::detectors::{
     Calibration, Detector, DetectorError, DetectorFile, ImageSource, Needs, Outcome, Prediction,
-    Scope, StreamOptions, find as find_method, predict,
+    Scope, StreamOptions, few_shot_default, find as find_method, predict,
 };
 use anomalens::evaluation::picture::{Style, boxes, draw};
 use anomalens::evaluation::{ResultFolder, ResultRecord};
@@ -33,7 +33,7 @@ pub(super) struct Args {
     /// A detector file made by `anomalens fit`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "normal", "settings", "trained"])]
     detector: Option<PathBuf>,
-    /// The method [default: anomaly-dino with --normal, self-similarity without]
+    /// The method [default: that of `fit` with --normal, self-similarity without]
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
     /// Normal images of the same thing: files or folders
@@ -159,18 +159,17 @@ fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
             .with_context(|| format!("{} needs its backbone", path.display()))?;
         return Ok((file, backbone));
     }
-    let default = if args.normal.is_empty() {
-        "self-similarity"
-    } else {
-        "anomaly-dino"
+    let backbone = args.settings.open(&args.backbone)?;
+    let method = match &args.method {
+        Some(name) => find_method(name)?,
+        None if args.normal.is_empty() => find_method("self-similarity")?,
+        None => few_shot_default(backbone.encoder.as_ref())?,
     };
-    let method = find_method(args.method.as_deref().unwrap_or(default))?;
     if method.needs == Needs::Nothing {
         require_company(images)?;
     }
     let options = args.settings.options()?;
     let normal = fit::normal_images(method, &args.normal, None)?;
-    let backbone = args.settings.open(&args.backbone)?;
     let detector = method.fit(&options, backbone.encoder.as_ref(), &normal)?;
     let detector = of_class(detector, args.class.as_deref())?;
     let data = match normal.len() {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anomalens::backbones::Backbone;
 use anomalens::datasets::{Sample, few_shot};
 use anomalens::detectors::{
-    BackboneRef, DetectorFile, Method, Needs, Provenance, Shot, find as find_method,
+    BackboneRef, DetectorFile, Method, Needs, Provenance, Shot, few_shot_default,
+    find as find_method,
 };
 use anomalens::evaluation::shot;
 use anomalens::vision::Limits;
@@ -17,13 +18,13 @@ use super::{End, backbone, command_line, data, images, now, print_line, settings
 /// Make a detector file from normal images
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    anomalens fit --method anomaly-dino --normal good/ -o bolts.detector\n  \
+    anomalens fit --normal good/ -o bolts.detector\n  \
     anomalens fit --method inctrl --trained tile.inctrl --normal good/ -o bolts.detector\n  \
     anomalens fit --detector bolts.detector --add more/ --remove 3.png -o bolts.detector")]
 pub(super) struct Args {
-    /// The method
-    #[arg(long, value_name = "METHOD", default_value = "anomaly-dino")]
-    method: String,
+    /// The method [default: inctrl; anomaly-dino where the backbone has a text encoder]
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
     /// Normal images: files or folders
     #[arg(long, value_name = "PATH", num_args = 1..)]
     normal: Vec<PathBuf>,
@@ -64,7 +65,11 @@ pub(super) fn run(args: &Args) -> Result<End> {
     if let Some(path) = &args.detector {
         return revise(args, path);
     }
-    let method = find_method(&args.method)?;
+    let backbone = args.settings.open(&args.backbone)?;
+    let method = match &args.method {
+        Some(name) => find_method(name)?,
+        None => few_shot_default(backbone.encoder.as_ref())?,
+    };
     let options = args.settings.options()?;
     let draw = args.shots.map(|shots| (shots, args.seed));
     let normal = if args.data.is_empty() {
@@ -72,7 +77,6 @@ pub(super) fn run(args: &Args) -> Result<End> {
     } else {
         training_normals(method, &args.data, draw)?
     };
-    let backbone = args.settings.open(&args.backbone)?;
     let detector = method.fit(&options, backbone.encoder.as_ref(), &normal)?;
     let paths = args.normal.iter().map(|path| path.display().to_string());
     let sets = args.data.iter().map(data::Reference::to_string);

@@ -65,10 +65,11 @@ impl PowerMean {
         .to_vec()
     }
 
-    /// The power mean `[batch]` of `ratios` `[batch, 3]`: of the patches, of the whole, and
-    /// of the patches beside their own image.
+    /// The weighted power mean `[batch]` of `ratios` `[batch, 3]`: of the patches, of the whole, and
+    /// of the patches beside their own image. Where all are 1 it is 1.
     pub(super) fn scores(&self, ratios: &Tensor) -> candle_core::Result<Tensor> {
-        self.logarithms(ratios)?.exp()
+        let unit = self.logarithms(&ratios.ones_like()?)?;
+        (self.logarithms(ratios)? - unit)?.exp()
     }
 
     /// What the logistic function makes the probability of an anomaly of, `[batch]`.
@@ -78,6 +79,7 @@ impl PowerMean {
             .broadcast_mul(&self.steepness.exp()?)
     }
 
+    /// The logarithm of the power sum's root.
     fn logarithms(&self, ratios: &Tensor) -> candle_core::Result<Tensor> {
         let unweighted = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu)?;
         let weights = [
@@ -124,17 +126,18 @@ mod tests {
             (score[0], logit[0])
         };
         // The whole counts half in the beginning, the own image a little less than the patches.
-        for (ratios, expected) in [
-            ([3.0, 0.0, 0.0], 3.0),
-            ([0.5, 6.0, 0.0], 3.0),
-            ([0.5, 0.0, 3.0 / 0.85], 3.0),
+        let all = (1.0 + 0.5_f32.powi(4) + 0.85_f32.powi(4)).powf(0.25);
+        let both = 2_f32.powf(0.25);
+        for (name, ratios, expected) in [
+            ("all as the shots", [1.0, 1.0, 1.0], 1.0),
+            ("patches", [3.0, 0.0, 0.0], 3.0 / all),
+            ("the whole", [0.5, 6.0, 0.0], 3.0 / all),
+            ("the own image", [0.5, 0.0, 3.0 / 0.85], 3.0 / all),
+            ("two", [2.0, 4.0, 0.0], 2.0 * both / all),
         ] {
             let (found, logit) = score(ratios);
-            assert!((found - expected).abs() < 1e-2, "{ratios:?}: {found}");
-            assert!(logit > 0.0);
+            assert!((found - expected).abs() < 1e-2, "{name}: {found}");
+            assert_eq!(logit > 0.0, expected > 1.0, "{name}: {logit}");
         }
-        let both = 2_f32 * 2_f32.powf(1.0 / POWER as f32);
-        assert!((score([2.0, 4.0, 0.0]).0 - both).abs() < 1e-3);
-        assert!(score([1.0, 1.0, 1.0]).1 < 0.0);
     }
 }
