@@ -87,6 +87,14 @@ pub struct NormalRange {
 }
 
 impl NormalRange {
+    /// The same in units of `unit`.
+    pub(crate) fn in_units_of(self, unit: f32) -> Self {
+        Self {
+            typical: self.typical / unit,
+            extreme: self.extreme / unit,
+        }
+    }
+
     /// The range of `scores` with the quantile `extreme` of them as its end; zeros if there are
     /// none.
     pub fn of(mut scores: Vec<f32>, extreme: f64) -> Self {

@@ -285,27 +285,28 @@ impl InCtrl {
         };
         let grid = check_features(image, &self.setup, banks[0].width())?;
         let compared = Compared::of(image, &self.config)?;
-        let map = residual::map(&compared.patches, banks)?;
-        let score = match &self.model {
+        let mut map = residual::map(&compared.patches, banks)?;
+        let (score, unit) = match &self.model {
             Model::Network(network) => {
                 let evidence = self.evidence(image, &map, mean)?;
-                network
-                    .scores(&evidence, &self.config, Phase::Scoring)?
-                    .anomaly
+                let scores = network.scores(&evidence, &self.config, Phase::Scoring)?;
+                (scores.anomaly, 1.0)
             }
             Model::PowerMean(head) => {
                 let (means, wholes) = (&compared.means, self.references.wholes());
                 let blocks = self.config.blocks.len();
                 let own = self.config.own(&compared.patches)?;
                 let residuals = Residuals::new(&units::row(&map)?, own, means, wholes, blocks);
-                let ratios = residuals.ratios(self.references.unit);
-                head.scores(&self.config.parts(&Tensor::new(&[ratios], &Device::Cpu)?)?)?
+                let unit = self.references.unit;
+                let ratios = Tensor::new(&[residuals.ratios(unit)], &Device::Cpu)?;
+                (head.scores(&self.config.parts(&ratios)?)?, unit.patches)
             }
         };
+        map.iter_mut().for_each(|residual| *residual /= unit);
         Ok(Scored {
             score: score.get(0)?.to_scalar()?,
             map: Map::new(grid.rows, grid.columns, map)?,
-            range: self.references.range,
+            range: self.references.range.in_units_of(unit),
         })
     }
 
