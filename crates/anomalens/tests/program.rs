@@ -14,6 +14,7 @@ fn few_shot_detection_finds_the_bad_images() {
     sandbox.pictures(3, 4, 2);
     let fit = sandbox.run(&format!("fit --normal good -o nut.detector --json {TINY}"));
     assert_eq!((fit.code, fit.stderr.as_str()), (Some(0), ""), "{fit:?}");
+    assert_eq!(fit.lines()[0]["method"], "inctrl");
     assert_eq!(fit.lines()[0]["images"], 3);
     let found = sandbox.run(&format!(
         "detect test --detector nut.detector -o out --json {TINY}"

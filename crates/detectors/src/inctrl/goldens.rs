@@ -342,6 +342,12 @@ fn three_steps_of_training() {
 }
 
 #[test]
+fn beside_a_text_encoder_it_is_not_the_default() {
+    let method = crate::few_shot_default(&network()).unwrap();
+    assert_eq!(method.name, "anomaly-dino");
+}
+
+#[test]
 fn prompts_are_those_of_the_original() {
     let [normal, anomalous] = text::prompts("metal_nut");
     assert_eq!((normal.len(), anomalous.len()), (154, 88));
