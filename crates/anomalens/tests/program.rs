@@ -707,7 +707,7 @@ fn the_ablations_of_a_paper_need_its_data_sets() {
 fn a_pipeline_is_measured_stage_by_stage() {
     let sandbox = Sandbox::new();
     sandbox.pictures(0, 2, 1);
-    for method in ["anomaly-dino", "musc", "anomalyclip"] {
+    for method in ["anomaly-dino", "inctrl", "musc", "anomalyclip"] {
         let run = sandbox.run(&format!(
             "bench pipeline test --runs 1 --method {method} --set image_size=56 --json {TINY}"
         ));

@@ -27,15 +27,19 @@ pub(super) fn measure(
     let files = images::find(paths)?;
     let backbone = common.backbone.open()?;
     let encoder = backbone.encoder.as_ref();
-    let detector = if method.is_trained() {
-        method.untrained(&options, encoder, 0)?
-    } else {
-        let shots = match (method.needs, files.as_slice()) {
-            (Needs::NormalImages, [first, second, ..]) => vec![first.clone(), second.clone()],
-            (Needs::NormalImages, _) => bail!("at least two images are needed"),
-            _ => vec![],
-        };
-        method.fit(&options, encoder, &images::shots(&shots)?)?
+    let shots = match (method.needs, files.as_slice()) {
+        (Needs::NormalImages, [first, second, ..]) => vec![first.clone(), second.clone()],
+        (Needs::NormalImages, _) => bail!("at least two images are needed"),
+        _ => vec![],
+    };
+    let shots = images::shots(&shots)?;
+    let detector = match (method.is_trained(), method.needs) {
+        (true, Needs::NormalImages) => {
+            let state = method.untrained(&options, encoder, 0)?.state();
+            method.revise(state, encoder, &shots, &[])?
+        }
+        (true, _) => method.untrained(&options, encoder, 0)?,
+        (false, _) => method.fit(&options, encoder, &shots)?,
     };
     let detector = detector.as_ref();
     let sources: Vec<ImageSource> = files.into_iter().map(|file| file.path.into()).collect();
