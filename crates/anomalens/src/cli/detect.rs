@@ -159,18 +159,20 @@ fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
             .with_context(|| format!("{} needs its backbone", path.display()))?;
         return Ok((file, backbone));
     }
-    let backbone = args.settings.open(&args.backbone)?;
-    let method = match &args.method {
-        Some(name) => find_method(name)?,
-        None if args.normal.is_empty() => find_method("self-similarity")?,
-        None => few_shot_default(backbone.encoder.as_ref())?,
+    let named = match &args.method {
+        Some(name) => Some(find_method(name)?),
+        None if args.normal.is_empty() => Some(find_method("self-similarity")?),
+        None => None,
     };
-    if method.needs == Needs::Nothing {
+    if named.is_some_and(|method| method.needs == Needs::Nothing) {
         require_company(images)?;
     }
     let options = args.settings.options()?;
-    let normal = fit::normal_images(method, &args.normal, None)?;
-    let detector = method.fit(&options, backbone.encoder.as_ref(), &normal)?;
+    let normal = fit::normal_images(named, &args.normal, None)?;
+    let backbone = args.settings.open(&args.backbone)?;
+    let encoder = backbone.encoder.as_ref();
+    let method = named.map_or_else(|| few_shot_default(encoder), Ok)?;
+    let detector = method.fit(&options, encoder, &normal)?;
     let detector = of_class(detector, args.class.as_deref())?;
     let data = match normal.len() {
         0 => "none".to_owned(),

@@ -65,19 +65,18 @@ pub(super) fn run(args: &Args) -> Result<End> {
     if let Some(path) = &args.detector {
         return revise(args, path);
     }
-    let backbone = args.settings.open(&args.backbone)?;
-    let method = match &args.method {
-        Some(name) => find_method(name)?,
-        None => few_shot_default(backbone.encoder.as_ref())?,
-    };
+    let named = args.method.as_deref().map(find_method).transpose()?;
     let options = args.settings.options()?;
     let draw = args.shots.map(|shots| (shots, args.seed));
     let normal = if args.data.is_empty() {
-        normal_images(method, &args.normal, draw)?
+        normal_images(named, &args.normal, draw)?
     } else {
-        training_normals(method, &args.data, draw)?
+        training_normals(named, &args.data, draw)?
     };
-    let detector = method.fit(&options, backbone.encoder.as_ref(), &normal)?;
+    let backbone = args.settings.open(&args.backbone)?;
+    let encoder = backbone.encoder.as_ref();
+    let method = named.map_or_else(|| few_shot_default(encoder), Ok)?;
+    let detector = method.fit(&options, encoder, &normal)?;
     let paths = args.normal.iter().map(|path| path.display().to_string());
     let sets = args.data.iter().map(data::Reference::to_string);
     let data: Vec<String> = paths.chain(sets).collect();
@@ -158,22 +157,21 @@ fn revise(args: &Args, path: &Path) -> Result<End> {
     Ok(End::Done)
 }
 
-/// Reads the normal images for `method`, all or `(shots, seed)` of them; none may be unusable.
+/// Reads the normal images for `method`, or the few-shot default, all or `(shots, seed)` of them;
+/// none may be unusable.
 pub(super) fn normal_images(
-    method: &Method,
+    method: Option<&Method>,
     paths: &[PathBuf],
     draw: Option<(usize, u32)>,
 ) -> Result<Vec<Shot>> {
-    match (method.needs, paths) {
+    let (name, needs) = needs(method);
+    match (needs, paths) {
         (Needs::Nothing | Needs::Optional | Needs::Training, []) => return Ok(vec![]),
         (Needs::Nothing | Needs::Training, _) => {
-            bail!("{} needs no normal images: leave --normal out", method.name)
+            bail!("{name} needs no normal images: leave --normal out")
         }
         (Needs::NormalImages, []) => {
-            bail!(
-                "{} needs normal images: name them with --normal FOLDER",
-                method.name
-            )
+            bail!("{name} needs normal images: name them with --normal FOLDER")
         }
         (Needs::NormalImages | Needs::Optional, _) => {}
     }
@@ -185,14 +183,22 @@ pub(super) fn normal_images(
     images::shots(&files)
 }
 
+/// The name of `method` and what it needs; those of the few-shot default before that is known.
+fn needs(method: Option<&Method>) -> (&str, Needs) {
+    method.map_or(("fit", Needs::NormalImages), |method| {
+        (method.name, method.needs)
+    })
+}
+
 /// Reads the normal training images of data sets, all or `(shots, seed)` of each set.
 fn training_normals(
-    method: &Method,
+    method: Option<&Method>,
     sets: &[data::Reference],
     draw: Option<(usize, u32)>,
 ) -> Result<Vec<Shot>> {
-    if matches!(method.needs, Needs::Nothing | Needs::Training) {
-        bail!("{} needs no normal images: leave --data out", method.name)
+    let (name, needs) = needs(method);
+    if matches!(needs, Needs::Nothing | Needs::Training) {
+        bail!("{name} needs no normal images: leave --data out")
     }
     let mut shots = vec![];
     for (number, reference) in (1..).zip(sets) {

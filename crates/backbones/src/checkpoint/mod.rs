@@ -28,6 +28,7 @@ use crate::BackboneError;
 use stored::Stored;
 
 pub use seeded::seeded_tensor;
+pub(crate) use seeded::uniform;
 pub use torch::{read_torch, write_torch};
 
 /// The named tensors of one weight file.

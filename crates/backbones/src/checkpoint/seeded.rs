@@ -42,7 +42,7 @@ fn fnv(text: &str) -> u64 {
 }
 
 /// The `i`-th number of a stream, in [0, 1).
-fn uniform(hash: u64, i: u64) -> f64 {
+pub(crate) fn uniform(hash: u64, i: u64) -> f64 {
     let start = hash.wrapping_add((i + 1).wrapping_mul(GOLDEN_GAMMA));
     let mixed = MIX.iter().fold(start, |z, &(shift, factor)| {
         (z ^ (z >> shift)).wrapping_mul(factor)

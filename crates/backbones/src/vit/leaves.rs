@@ -3,13 +3,18 @@
 //! Dead leaves (Lee, Mumford and Huang, 2001) have the edges, the areas and the independence of scale
 //! of natural images: rectangles of random colours, sides and places that cover one another.
 
+use crate::checkpoint::uniform;
+
 /// Leaves of an image: enough to cover it.
 const LEAVES: usize = 300;
+
+/// Which numbers they follow from.
+const STREAM: u64 = 0x1ea5;
 
 /// `count` images of three colours, `[count, 3, side, side]`, in numbers as they are after the
 /// normalisation of CLIP and DINOv2, which differ by little.
 pub(super) fn draw(count: usize, side: usize) -> Vec<f32> {
-    let mut random = Random(0x1ea5);
+    let mut random = Random::default();
     (0..count)
         .flat_map(|i| image(i, side, &mut random))
         .collect()
@@ -46,15 +51,17 @@ fn image(i: usize, side: usize, random: &mut Random) -> Vec<f32> {
     pixels
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Random(u64);
+/// A stream of numbers that is always the same.
+#[derive(Default)]
+struct Random {
+    drawn: u64,
+}
 
 impl Random {
     /// A number in [0, 1).
     fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 24) as f32
+        let number = uniform(STREAM, self.drawn);
+        self.drawn += 1;
+        number as f32
     }
 }
