@@ -36,8 +36,8 @@ use crate::detector::{Array, Detector, NormalRange, Scope, Scored, State};
 use crate::registry::{Shots, Training, check_features, configure};
 use crate::tokens::dot;
 use crate::training::{
-    Adam, Record, Run, TrainOptions, Trained, TrainingMask, TrainingSample, Watch, run,
-    shuffled_batches,
+    Adam, Record, Run, TrainOptions, Trained, TrainingMask, TrainingSample, Watch, fingerprint,
+    run, shuffled_batches,
 };
 use crate::{DetectorError, Setup};
 use checkpoint::Saved;
@@ -181,7 +181,6 @@ fn train(
         prompts: &prompts,
         upsampling: Upsampling::new(patches, config.image_size as usize),
     };
-    let paths = samples.iter().map(|s| (&s.source.path, s.source.crop));
     let identity = json!({
         "method": NAME,
         "config": config,
@@ -190,7 +189,7 @@ fn train(
         "batch": batch,
         "learning_rate": rate,
         "seed": options.seed,
-        "samples": paths.collect::<Vec<_>>(),
+        "samples": fingerprint(samples),
     });
     let plan = Run {
         encoder,

@@ -18,7 +18,8 @@ use super::{InCtrl, NAME, checkpoint, refuse, residual, text};
 use crate::registry::configure;
 use crate::training::random::{generator, shuffled};
 use crate::training::{
-    Adam, Batch, Learner, Losses, Record, Run, TrainOptions, Trained, TrainingSample, Watch, run,
+    Adam, Batch, Learner, Losses, Record, Run, TrainOptions, Trained, TrainingSample, Watch,
+    fingerprint, run,
 };
 use crate::{Detector, DetectorError};
 
@@ -97,10 +98,7 @@ pub(super) fn train(
             "batch": batch,
             "learning_rate": rate,
             "seed": options.seed,
-            "samples": samples
-                .iter()
-                .map(|s| (&s.source.path, s.source.crop, &s.class))
-                .collect::<Vec<_>>(),
+            "samples": fingerprint(samples),
         })
         .to_string(),
     };

@@ -20,6 +20,7 @@ pub(crate) use adam::Adam;
 pub use progress::EpochLog;
 pub(crate) use run::{Learner, Losses, Run, run, shuffled_batches};
 pub use run::{TrainEvent, TrainLog, TrainOptions, Trained, Watch};
+pub(crate) use sample::fingerprint;
 pub use sample::{TrainingMask, TrainingSample};
 pub use store::Cache;
 pub(crate) use store::{Batch, FeatureStore, Record};

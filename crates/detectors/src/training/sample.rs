@@ -1,5 +1,6 @@
 //! Labelled images for training.
 
+use anomalens_backbones::weights::ContentHash;
 use anomalens_vision::{Limits, Mask, MaskFile, SparseMask};
 use rayon::prelude::*;
 
@@ -52,6 +53,11 @@ impl TrainingSample {
         }
         Ok(Some(mask.resize(side, side)?.values().to_vec()))
     }
+}
+
+/// Tells lists of samples apart that differ in anything: order, images, labels, masks.
+pub(crate) fn fingerprint(samples: &[TrainingSample]) -> ContentHash {
+    ContentHash::of_bytes(format!("{samples:?}").as_bytes())
 }
 
 /// The masks of training images. Each file is read once; from then on its pixels are kept, one bit
@@ -118,4 +124,45 @@ fn packed(mask: &[bool]) -> Vec<u8> {
         bits.fold(0, |byte, (i, &pixel)| byte | u8::from(pixel) << i)
     };
     mask.chunks(8).map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_tells_what_is_learned_from() {
+        let samples = |change: fn(&mut TrainingSample)| {
+            let mut sample = TrainingSample {
+                source: ImageSource {
+                    path: "a.png".into(),
+                    crop: None,
+                },
+                class: "bolt".to_owned(),
+                anomalous: true,
+                mask: TrainingMask::File(PathBuf::from("a-mask.png").into()),
+            };
+            change(&mut sample);
+            fingerprint(&[sample])
+        };
+        let plain = samples(|_| {});
+        assert_eq!(plain, samples(|_| {}));
+        let changes: [(&str, fn(&mut TrainingSample)); 5] = [
+            ("image", |s| s.source.path = "b.png".into()),
+            ("crop", |s| s.source.crop = Some([0, 0, 8, 8])),
+            ("class", |s| s.class = "nut".to_owned()),
+            ("label", |s| s.anomalous = false),
+            ("mask's threshold", |s| {
+                s.mask = TrainingMask::File(MaskFile {
+                    path: "a-mask.png".into(),
+                    threshold: 127,
+                })
+            }),
+        ];
+        for (name, change) in changes {
+            assert_ne!(plain, samples(change), "{name}");
+        }
+    }
 }
