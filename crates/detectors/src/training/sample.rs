@@ -132,9 +132,11 @@ mod tests {
 
     use super::*;
 
+    type Change = fn(&mut TrainingSample);
+
     #[test]
     fn a_fingerprint_tells_what_is_learned_from() {
-        let samples = |change: fn(&mut TrainingSample)| {
+        let samples = |change: Change| {
             let mut sample = TrainingSample {
                 source: ImageSource {
                     path: "a.png".into(),
@@ -149,7 +151,7 @@ mod tests {
         };
         let plain = samples(|_| {});
         assert_eq!(plain, samples(|_| {}));
-        let changes: [(&str, fn(&mut TrainingSample)); 5] = [
+        let changes: [(&str, Change); 5] = [
             ("image", |s| s.source.path = "b.png".into()),
             ("crop", |s| s.source.crop = Some([0, 0, 8, 8])),
             ("class", |s| s.class = "nut".to_owned()),
