@@ -6,7 +6,7 @@ use anomalens_backbones::ImageFeatures;
 use anomalens_vision::Map;
 use serde::{Deserialize, Serialize};
 
-use crate::{DetectorError, Setup};
+use crate::{DetectorError, Looks, Setup};
 
 /// The usual smoothing of anomaly maps: a Gaussian of standard deviation 4 in a map of side 256, as
 /// most papers of the field do it, and in proportion at other sizes.
@@ -31,6 +31,12 @@ pub trait Detector: Send + Sync {
 
     /// Which images must be scored together.
     fn scope(&self) -> Scope;
+
+    /// How often each image goes through the network; [`predict`](crate::predict) averages the
+    /// results.
+    fn looks(&self) -> Looks {
+        Looks::Once
+    }
 
     /// Standard deviation of the Gaussian that smooths maps, as a part of their side.
     fn smoothing(&self) -> f64 {

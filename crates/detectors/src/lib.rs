@@ -12,6 +12,7 @@
 //! tokens.rs        tokens made comparable
 //! views.rs         a shot in several views
 //! nearest.rs       nearest neighbours in sets of tokens
+//! looks.rs         a second look at images, moved by half a patch
 //! own_image.rs     how unlike the rest of its own image a patch is
 //! anomaly_dino/    AnomalyDINO: few-shot, nearest normal patch
 //! anomalyclip/     AnomalyCLIP: zero-shot, learned prompts
@@ -29,6 +30,7 @@ mod detector;
 mod error;
 mod file;
 pub mod inctrl;
+mod looks;
 pub mod musc;
 mod nearest;
 mod own_image;
@@ -47,6 +49,7 @@ pub use calibration::Calibration;
 pub use detector::{Array, Detector, NormalRange, Scope, Scored, State};
 pub use error::{DetectorError, SourceError};
 pub use file::{BackboneRef, DetectorFile, FORMAT_VERSION, Provenance};
+pub use looks::Looks;
 pub use predict::{Outcome, Prediction, predict};
 pub use registry::{
     FitOptions, Method, Needs, Shot, Shots, Variant, few_shot_default, find, methods,

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use anomalens_backbones::{ImageEncoder, ImageFeatures};
 use anomalens_vision::{Alignment, GeometryError, Map};
 
-use crate::stream::ImageSize;
+use crate::looks::merge;
+use crate::stream::{ImageSize, Looked, stream_looks};
 use crate::{
-    Detector, DetectorError, ImageSource, NormalRange, Scope, Scored, Setup, SourceError,
-    StreamOptions, stream_features,
+    Detector, DetectorError, ImageSource, Looks, NormalRange, Scope, Scored, Setup, SourceError,
+    StreamOptions,
 };
 
 /// What a detector says of one image.
@@ -104,6 +105,7 @@ pub fn predict(
 /// Detectors that share one pass through the network.
 struct Pass<'a> {
     setup: Setup,
+    looks: Looks,
     /// The group of images that some of them need.
     group: Option<usize>,
     detectors: Vec<(usize, &'a dyn Detector)>,
@@ -119,8 +121,9 @@ fn passes<'a>(detectors: &[&'a dyn Detector]) -> Vec<Pass<'a>> {
         };
         let fitting = passes.iter_mut().find_map(|pass| {
             let joined = pass.setup.join(detector.setup())?;
+            let looks_agree = pass.looks == detector.looks();
             let groups_agree = group.is_none() || pass.group.is_none() || group == pass.group;
-            groups_agree.then_some((pass, joined))
+            (looks_agree && groups_agree).then_some((pass, joined))
         });
         match fitting {
             Some((pass, joined)) => {
@@ -130,6 +133,7 @@ fn passes<'a>(detectors: &[&'a dyn Detector]) -> Vec<Pass<'a>> {
             }
             None => passes.push(Pass {
                 setup: detector.setup().clone(),
+                looks: detector.looks(),
                 group,
                 detectors: vec![(i, detector)],
             }),
@@ -153,8 +157,7 @@ struct Run<'a> {
 /// An encoded image of a group.
 struct Member {
     image: usize,
-    features: ImageFeatures,
-    size: ImageSize,
+    looked: Looked,
 }
 
 impl Run<'_> {
@@ -185,16 +188,13 @@ impl Run<'_> {
         let groupers = by_scope(|scope| scope != Scope::Image);
         let mut members: Vec<Member> = Vec::new();
         let mut stopped: Result<ControlFlow<()>, DetectorError> = Ok(ControlFlow::Continue(()));
-        let (encoder, setup, options) = (self.encoder, &self.pass.setup, self.options);
-        stream_features(encoder, setup, &sources, options, |i, encoded| {
+        let (encoder, pass, options) = (self.encoder, self.pass, self.options);
+        let (setup, looks) = (&pass.setup, pass.looks);
+        stream_looks(encoder, setup, looks, &sources, options, |i, looked| {
             let image = group[i];
-            let step = match encoded {
-                Ok((features, size)) => {
-                    let member = Member {
-                        image,
-                        features,
-                        size,
-                    };
+            let step = match looked {
+                Ok(looked) => {
+                    let member = Member { image, looked };
                     let flow = self.score(&singles, std::slice::from_ref(&member));
                     if !groupers.is_empty() {
                         members.push(member);
@@ -234,18 +234,27 @@ impl Run<'_> {
         detectors: &[(usize, &dyn Detector)],
         members: &[Member],
     ) -> Result<ControlFlow<()>, DetectorError> {
-        let features: Vec<&ImageFeatures> = members.iter().map(|m| &m.features).collect();
+        let firsts: Vec<&ImageFeatures> = members.iter().map(|m| &m.looked.first).collect();
+        let seconds = members.iter().filter_map(|m| m.looked.second.as_ref());
+        let seconds: Vec<&ImageFeatures> = seconds.collect();
         for &(detector, scorer) in detectors {
             let start = Instant::now();
-            let scored = scorer.score(&features)?;
+            let mut second = match seconds.is_empty() {
+                true => vec![],
+                false => scorer.score(&seconds)?,
+            }
+            .into_iter();
+            let scored = scorer.score(&firsts)?.into_iter();
+            let merged = scored.map(|scored| merge(scored, second.next()));
+            let merged = merged.collect::<Result<Vec<Scored>, _>>()?;
             self.scoring[detector] += start.elapsed();
-            for (Scored { score, map, range }, member) in scored.into_iter().zip(members) {
+            for (Scored { score, map, range }, member) in merged.into_iter().zip(members) {
                 let result = Ok(Prediction {
                     score,
                     map,
                     range,
                     smoothing: scorer.smoothing(),
-                    size: member.size,
+                    size: member.looked.size,
                 });
                 if (self.sink)(Outcome {
                     detector,

@@ -10,7 +10,7 @@ use anomalens_vision::{GeometryError, Image, Limits, Preprocessed, Rect};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-use crate::{DetectorError, Setup, SourceError};
+use crate::{DetectorError, Looks, Setup, SourceError};
 
 /// One image to be scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,9 +68,10 @@ impl Default for StreamOptions {
     }
 }
 
-/// An image on its way: its input to the network and how large it was.
+/// An image on its way: its inputs to the network and how large it was.
 struct Prepared {
-    input: Preprocessed,
+    first: Preprocessed,
+    second: Option<Preprocessed>,
     size: ImageSize,
 }
 
@@ -88,6 +89,13 @@ pub struct ImageSize {
 /// What becomes of an image: its features, or why it has none.
 pub type Encoded = Result<(ImageFeatures, ImageSize), SourceError>;
 
+/// The features of both looks at an image; of the second one only where it was asked for.
+pub(crate) struct Looked {
+    pub(crate) first: ImageFeatures,
+    pub(crate) second: Option<ImageFeatures>,
+    pub(crate) size: ImageSize,
+}
+
 /// Calls `sink` with the index of each source and its features, in order, until there are no more
 /// or it breaks off. A file that cannot be used is handed on as its error. Only a few batches
 /// are in memory at any time.
@@ -101,6 +109,31 @@ pub fn stream_features(
     options: &StreamOptions,
     mut sink: impl FnMut(usize, Encoded) -> ControlFlow<()>,
 ) -> Result<(), DetectorError> {
+    stream_looks(
+        encoder,
+        setup,
+        Looks::Once,
+        sources,
+        options,
+        |index, looked| {
+            sink(
+                index,
+                looked.map(|Looked { first, size, .. }| (first, size)),
+            )
+        },
+    )
+}
+
+/// [`stream_features`] with as many `looks` at each image.
+pub(crate) fn stream_looks(
+    encoder: &dyn ImageEncoder,
+    setup: &Setup,
+    looks: Looks,
+    sources: &[ImageSource],
+    options: &StreamOptions,
+    mut sink: impl FnMut(usize, Result<Looked, SourceError>) -> ControlFlow<()>,
+) -> Result<(), DetectorError> {
+    let patch = encoder.patch();
     let batch = options.batch.max(1);
     let (sender, receiver) = sync_channel::<Vec<Result<Prepared, SourceError>>>(1);
     std::thread::scope(|scope| {
@@ -108,7 +141,7 @@ pub fn stream_features(
             for sources in sources.chunks(batch) {
                 let prepared = sources
                     .par_iter()
-                    .map(|source| prepare(source, setup, &options.limits));
+                    .map(|source| prepare(source, setup, looks, patch, &options.limits));
                 if sender.send(prepared.collect()).is_err() {
                     break; // The sink broke off.
                 }
@@ -149,13 +182,21 @@ pub(crate) fn encode_images<'i>(
     Ok(features)
 }
 
-fn prepare(source: &ImageSource, setup: &Setup, limits: &Limits) -> Result<Prepared, SourceError> {
+fn prepare(
+    source: &ImageSource,
+    setup: &Setup,
+    looks: Looks,
+    patch: usize,
+    limits: &Limits,
+) -> Result<Prepared, SourceError> {
     let image = source.open(limits)?;
     let (width, height) = (image.width(), image.height());
     let unfit = |error| source.unfit(error);
     let footprint = setup.preprocess.footprint(width, height).map_err(unfit)?;
+    let first = setup.preprocess.apply(&image).map_err(unfit)?;
     Ok(Prepared {
-        input: setup.preprocess.apply(&image).map_err(unfit)?,
+        second: looks.second(&first, patch),
+        first,
         size: ImageSize {
             width,
             height,
@@ -169,21 +210,32 @@ fn encode_prepared(
     encoder: &dyn ImageEncoder,
     setup: &Setup,
     prepared: Vec<Result<Prepared, SourceError>>,
-) -> Result<Vec<Encoded>, DetectorError> {
-    let (inputs, sizes): (Vec<_>, Vec<_>) = prepared
-        .into_iter()
-        .map(|prepared| match prepared {
-            Ok(Prepared { input, size }) => (Some(input), Ok(size)),
-            Err(error) => (None, Err(error)),
-        })
-        .unzip();
-    let features = encode_inputs(encoder, setup, inputs)?;
-    Ok(features
-        .into_iter()
-        .zip(sizes)
-        .filter_map(|(features, size)| match (features, size) {
+) -> Result<Vec<Result<Looked, SourceError>>, DetectorError> {
+    let (mut firsts, mut seconds, mut sizes) = (vec![], vec![], vec![]);
+    for prepared in prepared {
+        let (first, second, size) = match prepared {
+            Ok(Prepared {
+                first,
+                second,
+                size,
+            }) => (Some(first), second, Ok(size)),
+            Err(error) => (None, None, Err(error)),
+        };
+        firsts.push(first);
+        seconds.push(second);
+        sizes.push(size);
+    }
+    let firsts = encode_inputs(encoder, setup, firsts)?;
+    let seconds = encode_inputs(encoder, setup, seconds)?;
+    let looks = firsts.into_iter().zip(seconds).zip(sizes);
+    Ok(looks
+        .filter_map(|((first, second), size)| match (first, size) {
             (_, Err(error)) => Some(Err(error)),
-            (Some(features), Ok(size)) => Some(Ok((features, size))),
+            (Some(first), Ok(size)) => Some(Ok(Looked {
+                first,
+                second,
+                size,
+            })),
             (None, Ok(_)) => None, // Every input that is there has features.
         })
         .collect())

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use crate::{DetectorError, Setup, Views};
+use crate::{DetectorError, Looks, Setup, Views};
 
 /// The settings, with defaults that were chosen on the magnetic-tile and textile data sets, but for
 /// the two weights (docs/benchmarks/few-shot.md tells why).
@@ -12,6 +12,9 @@ use crate::{DetectorError, Setup, Views};
 pub struct Config {
     /// Side of the square that images are stretched to, in pixels.
     pub image_size: u32,
+    /// How often each image goes through the network: once, or a second time moved by half a patch.
+    #[serde(default)]
+    pub looks: Looks,
     /// Blocks whose tokens are compared, counted from 1; their distances are averaged.
     pub blocks: Vec<usize>,
     /// Part of the patches, the most distant ones, whose mean is the image's score.
@@ -29,6 +32,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             image_size: 224,
+            looks: Looks::Once,
             blocks: vec![6, 9],
             top_fraction: 0.01,
             own_weight: 0.0,

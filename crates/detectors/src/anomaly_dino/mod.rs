@@ -23,7 +23,7 @@ pub use config::Config;
 use crate::detector::{Array, Detector, Scope, Scored, State};
 use crate::own_image;
 use crate::registry::{Shots, check_features, configure};
-use crate::{DetectorError, Setup};
+use crate::{DetectorError, Looks, Setup};
 use bank::Bank;
 use units::Units;
 
@@ -94,6 +94,10 @@ impl Detector for AnomalyDino {
 
     fn setup(&self) -> &Setup {
         &self.setup
+    }
+
+    fn looks(&self) -> Looks {
+        self.config.looks
     }
 
     fn scope(&self) -> Scope {

@@ -11,7 +11,7 @@ use super::NAME;
 use super::layout::BatchLayout;
 use super::network::Sizes;
 use super::residual;
-use crate::{DetectorError, Setup, Views};
+use crate::{DetectorError, Looks, Setup, Views};
 
 /// Side of the images in the paper, and where the backbone has no text encoder; other patch sizes
 /// use the multiple just below.
@@ -33,6 +33,9 @@ pub struct Config {
     pub image_size: u32,
     /// How images are brought there.
     pub preprocessing: Preprocessing,
+    /// How often each image goes through the network: once, or a second time moved by half a patch.
+    #[serde(default)]
+    pub looks: Looks,
     /// Blocks whose patch tokens are compared, counted from 1; their residuals are averaged.
     pub blocks: Vec<usize>,
     /// Whether each patch token is brought to mean 0 and variance 1 before it is compared.
@@ -99,6 +102,7 @@ impl Config {
         Self {
             image_size: (size / patch * patch).max(patch) as u32,
             preprocessing,
+            looks: Looks::Once,
             blocks: if has_text {
                 &BLOCKS[..]
             } else {

@@ -44,7 +44,7 @@ pub use layout::BatchLayout;
 
 use crate::detector::{Array, Detector, Scope, Scored, State};
 use crate::registry::{Shots, Training, Variant, check_features, configure};
-use crate::{DetectorError, Setup};
+use crate::{DetectorError, Looks, Setup};
 use checkpoint::Learned;
 use model::Model;
 use network::{Evidence, Network, Phase, Sizes};
@@ -336,6 +336,10 @@ impl Detector for InCtrl {
 
     fn setup(&self) -> &Setup {
         &self.setup
+    }
+
+    fn looks(&self) -> Looks {
+        self.config.looks
     }
 
     fn scope(&self) -> Scope {

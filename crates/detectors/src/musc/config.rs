@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use crate::{DetectorError, Setup};
+use crate::{DetectorError, Looks, Setup};
 
 /// The settings, each with a default that was chosen on the magnetic-tile and textile data sets
 /// alone (docs/benchmarks/few-shot.md).
@@ -12,6 +12,9 @@ use crate::{DetectorError, Setup};
 pub struct Config {
     /// Side of the square that images are stretched to, in pixels.
     pub image_size: u32,
+    /// How often each image goes through the network: once, or a second time moved by half a patch.
+    #[serde(default)]
+    pub looks: Looks,
     /// Blocks whose tokens are compared, counted from 1; their scores are averaged.
     pub blocks: Vec<usize>,
     /// Sides of the square neighbourhoods over which tokens are averaged (paper: r = 1, 3, 5).
@@ -40,6 +43,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             image_size: 224,
+            looks: Looks::Once,
             blocks: vec![6, 9],
             neighbourhoods: vec![1, 3, 5],
             dimensions: 96,

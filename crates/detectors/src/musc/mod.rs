@@ -26,7 +26,7 @@ pub use config::Config;
 use crate::detector::{Detector, NormalRange, Scope, Scored, State};
 use crate::registry::{Shots, check_features, configure};
 use crate::tokens::standardised;
-use crate::{DetectorError, Setup, own_image};
+use crate::{DetectorError, Looks, Setup, own_image};
 
 /// The method's name.
 pub const NAME: &str = "musc";
@@ -65,6 +65,10 @@ impl Detector for Musc {
 
     fn setup(&self) -> &Setup {
         &self.setup
+    }
+
+    fn looks(&self) -> Looks {
+        self.config.looks
     }
 
     fn scope(&self) -> Scope {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use crate::{DetectorError, Setup};
+use crate::{DetectorError, Looks, Setup};
 
 /// The settings, each with a default that was chosen on magnetic tile, KolektorSDD, textile and
 /// drawn defects alone (docs/benchmarks/self-similarity.md).
@@ -12,6 +12,9 @@ use crate::{DetectorError, Setup};
 pub struct Config {
     /// Side of the square that images are stretched to, in pixels.
     pub image_size: u32,
+    /// How often each image goes through the network: once, or a second time moved by half a patch.
+    #[serde(default)]
+    pub looks: Looks,
     /// Blocks whose tokens are compared, counted from 1; their distances are averaged.
     pub blocks: Vec<usize>,
     /// Part of the patches, the most distant ones, whose mean is the image's score.
@@ -22,6 +25,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             image_size: 224,
+            looks: Looks::Once,
             blocks: vec![6, 9],
             top_fraction: 0.02,
         }

@@ -16,7 +16,7 @@ pub use config::Config;
 
 use crate::detector::{Array, Detector, NormalRange, Scope, Scored, State};
 use crate::registry::{Shots, check_features, configure};
-use crate::{DetectorError, Setup, own_image};
+use crate::{DetectorError, Looks, Setup, own_image};
 
 /// The method's name.
 pub const NAME: &str = "self-similarity";
@@ -128,6 +128,10 @@ impl Detector for SelfSimilarity {
 
     fn setup(&self) -> &Setup {
         &self.setup
+    }
+
+    fn looks(&self) -> Looks {
+        self.config.looks
     }
 
     fn scope(&self) -> Scope {
