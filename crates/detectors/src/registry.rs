@@ -10,7 +10,8 @@ use crate::error::nearest;
 use crate::stream::encode_images;
 use crate::training::{TrainOptions, Trained, TrainingSample, Watch};
 use crate::{
-    Detector, DetectorError, Setup, State, anomaly_dino, anomalyclip, inctrl, musc, self_similarity,
+    Detector, DetectorError, Looks, Setup, State, anomaly_dino, anomalyclip, inctrl, musc,
+    self_similarity,
 };
 
 /// What must be there before a method can score images.
@@ -315,13 +316,14 @@ pub struct Shots<'a> {
 }
 
 impl Shots<'_> {
-    /// The features of `images`.
+    /// The features of `images`, in as many `looks` at each; the first comes first.
     pub(crate) fn encode<'i>(
         &self,
         setup: &Setup,
+        looks: Looks,
         images: impl IntoIterator<Item = &'i Image>,
     ) -> Result<Vec<ImageFeatures>, DetectorError> {
-        encode_images(self.encoder, setup, images)
+        encode_images(self.encoder, setup, looks, images)
     }
 }
 

@@ -160,24 +160,26 @@ pub(crate) fn stream_looks(
     })
 }
 
-/// The features of images that are in memory already.
+/// The features of images that are in memory already, in as many `looks` at each; the first comes
+/// first.
 pub(crate) fn encode_images<'i>(
     encoder: &dyn ImageEncoder,
     setup: &Setup,
+    looks: Looks,
     images: impl IntoIterator<Item = &'i Image>,
 ) -> Result<Vec<ImageFeatures>, DetectorError> {
     let images: Vec<&Image> = images.into_iter().collect();
     let mut features = Vec::with_capacity(images.len());
     for images in images.chunks(StreamOptions::default().batch) {
-        let prepared = images
+        let firsts = images.iter().map(|image| setup.preprocess.apply(image));
+        let firsts = firsts.collect::<Result<Vec<_>, _>>()?;
+        let seconds = firsts
             .iter()
-            .map(|image| setup.preprocess.apply(image).map(Some));
-        let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
-        features.extend(
-            encode_inputs(encoder, setup, prepared)?
-                .into_iter()
-                .flatten(),
-        );
+            .map(|first| looks.second(first, encoder.patch()))
+            .collect();
+        for inputs in [firsts.into_iter().map(Some).collect(), seconds] {
+            features.extend(encode_inputs(encoder, setup, inputs)?.into_iter().flatten());
+        }
     }
     Ok(features)
 }

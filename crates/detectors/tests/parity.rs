@@ -292,6 +292,57 @@ fn every_method_finds_the_anomalous_image_and_its_place() {
 }
 
 #[test]
+fn a_second_look_doubles_the_resolution_and_is_kept_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = save(folder.path(), &[normal(1), anomalous(2), normal(3)]);
+    let options = StreamOptions::default();
+    let mut methods_that_look = vec![];
+    for method in methods() {
+        let once = fit(method);
+        if once.state().config.get("looks").is_none() {
+            continue;
+        }
+        methods_that_look.push(method.name);
+        let shots = [shot(0), shot(4)];
+        let (normal, names) = match method.needs {
+            Needs::NormalImages => (&shots[..], once.shots()),
+            Needs::Nothing | Needs::Optional | Needs::Training => (&[][..], vec![]),
+        };
+        let twice = match method.is_trained() {
+            true => {
+                let mut bare = trained(method);
+                bare.config["looks"] = 2.into();
+                method.revise(bare, &MeanColour, normal, &[]).unwrap()
+            }
+            false => {
+                let looks = FitOptions::from_iter([("looks".to_owned(), 2.into())]);
+                method.fit(&looks, &MeanColour, normal).unwrap()
+            }
+        };
+        assert_eq!(twice.shots(), names, "{}", method.name);
+        let [one, two] =
+            [&once, &twice].map(|detector| scores(detector.as_ref(), &sources, &options));
+        for (one, two) in one.iter().zip(&two) {
+            let doubled = (2 * one.map.rows(), 2 * one.map.columns());
+            assert_eq!((two.map.rows(), two.map.columns()), doubled);
+        }
+        assert!(
+            two[1].score > two[0].score && two[1].score > two[2].score,
+            "{}",
+            method.name
+        );
+        let path = folder.path().join(method.name);
+        file(twice).save(&path).unwrap();
+        let loaded = DetectorFile::load(&path).unwrap().detector;
+        assert_eq!(scores(loaded.as_ref(), &sources, &options), two);
+    }
+    assert_eq!(
+        methods_that_look,
+        ["anomaly-dino", "inctrl", "musc", "self-similarity"]
+    );
+}
+
+#[test]
 fn a_single_shot_is_enough() {
     let needs_shots = |method: &&Method| method.needs == Needs::NormalImages;
     for method in methods().iter().filter(needs_shots) {

@@ -48,7 +48,7 @@ pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, D
     let shots: Vec<Shot> = shots
         .images
         .iter()
-        .map(|shot| shots.encode(&setup, &config.views.of(&shot.image)))
+        .map(|shot| shots.encode(&setup, config.looks, &config.views.of(&shot.image)))
         .collect::<Result<_, _>>()?;
     let banks = banks(&shots.iter().collect::<Vec<_>>(), &config)?;
     let units = Units::measure(&shots, &config)?;

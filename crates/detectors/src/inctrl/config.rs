@@ -144,6 +144,11 @@ impl Config {
         }
     }
 
+    /// In how many views each shot is stored, looks included.
+    pub(super) fn views(&self) -> usize {
+        self.views.count() * usize::from(u8::from(self.looks))
+    }
+
     /// The residual of an image's `patches` beside each other; 0 where it takes no part.
     pub(super) fn own(&self, patches: &[Tensor]) -> Result<f32, DetectorError> {
         match self.own_residual {

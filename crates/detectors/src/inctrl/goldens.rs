@@ -183,7 +183,7 @@ fn every_part_of_the_score() {
                 (shot.to_string(), kept)
             });
             let detector = InCtrl {
-                references: References::new(kept.collect::<BTreeMap<_, _>>(), config.views)
+                references: References::new(kept.collect::<BTreeMap<_, _>>(), config.views())
                     .unwrap(),
                 setup: config.setup().unwrap(),
                 texts: Some(texts[image].clone()),

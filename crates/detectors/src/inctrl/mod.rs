@@ -255,7 +255,8 @@ impl InCtrl {
             }
         }
         for shot in shots.images {
-            let views = shots.encode(&self.setup, &self.config.views.of(&shot.image))?;
+            let (setup, looks) = (&self.setup, self.config.looks);
+            let views = shots.encode(setup, looks, &self.config.views.of(&shot.image))?;
             let new = Kept::new(&views, &self.config, &self.model)?;
             if kept.insert(shot.name.clone(), new).is_some() {
                 return Err(refuse(format!(
@@ -269,7 +270,7 @@ impl InCtrl {
             return Err(DetectorError::NoShots(NAME));
         }
         Ok(Self {
-            references: References::new(kept, self.config.views)?,
+            references: References::new(kept, self.config.views())?,
             ..self
         })
     }

@@ -11,9 +11,9 @@ use super::model::Model;
 use super::residual::{self, Compared};
 use super::units::{self, Residuals};
 use super::unusable;
+use crate::DetectorError;
 use crate::detector::{Array, NormalRange};
 use crate::nearest::{UnitVectors, matrix};
-use crate::{DetectorError, Views};
 
 /// Quantile of the shots' residuals beyond which patches are drawn as anomalous.
 const EXTREME_QUANTILE: f64 = 0.995;
@@ -81,10 +81,10 @@ pub(super) struct References {
 }
 
 impl References {
-    /// Of shots in `views`.
+    /// Of shots in so many views.
     pub(super) fn new(
         by_name: BTreeMap<String, Kept>,
-        views: Views,
+        views: usize,
     ) -> Result<Self, DetectorError> {
         if by_name.is_empty() {
             return Ok(Self::default());
@@ -166,7 +166,7 @@ impl References {
                 match tensors.remove(&kept) {
                     Some(Array { shape, values })
                         if shape.len() == 2
-                            && shape[0].is_multiple_of(config.views.count())
+                            && shape[0].is_multiple_of(config.views())
                             && *rows.get_or_insert(shape.clone()) == shape =>
                     {
                         matrix(values, shape[1])
@@ -180,7 +180,7 @@ impl References {
             };
             shots.insert(name, kept);
         }
-        Self::new(shots, config.views)
+        Self::new(shots, config.views())
     }
 }
 
@@ -207,11 +207,11 @@ struct Beside {
 impl Beside {
     /// Each shot, upright, beside the others; a single one beside its own other views, or its
     /// patches beside each other where there are none.
-    fn measure(shots: &[&Kept], views: Views) -> Result<Self, DetectorError> {
+    fn measure(shots: &[&Kept], views: usize) -> Result<Self, DetectorError> {
         let (mut all, mut units, mut uprights) = (vec![], vec![], vec![]);
         for (i, shot) in shots.iter().enumerate() {
             let rows = shot.blocks[0].dim(0)?;
-            let patches = rows / views.count();
+            let patches = rows / views;
             let upright = shot.blocks.iter().map(|rows| rows.narrow(0, 0, patches));
             let upright = upright.collect::<candle_core::Result<Vec<_>>>()?;
             let others: Vec<&Kept> = (0..shots.len())

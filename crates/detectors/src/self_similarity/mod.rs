@@ -64,7 +64,7 @@ pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, D
         [] => AUXILIARY,
         shots_given => {
             let images = shots_given.iter().map(|shot| &shot.image);
-            Units::measure(&shots.encode(&setup, images)?, &config)?
+            Units::measure(&shots.encode(&setup, config.looks, images)?, &config)?
         }
     };
     Ok(Box::new(SelfSimilarity {

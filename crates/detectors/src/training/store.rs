@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Run, TrainOptions, TrainingSample};
 use crate::stream::encode_images;
-use crate::{DetectorError, ImageSource, StreamOptions, stream_features};
+use crate::{DetectorError, ImageSource, Looks, StreamOptions, stream_features};
 
 /// Where features are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,7 +196,7 @@ impl<'a> FeatureStore<'a> {
                     .map(|&i| samples[i].source.open(&self.stream.limits))
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(DetectorError::TrainingImage)?;
-                for features in encode_images(*encoder, setup, &images)? {
+                for features in encode_images(*encoder, setup, Looks::Once, &images)? {
                     values.extend(numbers(&features));
                 }
             }
