@@ -39,8 +39,13 @@ impl From<Looks> for u8 {
 }
 
 impl Looks {
-    /// The input of the second look, to a network with patches of `patch` pixels.
-    pub(crate) fn second(self, input: &Preprocessed, patch: usize) -> Option<Preprocessed> {
+    /// How many.
+    pub(crate) fn count(self) -> usize {
+        u8::from(self).into()
+    }
+
+    /// The input of the second look, if there is one, to a network with patches of `patch` pixels.
+    pub fn second(self, input: &Preprocessed, patch: usize) -> Option<Preprocessed> {
         (self == Self::Twice).then(|| moved(input, patch / 2))
     }
 }
@@ -48,11 +53,9 @@ impl Looks {
 /// The input moved right and down by `by` pixels; what enters mirrors what is there.
 fn moved(input: &Preprocessed, by: usize) -> Preprocessed {
     let (height, width) = (input.height, input.width);
-    let rows = input.values.chunks_exact(width);
-    let rows: Vec<&[f32]> = rows.collect();
-    let values = rows.chunks_exact(height).flat_map(|plane| {
+    let values = input.values.chunks_exact(height * width).flat_map(|plane| {
         (0..height).flat_map(move |y| {
-            let row = plane[y.abs_diff(by).min(height - 1)];
+            let row = &plane[y.abs_diff(by).min(height - 1) * width..][..width];
             (0..width).map(move |x| row[x.abs_diff(by).min(width - 1)])
         })
     });

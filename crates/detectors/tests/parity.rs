@@ -42,18 +42,26 @@ fn shot(i: u8) -> Shot {
 
 /// A detector of `method` trained and fitted on two normal images, where it needs that.
 fn fit(method: &Method) -> Box<dyn Detector> {
+    fit_with(method, &FitOptions::new())
+}
+
+/// The same with `settings`.
+fn fit_with(method: &Method, settings: &FitOptions) -> Box<dyn Detector> {
     match method.needs {
-        Needs::NormalImages => fit_on(method, &[shot(0), shot(4)]),
-        Needs::Nothing | Needs::Optional | Needs::Training => fit_on(method, &[]),
+        Needs::NormalImages => fit_on(method, settings, &[shot(0), shot(4)]),
+        Needs::Nothing | Needs::Optional | Needs::Training => fit_on(method, settings, &[]),
     }
 }
 
 /// The same on these normal images.
-fn fit_on(method: &Method, shots: &[Shot]) -> Box<dyn Detector> {
+fn fit_on(method: &Method, settings: &FitOptions, shots: &[Shot]) -> Box<dyn Detector> {
     if !method.is_trained() {
-        return method.fit(&FitOptions::new(), &MeanColour, shots).unwrap();
+        return method.fit(settings, &MeanColour, shots).unwrap();
     }
-    let state = trained(method);
+    let mut state = trained(method);
+    for (name, value) in settings {
+        state.config[name] = value.clone();
+    }
     match method.needs {
         Needs::NormalImages => method.revise(state, &MeanColour, shots, &[]).unwrap(),
         Needs::Nothing | Needs::Optional | Needs::Training => method.load(state).unwrap(),
@@ -296,6 +304,7 @@ fn a_second_look_doubles_the_resolution_and_is_kept_in_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let sources = save(folder.path(), &[normal(1), anomalous(2), normal(3)]);
     let options = StreamOptions::default();
+    let looks = FitOptions::from_iter([("looks".to_owned(), 2.into())]);
     let mut methods_that_look = vec![];
     for method in methods() {
         let once = fit(method);
@@ -303,23 +312,7 @@ fn a_second_look_doubles_the_resolution_and_is_kept_in_the_file() {
             continue;
         }
         methods_that_look.push(method.name);
-        let shots = [shot(0), shot(4)];
-        let (normal, names) = match method.needs {
-            Needs::NormalImages => (&shots[..], once.shots()),
-            Needs::Nothing | Needs::Optional | Needs::Training => (&[][..], vec![]),
-        };
-        let twice = match method.is_trained() {
-            true => {
-                let mut bare = trained(method);
-                bare.config["looks"] = 2.into();
-                method.revise(bare, &MeanColour, normal, &[]).unwrap()
-            }
-            false => {
-                let looks = FitOptions::from_iter([("looks".to_owned(), 2.into())]);
-                method.fit(&looks, &MeanColour, normal).unwrap()
-            }
-        };
-        assert_eq!(twice.shots(), names, "{}", method.name);
+        let twice = fit_with(method, &looks);
         let [one, two] =
             [&once, &twice].map(|detector| scores(detector.as_ref(), &sources, &options));
         for (one, two) in one.iter().zip(&two) {
@@ -346,7 +339,7 @@ fn a_second_look_doubles_the_resolution_and_is_kept_in_the_file() {
 fn a_single_shot_is_enough() {
     let needs_shots = |method: &&Method| method.needs == Needs::NormalImages;
     for method in methods().iter().filter(needs_shots) {
-        let detector = fit_on(method, &[shot(0)]);
+        let detector = fit_on(method, &FitOptions::new(), &[shot(0)]);
         let folder = tempfile::tempdir().unwrap();
         let sources = save(folder.path(), &[normal(2), anomalous(2)]);
         let found = scores(detector.as_ref(), &sources, &StreamOptions::default());

@@ -21,7 +21,7 @@ use super::{End, backbone, calibrate, command_line, data, now, print_line, setti
 /// Measure a method or detector on a labelled data set
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  \
-    anomalens eval --method inctrl,anomaly-dino --shots 2,4,8 --seed 0,1,2 --data elpv:DIR --report r.html")]
+    anomalens eval --method inctrl --shots 2,4,8 --seed 0,1,2 --data elpv:DIR --report r.html")]
 pub(super) struct Args {
     /// The labelled data set; `anomalens data list` shows the layouts. With `,mask-threshold=N` behind
     /// it, masks mark only what is above N

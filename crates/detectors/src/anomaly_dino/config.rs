@@ -13,7 +13,6 @@ pub struct Config {
     /// Side of the square that images are stretched to, in pixels.
     pub image_size: u32,
     /// How often each image goes through the network: once, or a second time moved by half a patch.
-    #[serde(default)]
     pub looks: Looks,
     /// Blocks whose tokens are compared, counted from 1; their distances are averaged.
     pub blocks: Vec<usize>,

@@ -146,7 +146,7 @@ impl Config {
 
     /// In how many views each shot is stored, looks included.
     pub(super) fn views(&self) -> usize {
-        self.views.count() * usize::from(u8::from(self.looks))
+        self.views.count() * self.looks.count()
     }
 
     /// The residual of an image's `patches` beside each other; 0 where it takes no part.

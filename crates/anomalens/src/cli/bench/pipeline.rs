@@ -97,28 +97,34 @@ fn stages(
 ) -> Result<[f64; STAGES.len()]> {
     let mut times = [0.0; STAGES.len()];
     let setup = detector.setup();
-    let mut images = vec![];
+    let (mut looks, mut sizes) = ([vec![], vec![]], vec![]);
     for source in sources {
         let start = Instant::now();
         let image = source.open(&Limits::default())?;
-        let size = (image.height() as usize, image.width() as usize);
-        let input = setup.preprocess.apply(&image)?;
+        sizes.push((image.height() as usize, image.width() as usize));
+        let first = setup.preprocess.apply(&image)?;
+        let second = detector.looks().second(&first, encoder.patch());
         times[0] += start.elapsed().as_secs_f64();
         let start = Instant::now();
-        let shape = (1, 3, input.height, input.width);
-        let input = Tensor::from_vec(input.values, shape, &Device::Cpu)?;
-        let features = encoder.encode(&input, &setup.request)?.into_images()?;
+        for (look, input) in looks.iter_mut().zip([Some(first), second]) {
+            let Some(input) = input else { continue };
+            let shape = (1, 3, input.height, input.width);
+            let input = Tensor::from_vec(input.values, shape, &Device::Cpu)?;
+            look.extend(encoder.encode(&input, &setup.request)?.into_images()?);
+        }
         times[1] += start.elapsed().as_secs_f64();
-        images.extend(features.into_iter().map(|features| (features, size)));
     }
     let start = Instant::now();
-    let features: Vec<_> = images.iter().map(|(features, _)| features).collect();
-    let scored = detector.score(&features)?;
+    let [firsts, seconds] = looks.each_ref().map(|look| look.iter().collect::<Vec<_>>());
+    let scored = detector.score(&firsts)?;
+    if !seconds.is_empty() {
+        detector.score(&seconds)?;
+    }
     times[2] += start.elapsed().as_secs_f64();
     let start = Instant::now();
-    for (Scored { map, .. }, (_, (rows, columns))) in scored.into_iter().zip(&images) {
-        let side = (*rows as f64 * *columns as f64).sqrt();
-        map.resize(*rows, *columns, Alignment::Edges)?
+    for (Scored { map, .. }, (rows, columns)) in scored.into_iter().zip(sizes) {
+        let side = (rows as f64 * columns as f64).sqrt();
+        map.resize(rows, columns, Alignment::Edges)?
             .smooth(detector.smoothing() * side)?;
     }
     times[3] += start.elapsed().as_secs_f64();
