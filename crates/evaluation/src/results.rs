@@ -261,3 +261,33 @@ fn read_lines<R: Record>(path: &Path) -> Result<Vec<R>, String> {
     }
     Ok(records)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// A threshold that comes back a little different must not make another run of the same one.
+        #[test]
+        fn a_run_is_known_again_by_its_numbers(threshold in proptest::num::f64::NORMAL) {
+            let folder = tempfile::tempdir()?;
+            let identity = json!({ "threshold": threshold });
+            ResultFolder::<ResultRecord>::open(folder.path(), &identity)?;
+            prop_assert!(ResultFolder::<ResultRecord>::open(folder.path(), &identity).is_ok());
+        }
+    }
+
+    #[test]
+    fn results_of_another_run_are_never_mixed_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let open =
+            |threshold: f64| ResultFolder::<ResultRecord>::open(folder.path(), &json!(threshold));
+        open(0.5).unwrap();
+        assert!(matches!(open(0.25), Err(ResultsError::OtherRun(_))));
+    }
+}
