@@ -3,6 +3,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::attention::{Softmax, largest, softmax, transpose};
@@ -138,41 +139,45 @@ static CONFIGURATION: Configuration = Configuration {
 /// Rows of a tile register.
 const HALF: usize = 16;
 
-/// The sums of 32 rows and one panel: tiles 0 to 3 hold them, 4 and 5 the rows, 6 and 7 the
-/// panel. The depth is a multiple of 16 words, see `Packed`.
-macro_rules! tile_sums {
-    ($instruction:literal, $rows:expr, $stride:expr, $panel:expr, $depth:expr) => {
+/// Adds the products of 16 words of 32 rows with those of a panel, or of 16 rows: tiles 0 to 3 hold
+/// the sums, 4 and 5 the rows, 6 and 7 the panel.
+macro_rules! step {
+    ($instruction:literal, $rows:expr, $stride:expr, $panel:expr, $count:expr) => {
         asm!(
-            "2:",
-            "tileloadd tmm4, [{low} + {stride}]",
+            "tileloadd tmm4, [{rows} + {stride}]",
             "tileloadd tmm6, [{panel} + {line}]",
             "tileloadd tmm7, [{panel} + {line} + 64]",
             concat!($instruction, " tmm0, tmm4, tmm6"),
             concat!($instruction, " tmm1, tmm4, tmm7"),
-            "tileloadd tmm5, [{high} + {stride}]",
-            concat!($instruction, " tmm2, tmm5, tmm6"),
-            concat!($instruction, " tmm3, tmm5, tmm7"),
-            "add {low}, 64",
-            "add {high}, 64",
-            "add {panel}, 2048",
-            "sub {steps}, 1",
-            "jnz 2b",
-            low = inout(reg) $rows => _,
-            high = inout(reg) $rows.add(HALF * $stride) => _,
-            panel = inout(reg) $panel => _,
-            steps = inout(reg) $depth / HALF => _,
+            rows = in(reg) $rows,
+            panel = in(reg) $panel,
             stride = in(reg) $stride * 4,
             line = in(reg) PANEL * 4,
             options(nostack, readonly),
-        )
+        );
+        if $count > HALF {
+            asm!(
+                "tileloadd tmm5, [{rows} + {stride}]",
+                concat!($instruction, " tmm2, tmm5, tmm6"),
+                concat!($instruction, " tmm3, tmm5, tmm7"),
+                rows = in(reg) $rows.add(HALF * $stride),
+                stride = in(reg) $stride * 4,
+                options(nostack, readonly),
+            );
+        }
     };
 }
 
-/// Calls `product` with what computes the sums of 32 rows.
+/// A product whose sums `$instruction` adds up, integers if `$whole`.
+///
+/// Tiles take their time, in which everything else can be done: while they work on some rows, the
+/// layer's end of the rows before is computed, a few rows with each step.
 macro_rules! product {
-    ($name:ident, $instruction:literal, $finish:expr) => {
+    ($name:ident, $instruction:literal, $whole:expr) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
         unsafe fn $name(job: &Product) {
+            // The depth is a multiple of 16 words, see `Packed`.
+            let steps = job.depth / HALF;
             // SAFETY: the caller vouches for AMX and the job; rows are readable up to whole
             // tiles.
             unsafe {
@@ -181,23 +186,82 @@ macro_rules! product {
                     in(reg) &raw const CONFIGURATION,
                     options(nostack, readonly),
                 );
+                let (mut last, mut turn) = (Block::default(), 0);
+                let mut buffers = [const { Tile([0.0; TILE_ROWS * PANEL]) }; 2];
                 for panel in 0..job.panel_count {
                     for first in (0..job.row_count).step_by(TILE_ROWS) {
+                        let count = TILE_ROWS.min(job.row_count - first);
+                        let block = Block { first, count, panel };
                         clear_or_start(job, panel);
                         let rows = job.rows.add(first * job.stride);
                         let words = job.panels.add(panel * job.depth * PANEL);
-                        tile_sums!($instruction, rows, job.stride, words, job.depth);
-                        store(job, first, panel, $finish);
+                        for at in 0..steps {
+                            let (rows, words) = (rows.add(at * HALF), words.add(at * HALF * PANEL));
+                            prefetch(job, &block, at);
+                            step!($instruction, rows, job.stride, words, count);
+                            let part = at * last.count / steps..(at + 1) * last.count / steps;
+                            finish(job, &last, part, &mut buffers[turn ^ 1], $whole);
+                        }
+                        store(job, &block, &mut buffers[turn]);
+                        (last, turn) = (block, turn ^ 1);
                     }
                 }
+                finish(job, &last, 0..last.count, &mut buffers[turn ^ 1], $whole);
                 asm!("tilerelease", options(nostack, nomem));
             }
         }
     };
 }
 
+/// Rows and the panel that tiles hold the sums of.
+#[derive(Default)]
+struct Block {
+    first: usize,
+    count: usize,
+    panel: usize,
+}
+
 product!(product_bf16, "tdpbf16ps", false);
 product!(product_int8, "tdpbusd", true);
+
+/// Turns of a loop on registers alone.
+const TURNS: u64 = 5_000;
+
+macro_rules! tiles_alone {
+    ($instruction:literal) => {
+        // SAFETY: whoever makes the loop has looked for AMX; only tiles change.
+        || unsafe {
+            asm!(
+                "ldtilecfg [{configuration}]",
+                "tilezero tmm4",
+                "tilezero tmm5",
+                "tilezero tmm6",
+                "tilezero tmm7",
+                "2:",
+                concat!($instruction, " tmm0, tmm4, tmm6"),
+                concat!($instruction, " tmm1, tmm4, tmm7"),
+                concat!($instruction, " tmm2, tmm5, tmm6"),
+                concat!($instruction, " tmm3, tmm5, tmm7"),
+                "dec {turns}",
+                "jnz 2b",
+                "tilerelease",
+                configuration = in(reg) &raw const CONFIGURATION,
+                turns = inout(reg) TURNS => _,
+                options(nostack, readonly),
+            )
+        }
+    };
+}
+
+/// A loop on registers alone, see `peak.rs`, and its operations.
+pub(crate) fn registers(format: Format) -> (fn(), u64) {
+    let (run, per_word): (fn(), u64) = match format {
+        Format::Int8 => (tiles_alone!("tdpbusd"), 4),
+        _ => (tiles_alone!("tdpbf16ps"), 2),
+    };
+    // Four products of 16 x 16 sums over 16 words.
+    (run, TURNS * 4 * 2 * (16 * 16 * 16) * per_word)
+}
 
 /// Sets the sums to zero, or to the column's start in every row.
 #[inline(always)]
@@ -225,37 +289,73 @@ unsafe fn clear_or_start(job: &Product, panel: usize) {
     }
 }
 
-/// Writes the sums where they go, after a conversion from integers if `whole`.
+/// Fetches part of the next panel, all of it in the course of this one: weights come from beyond
+/// the second-level cache, and a tile waits for each of its lines. With each step of a block a few,
+/// since many at once would be waited for themselves.
 #[inline(always)]
-unsafe fn store(job: &Product, first: usize, panel: usize, whole: bool) {
-    use std::arch::x86_64::{_mm512_cvtepi32_ps, _mm512_load_si512, _mm512_store_ps};
-    let count = TILE_ROWS.min(job.row_count - first);
-    let mut tile = Tile([0.0; TILE_ROWS * PANEL]);
+unsafe fn prefetch(job: &Product, block: &Block, step: usize) {
+    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    const LINE: usize = 16;
+    /// Lines of a panel for each step.
+    const LINES: usize = HALF * PANEL / LINE;
+    // All blocks but the last, which may be short, share the work.
+    let blocks = (job.row_count / TILE_ROWS).max(1);
+    let share = LINES.div_ceil(blocks);
+    let first = (block.first / TILE_ROWS * share).min(LINES);
+    let next = (block.panel + 1) * job.depth * PANEL + step * HALF * PANEL;
+    for line in first..(first + share).min(LINES) {
+        // SAFETY: nothing is read, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(job.panels.wrapping_add(next + line * LINE).cast()) }
+    }
+}
+
+/// Writes the sums of a block where they go, or to `tile` if a layer's end is to come.
+#[inline(always)]
+unsafe fn store(job: &Product, block: &Block, tile: &mut Tile) {
     let (to, stride) = match &job.sink {
         // SAFETY: whoever takes plain sums has room for whole tiles.
-        Sink::Plain { to, stride } => unsafe { (to.add(first * stride + panel * PANEL), *stride) },
+        Sink::Plain { to, stride } => unsafe {
+            (to.add(block.first * stride + block.panel * PANEL), *stride)
+        },
         Sink::Layer(_) => (tile.0.as_mut_ptr(), PANEL),
     };
-    // SAFETY: the caller has set the tiles up and has AVX-512; `to` has room.
+    // SAFETY: the caller has set the tiles up; `to` has room.
     unsafe {
         asm!(
             "tilestored [{low} + {stride}], tmm0",
             "tilestored [{low} + {stride} + 64], tmm1",
-            "tilestored [{high} + {stride}], tmm2",
-            "tilestored [{high} + {stride} + 64], tmm3",
             low = in(reg) to,
-            high = in(reg) to.add(HALF * stride),
             stride = in(reg) stride * 4,
             options(nostack),
         );
-        if let Sink::Layer(layer) = &job.sink {
-            if whole {
-                for vector in tile.0.chunks_exact_mut(HALF) {
-                    let sums = _mm512_load_si512(vector.as_ptr().cast());
-                    _mm512_store_ps(vector.as_mut_ptr(), _mm512_cvtepi32_ps(sums));
-                }
-            }
-            layer.finish::<Avx512>(&tile.0, first, count, panel * PANEL);
+        if block.count > HALF {
+            asm!(
+                "tilestored [{high} + {stride}], tmm2",
+                "tilestored [{high} + {stride} + 64], tmm3",
+                high = in(reg) to.add(HALF * stride),
+                stride = in(reg) stride * 4,
+                options(nostack),
+            );
         }
+    }
+}
+
+/// Ends some rows of the sums that [`store`] left in `tile`, after a conversion from integers if
+/// `whole`.
+#[inline(always)]
+unsafe fn finish(job: &Product, block: &Block, part: Range<usize>, tile: &mut Tile, whole: bool) {
+    use std::arch::x86_64::{_mm512_cvtepi32_ps, _mm512_load_si512, _mm512_store_ps};
+    let Sink::Layer(layer) = &job.sink else {
+        return;
+    };
+    // SAFETY: the caller has AVX-512; a tile holds the rows of a block.
+    unsafe {
+        if whole {
+            for vector in 2 * part.start..2 * part.end {
+                let vector = tile.0.as_mut_ptr().add(vector * HALF);
+                _mm512_store_ps(vector, _mm512_cvtepi32_ps(_mm512_load_si512(vector.cast())));
+            }
+        }
+        layer.finish::<Avx512>(tile, block.first, part, block.panel * PANEL);
     }
 }

@@ -4,6 +4,8 @@
 //! registers over the whole depth, while the panel streams from the second-level cache; so there
 //! are no partial sums in memory.
 
+use std::ops::Range;
+
 use crate::simd::{Dot, Lanes, Simd};
 
 /// Columns in a panel.
@@ -124,7 +126,7 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
                     operands.tile_of::<D>(count);
                 }
                 if let Sink::Layer(layer) = &job.sink {
-                    layer.finish::<D::Simd>(&buffer.0, first, count, panel * PANEL);
+                    layer.finish::<D::Simd>(&buffer, first, 0..count, panel * PANEL);
                 }
             }
         }
@@ -228,18 +230,23 @@ impl Operands {
 }
 
 impl Layer<'_> {
-    /// Ends the sums `tile` of `count` rows from `first`, for the panel at `column`.
+    /// Ends those sums of `tile` that are in its rows `part`, for the panel at `column`; the tile's
+    /// rows are those of the product from `first` on.
     ///
     /// # Safety
     /// As for [`product`].
     #[inline(always)]
     pub(crate) unsafe fn finish<S: Simd>(
         &self,
-        tile: &[f32; TILE_ROWS * PANEL],
+        tile: &Tile,
         first: usize,
-        count: usize,
+        part: Range<usize>,
         column: usize,
     ) {
+        assert!(
+            first + part.end <= self.row_factors.len() && part.end <= TILE_ROWS,
+            "rows without factors"
+        );
         // SAFETY: factors and bias are whole panels; `width` columns are left in each row.
         unsafe {
             if self.last == Epilogue::SwiGlu {
@@ -247,9 +254,9 @@ impl Layer<'_> {
                 for at in (0..HALF).step_by(S::LANES) {
                     let gates = self.columns_at::<S>(column + at);
                     let values = self.columns_at::<S>(column + HALF + at);
-                    for row in 0..count {
+                    for row in part.clone() {
                         let factor = self.row_factor::<S>(first + row);
-                        let from = tile.as_ptr().add(row * PANEL + at);
+                        let from = tile.0.as_ptr().add(row * PANEL + at);
                         let gate = gates.end(S::load(from), factor);
                         let value = values.end(S::load(from.add(HALF)), factor);
                         let to = self.to.add((first + row) * self.stride + column / 2 + at);
@@ -258,6 +265,28 @@ impl Layer<'_> {
                 }
                 return;
             }
+            match self.last {
+                Epilogue::Store | Epilogue::SwiGlu => {
+                    self.end::<S, Store>(tile, first, part, column)
+                }
+                Epilogue::Gelu => self.end::<S, Gelu>(tile, first, part, column),
+                Epilogue::QuickGelu => self.end::<S, QuickGelu>(tile, first, part, column),
+                Epilogue::Add => self.end::<S, Add>(tile, first, part, column),
+            }
+        }
+    }
+
+    /// [`finish`](Self::finish) with a last step that is known when it is compiled.
+    #[inline(always)]
+    unsafe fn end<S: Simd, L: Last>(
+        &self,
+        tile: &Tile,
+        first: usize,
+        part: Range<usize>,
+        column: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
             for at in (0..PANEL).step_by(S::LANES) {
                 let column = column + at;
                 let width = self.columns.saturating_sub(column).min(S::LANES);
@@ -265,20 +294,18 @@ impl Layer<'_> {
                     break;
                 }
                 let columns = self.columns_at::<S>(column);
-                for row in 0..count {
-                    let sum = S::load(tile.as_ptr().add(row * PANEL + at));
+                for row in part.clone() {
+                    let sum = S::load(tile.0.as_ptr().add(row * PANEL + at));
                     let x = columns.end(sum, self.row_factor::<S>(first + row));
                     let to = self.to.add((first + row) * self.stride + column);
-                    let x = match self.last {
-                        Epilogue::Store | Epilogue::SwiGlu => x,
-                        Epilogue::Gelu => gelu::<S>(x),
-                        Epilogue::QuickGelu => swish::<S>(x, QUICK_GELU),
-                        Epilogue::Add => S::add(x, S::load_part(to, width)),
-                    };
-                    if width == S::LANES {
-                        S::store(to, x);
-                    } else {
-                        S::store_part(to, x, width);
+                    let x = L::of::<S>(x);
+                    match (L::ADDS, width == S::LANES) {
+                        (false, true) => S::store(to, x),
+                        (false, false) => S::store_part(to, x, width),
+                        (true, true) => S::store(to, S::add(x, S::load(to))),
+                        (true, false) => {
+                            S::store_part(to, S::add(x, S::load_part(to, width)), width)
+                        }
                     }
                 }
             }
@@ -288,8 +315,8 @@ impl Layer<'_> {
     /// What undoes a row's scaling.
     #[inline(always)]
     unsafe fn row_factor<S: Simd>(&self, row: usize) -> S::Vector {
-        // SAFETY: the caller vouches for the instruction set.
-        unsafe { S::splat(self.row_factors.get(row).copied().unwrap_or(1.0)) }
+        // SAFETY: the caller vouches for the instruction set; `finish` has counted the factors.
+        unsafe { S::splat(*self.row_factors.get_unchecked(row)) }
     }
 
     /// Factors and bias of the vector of columns at `column`.
@@ -306,6 +333,47 @@ impl Layer<'_> {
                     .map_or(S::splat(0.0), |bias| S::load(bias.as_ptr().add(column))),
             }
         }
+    }
+}
+
+/// The last step of a layer on a vector of its outputs. (Each is compiled into a loop of its own;
+/// a choice for every vector takes longer than most steps.)
+trait Last {
+    /// Whether the output holds something to add to.
+    const ADDS: bool = false;
+
+    /// # Safety
+    /// The processor must have the instruction set.
+    #[inline(always)]
+    unsafe fn of<S: Simd>(x: S::Vector) -> S::Vector {
+        x
+    }
+}
+
+struct Store;
+struct Add;
+struct Gelu;
+struct QuickGelu;
+
+impl Last for Store {}
+
+impl Last for Add {
+    const ADDS: bool = true;
+}
+
+impl Last for Gelu {
+    #[inline(always)]
+    unsafe fn of<S: Simd>(x: S::Vector) -> S::Vector {
+        // SAFETY: the caller's.
+        unsafe { gelu::<S>(x) }
+    }
+}
+
+impl Last for QuickGelu {
+    #[inline(always)]
+    unsafe fn of<S: Simd>(x: S::Vector) -> S::Vector {
+        // SAFETY: the caller's.
+        unsafe { swish::<S>(x, QUICK_GELU) }
     }
 }
 
