@@ -124,12 +124,8 @@ impl Attention {
             parallel.for_each(self.heads * blocks, |task| {
                 let (head, first) = (task / blocks, task % blocks * queries);
                 let count = queries.min(wanted - first);
-                let thread = match parallel {
-                    Parallel::Serial => 0,
-                    Parallel::Pool => rayon::current_thread_index().unwrap_or(0),
-                };
                 // SAFETY: a thread does one task at a time.
-                let thread = unsafe { &mut threads.part(thread, 1)[0] };
+                let thread = unsafe { &mut threads.part(parallel.thread(), 1)[0] };
                 let to = to.at(first * width + head * self.head_width);
                 // SAFETY: the blocks of queries and the heads tile the output.
                 unsafe {

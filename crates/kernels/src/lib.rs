@@ -13,6 +13,7 @@
 //!   product   tiles of sums in registers, the ends of layers
 //!   simd      one interface to portable, AVX2 and AVX-512 vectors
 //!   amx       tile registers
+//! parallel    who does the tasks of a step; team: threads that stay awake between steps
 //! saved       packed weights as bytes, read without a copy
 //! peak        the most that the arithmetic can do
 //! mapped      files read through the page cache instead of a copy
@@ -38,6 +39,7 @@ mod rows;
 mod saved;
 mod search;
 mod simd;
+mod team;
 #[cfg(test)]
 mod tests;
 mod vit;
@@ -53,6 +55,7 @@ pub use product::Epilogue;
 pub use rows::{LayerNorm, layer_norm};
 pub use saved::{SavedError, SharedBytes};
 pub use search::{Neighbour, PackedVectors, SearchScratch};
+pub use team::Team;
 pub use vit::{
     BlockWeights, Calibration, HeadWeights, Images, LinearWeights, LocalStream, NormWeights,
     StemWeights, Vit, VitConfig, VitEmbedding, VitFeatures, VitRequest, VitSizes, VitStage,

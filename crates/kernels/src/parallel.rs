@@ -4,30 +4,43 @@ use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
+use crate::team::Team;
+
 /// Who does the tasks of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parallel {
+#[derive(Debug, Clone, Copy)]
+pub enum Parallel<'a> {
     /// The calling thread: for an image of a batch that is itself spread over the cores.
     Serial,
     /// All threads of the current rayon pool.
     Pool,
+    /// The same, awake between the steps of a longer job, which the calling thread leads.
+    Team(&'a Team),
 }
 
-impl Parallel {
+impl Parallel<'_> {
     /// Threads at work.
     pub fn threads(self) -> usize {
         match self {
             Self::Serial => 1,
             Self::Pool => rayon::current_num_threads(),
+            Self::Team(team) => team.threads(),
+        }
+    }
+
+    /// The number of the thread that asks, less than [`threads`](Self::threads).
+    pub(crate) fn thread(self) -> usize {
+        match self {
+            Self::Serial => 0,
+            Self::Pool | Self::Team(_) => rayon::current_thread_index().unwrap_or(0),
         }
     }
 
     /// Runs `task` for `0..count`.
     pub(crate) fn for_each(self, count: usize, task: impl Fn(usize) + Sync) {
-        if count <= 1 || self.threads() == 1 {
-            (0..count).for_each(&task);
-        } else {
-            (0..count).into_par_iter().with_max_len(1).for_each(&task);
+        match self {
+            _ if count <= 1 || self.threads() == 1 => (0..count).for_each(task),
+            Self::Team(team) => team.for_each(count, &task),
+            _ => (0..count).into_par_iter().with_max_len(1).for_each(&task),
         }
     }
 }

@@ -76,6 +76,7 @@ fn registers(name: &str, format: Format) -> Option<(fn(), f64)> {
         ("avx512", Format::Bf16) => (instructions!("vdpbf16ps", "zmm"), 64),
         ("avx512", Format::F16) => (instructions!("vfmadd231ph", "zmm"), 64),
         ("avx512", Format::Int8) => (instructions!("vpdpbusd", "zmm"), 128),
+        #[cfg(target_os = "linux")]
         ("amx", _) => {
             let (run, operations) = crate::amx::registers(format);
             return Some((run, operations as f64));

@@ -218,7 +218,7 @@ impl PackedVectors {
                     .zip(best.chunks_mut(block * each))
                     .for_each(|block| work(scratch, block));
             }
-            Parallel::Pool => queries
+            Parallel::Pool | Parallel::Team(_) => queries
                 .par_chunks(block * self.width)
                 .zip(best.par_chunks_mut(block * each))
                 .for_each_init(SearchScratch::default, work),

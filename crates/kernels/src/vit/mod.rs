@@ -19,6 +19,7 @@ use crate::linear::PackedLinear;
 use crate::parallel::{Parallel, Shared};
 use crate::product::Epilogue;
 use crate::rows::LayerNorm;
+use crate::team::Team;
 pub use saved::VitSizes;
 pub use smooth::Calibration;
 use weights::{Block, Packer};
@@ -318,7 +319,11 @@ impl Vit {
         let threads = Parallel::Pool.threads();
         let apart = batch / threads * threads;
         Parallel::Pool.for_each(apart, |image| encode(image, Parallel::Serial));
-        (apart..batch).for_each(|image| encode(image, Parallel::Pool));
+        if apart < batch {
+            Team::gather(|team| {
+                (apart..batch).for_each(|image| encode(image, Parallel::Team(team)));
+            });
+        }
         Ok(features)
     }
 
