@@ -4,14 +4,16 @@
 //! Beside the usual attention there are those of DPAM (AnomalyCLIP, section 3.3), in which values,
 //! keys or queries attend to themselves; all of them share the packed values.
 
+use std::ops::Range;
+
 use crate::buffer::Buffer;
 use crate::engine::{Engine, Precision};
 use crate::format::Format;
 use crate::kernel::Kernel;
 use crate::packed::Packed;
 use crate::parallel::{Parallel, Shared};
-use crate::product::{Epilogue, Layer, PANEL, Product, Sink, TILE_ROWS};
-use crate::rows::{Conversion, Rows, load};
+use crate::product::{Epilogue, Layer, PANEL, Product, SharedTarget, Sink, TILE_ROWS, Target};
+use crate::rows::{Conversion, Rows, Values, load};
 use crate::simd::{Dot, Simd, exp2, exp2_rough};
 
 /// What is compared with what; the values are always V.
@@ -84,133 +86,191 @@ impl Attention {
         parallel: Parallel,
     ) {
         let width = self.heads * self.head_width;
-        let tokens = qkv.len() / (3 * width);
+        let values = Values::new(qkv, 3 * width);
+        let tokens = values.count;
         assert_eq!(
             tokens * 3 * width,
             qkv.len(),
             "broken rows of queries, keys and values"
         );
+        let targets = outputs.iter_mut().map(|output| {
+            let count = output.to.len() / width;
+            assert!(
+                count <= tokens && output.to.len() == count * width,
+                "an output of {} numbers for {tokens} tokens of {width}",
+                output.to.len()
+            );
+            let target = Target {
+                start: output.to.as_mut_ptr().cast(),
+                stride: width,
+                format: Format::F32,
+            };
+            (output.kind, target, count)
+        });
+        let targets: Vec<_> = targets.collect();
+        let mut rows = std::mem::take(&mut scratch.rows);
+        rows.copy(values);
+        // SAFETY: each target has room for its rows, see above.
+        unsafe { self.attend(&rows, tokens, &targets, scratch, parallel) };
+        scratch.rows = rows;
+    }
+
+    /// The format that [`attend`](Self::attend) takes its rows in.
+    pub(crate) fn input_format(&self) -> Format {
+        let format = self.kernel.format;
+        match format.whole_lines(self.head_width) {
+            true => format.between_layers(),
+            false => Format::F32,
+        }
+    }
+
+    /// The format in which it can write for something that computes in `next`.
+    pub(crate) fn output_format(&self, next: Format) -> Format {
+        let format = next.between_layers();
+        match Target::takes(format, Epilogue::Store, self.head_width) {
+            true => format,
+            false => Format::F32,
+        }
+    }
+
+    /// [`forward`](Self::forward) from rows in the format that it takes them in, for kinds of
+    /// attention, where their results go, and of how many tokens.
+    ///
+    /// # Safety
+    /// Targets must have room for the rows of so many tokens, and must not overlap.
+    pub(crate) unsafe fn attend(
+        &self,
+        rows: &Rows,
+        tokens: usize,
+        outputs: &[(AttentionKind, Target, usize)],
+        scratch: &mut AttentionScratch,
+        parallel: Parallel,
+    ) {
+        if tokens == 0 {
+            return;
+        }
+        let format = self.kernel.format;
+        let qkv = match rows.format() == format && format.whole_lines(self.head_width) {
+            true => Qkv::Words(rows.words(), rows.row_stride()),
+            false => Qkv::Numbers(rows.values(tokens, 3 * self.heads * self.head_width)),
+        };
         scratch.heads.resize_with(self.heads, Head::default);
         scratch.threads.resize_with(
             parallel.threads().max(scratch.threads.len()),
             Thread::default,
         );
-
         let mut keys = [false; 3];
-        for output in outputs.iter() {
-            assert!(
-                output.to.len() <= tokens * width && output.to.len().is_multiple_of(width),
-                "an output of {} numbers for {tokens} tokens of {width}",
-                output.to.len()
-            );
-            keys[output.kind.parts().1] |= !output.to.is_empty();
+        for (kind, _, count) in outputs {
+            keys[kind.parts().1] |= *count > 0;
         }
         let heads = Shared::new(&mut scratch.heads);
         parallel.for_each(self.heads, |head| {
             // SAFETY: each head is one task's.
             let packed = unsafe { &mut heads.part(head, 1)[0] };
-            self.pack(qkv, tokens, head, keys, packed);
+            self.pack(&qkv, tokens, head, keys, packed);
         });
 
         // The first multiple of the tile's rows that fits, so that no tile is narrow.
         let queries = TILE_ROWS / self.kernel.rows * self.kernel.rows;
         let threads = Shared::new(&mut scratch.threads);
         let heads = &scratch.heads;
-        for output in outputs {
-            let kind = output.kind;
-            let wanted = output.to.len() / width;
+        for &(kind, target, wanted) in outputs {
+            let target = SharedTarget(target);
             let blocks = wanted.div_ceil(queries);
-            let to = Shared::new(output.to);
             parallel.for_each(self.heads * blocks, |task| {
                 let (head, first) = (task / blocks, task % blocks * queries);
-                let count = queries.min(wanted - first);
+                let block = Block {
+                    qkv: &qkv,
+                    tokens,
+                    head,
+                    queries: first..(first + queries).min(wanted),
+                    kind,
+                    to: target.from(first, head * self.head_width),
+                };
                 // SAFETY: a thread does one task at a time.
                 let thread = unsafe { &mut threads.part(parallel.thread(), 1)[0] };
-                let to = to.at(first * width + head * self.head_width);
                 // SAFETY: the blocks of queries and the heads tile the output.
-                unsafe {
-                    self.block(
-                        qkv,
-                        head,
-                        first..first + count,
-                        kind,
-                        &heads[head],
-                        thread,
-                        to,
-                    )
-                }
+                unsafe { self.block(&block, &heads[head], thread) }
             });
         }
     }
 
     /// Packs one head's values, and as keys those parts that `keys` names.
-    fn pack(&self, qkv: &[f32], tokens: usize, head: usize, keys: [bool; 3], to: &mut Head) {
+    fn pack(&self, qkv: &Qkv, tokens: usize, head: usize, keys: [bool; 3], to: &mut Head) {
         let format = self.kernel.format;
-        let part_of = |token: usize, part: usize| self.slice(qkv, token, part, head);
         for (part, factor) in to.factors.iter_mut().enumerate() {
-            *factor = match format {
-                Format::F16 => {
-                    let rows = &qkv[(part * self.heads + head) * self.head_width..];
-                    let stride = 3 * self.heads * self.head_width;
+            *factor = match (format, qkv) {
+                (Format::F16, Qkv::Numbers(values)) => {
+                    let rows = &values.numbers[self.start(part, head)..];
+                    let rows = &rows[..(tokens - 1) * values.stride + self.head_width];
                     // SAFETY: a kernel is only made where its instruction set is there.
-                    format.factor(unsafe { (self.kernel.largest)(rows, self.head_width, stride) })
+                    let largest =
+                        unsafe { (self.kernel.largest)(rows, self.head_width, values.stride) };
+                    format.factor(largest)
                 }
                 _ => 1.0,
             };
         }
-        let stride = Rows::stride(self.head_width, format);
         let depth = format.words(self.head_width);
-        let rows = &mut to.rows;
-        rows.reserve(PANEL * stride);
-        let convert = |rows: &mut Buffer, i: usize, token: usize, part: usize, factor: f32| {
-            let job = Conversion {
-                input: part_of(token, part),
-                norm: None,
-                factor: Some(factor),
-                lowest: None,
-            };
-            let row = &mut rows.words_mut()[i * stride..(i + 1) * stride];
-            // SAFETY: a kernel is only made where its instruction set is there.
-            unsafe { (self.kernel.convert)(&job, row) };
-        };
-
         for (part, packed) in to.keys.iter_mut().enumerate() {
             if !keys[part] {
                 continue;
             }
             packed.resize(tokens, depth);
             for panel in 0..packed.count() {
-                let count = PANEL.min(tokens - panel * PANEL);
-                for i in 0..count {
-                    convert(rows, i, panel * PANEL + i, part, to.factors[part]);
-                }
-                // What earlier rows have left behind ends in columns that nobody reads.
+                let first = panel * PANEL;
+                let count = PANEL.min(tokens - first);
+                let converted = self.slices(
+                    qkv,
+                    first..first + count,
+                    part,
+                    head,
+                    to.factors,
+                    &mut to.rows,
+                );
+                // What follows the last row ends in columns that nobody reads.
                 // SAFETY: a kernel is only made where its instruction set is there.
-                unsafe { (self.kernel.transpose)(rows.words(), stride, packed.panel_mut(panel)) };
+                unsafe {
+                    (self.kernel.transpose)(
+                        converted.words,
+                        converted.stride,
+                        packed.panel_mut(panel),
+                    )
+                };
             }
         }
 
         to.values.resize(self.head_width, format.words(tokens));
         let per_word = format.per_word();
-        for word in 0..format.words(tokens) {
-            let count = per_word.min(tokens - word * per_word);
-            rows.words_mut()[stride..2 * stride].fill(0);
-            for i in 0..count {
-                convert(rows, i, word * per_word + i, 2, to.factors[2]);
-            }
-            let rows = rows.words();
-            for panel in 0..to.values.count() {
-                let first = panel * PANEL;
-                let count = PANEL.min(self.head_width - first);
-                let line = &mut to.values.panel_mut(panel)[word * PANEL..][..count];
-                if per_word == 1 {
-                    line.copy_from_slice(&rows[first..first + count]);
-                    continue;
-                }
-                let (low, high) = (halves(&rows[..stride]), halves(&rows[stride..]));
-                let pairs = low[first..].iter().zip(&high[first..]);
-                for (to, (&low, &high)) in line.iter_mut().zip(pairs) {
-                    *to = u32::from(low) | u32::from(high) << 16;
+        for first in (0..tokens).step_by(PANEL) {
+            let count = PANEL.min(tokens - first);
+            let converted =
+                self.slices(qkv, first..first + count, 2, head, to.factors, &mut to.rows);
+            let row = |i: usize| &converted.words[i * converted.stride..][..depth];
+            for i in (0..count).step_by(per_word) {
+                let word = (first + i) / per_word;
+                for panel in 0..to.values.count() {
+                    let at = panel * PANEL;
+                    let width = PANEL.min(self.head_width - at);
+                    let line = &mut to.values.panel_mut(panel)[word * PANEL..][..width];
+                    if per_word == 1 {
+                        line.copy_from_slice(&row(i)[at..at + width]);
+                        continue;
+                    }
+                    let low = halves(row(i))[at..].iter();
+                    match i + 1 < count {
+                        true => {
+                            let pairs = low.zip(&halves(row(i + 1))[at..]);
+                            for (to, (&low, &high)) in line.iter_mut().zip(pairs) {
+                                *to = u32::from(low) | u32::from(high) << 16;
+                            }
+                        }
+                        false => {
+                            for (to, &low) in line.iter_mut().zip(low) {
+                                *to = u32::from(low);
+                            }
+                        }
+                    }
                 }
             }
         }
@@ -219,44 +279,28 @@ impl Attention {
     /// The attention of some queries of one head.
     ///
     /// # Safety
-    /// `to` must be valid for the queries' rows of the whole output.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn block(
-        &self,
-        qkv: &[f32],
-        head: usize,
-        queries: std::ops::Range<usize>,
-        kind: AttentionKind,
-        packed: &Head,
-        thread: &mut Thread,
-        to: *mut f32,
-    ) {
+    /// The block's target must be valid for the rows of its queries.
+    unsafe fn block(&self, block: &Block, packed: &Head, thread: &mut Thread) {
         let kernel = self.kernel;
-        let width = self.heads * self.head_width;
-        let tokens = qkv.len() / (3 * width);
-        let (query, key) = kind.parts();
+        let Block { tokens, head, .. } = *block;
+        let (query, key) = block.kind.parts();
         let (keys, values) = (&packed.keys[key], &packed.values);
-        let count = queries.len();
-
-        let stride = Rows::stride(self.head_width, kernel.format);
-        thread.queries.reserve(TILE_ROWS * stride);
-        let rows = thread.queries.words_mut().chunks_exact_mut(stride);
-        for (token, row) in queries.zip(rows) {
-            let job = Conversion {
-                input: self.slice(qkv, token, query, head),
-                norm: None,
-                factor: Some(packed.factors[query]),
-                lowest: None,
-            };
-            // SAFETY: a kernel is only made where its instruction set is there.
-            unsafe { (kernel.convert)(&job, row) };
-        }
+        let count = block.queries.len();
+        let queries = block.queries.clone();
+        let queries = self.slices(
+            block.qkv,
+            queries,
+            query,
+            head,
+            packed.factors,
+            &mut thread.queries,
+        );
 
         let score_stride = keys.count() * PANEL;
         thread.scores.reserve(TILE_ROWS * score_stride);
         let job = Product {
-            rows: thread.queries.words().as_ptr(),
-            stride,
+            rows: queries.words.as_ptr(),
+            stride: queries.stride,
             row_count: count,
             panels: keys.panel(0),
             panel_count: keys.count(),
@@ -299,8 +343,7 @@ impl Attention {
                 column_factors: None,
                 bias: None,
                 last: Epilogue::Store,
-                to,
-                stride: width,
+                to: block.to,
                 columns: self.head_width,
             }),
         };
@@ -308,16 +351,79 @@ impl Attention {
         unsafe { (kernel.product)(&job) }
     }
 
-    /// A head's query, key or value of one token.
-    fn slice<'a>(&self, qkv: &'a [f32], token: usize, part: usize, head: usize) -> &'a [f32] {
-        let start = ((token * 3 + part) * self.heads + head) * self.head_width;
-        &qkv[start..start + self.head_width]
+    /// A head's queries, keys or values (`part`) of at most [`PANEL`] tokens, in the words of the
+    /// kernel: those of the rows, or converted into `buffer`. Rows of a whole panel can be read.
+    fn slices<'a>(
+        &self,
+        qkv: &Qkv<'a>,
+        tokens: Range<usize>,
+        part: usize,
+        head: usize,
+        factors: [f32; 3],
+        buffer: &'a mut Buffer,
+    ) -> Slices<'a> {
+        let start = self.start(part, head);
+        let format = self.kernel.format;
+        match *qkv {
+            Qkv::Words(words, stride) => Slices {
+                words: &words[tokens.start * stride + start / format.per_word()..],
+                stride,
+            },
+            Qkv::Numbers(values) => {
+                let stride = Rows::stride(self.head_width, format);
+                buffer.reserve(PANEL * stride);
+                let rows = buffer.words_mut().chunks_exact_mut(stride);
+                for (token, row) in tokens.zip(rows) {
+                    let job = Conversion {
+                        input: &values.numbers[token * values.stride + start..][..self.head_width],
+                        norm: None,
+                        factor: Some(factors[part]),
+                        lowest: None,
+                    };
+                    // SAFETY: a kernel is only made where its instruction set is there.
+                    unsafe { (self.kernel.convert)(&job, row) };
+                }
+                Slices {
+                    words: buffer.words(),
+                    stride,
+                }
+            }
+        }
     }
+
+    /// Where a part of a head begins in a row.
+    fn start(&self, part: usize, head: usize) -> usize {
+        (part * self.heads + head) * self.head_width
+    }
+}
+
+/// Rows of queries, keys and values: in the words of the kernel and how many there are from row to
+/// row, or numbers that are yet to be converted.
+enum Qkv<'a> {
+    Words(&'a [u32], usize),
+    Numbers(Values<'a>),
+}
+
+/// Rows of words, `stride` apart.
+struct Slices<'a> {
+    words: &'a [u32],
+    stride: usize,
+}
+
+/// Queries of one head, what they are compared with, and where the result goes.
+struct Block<'a> {
+    qkv: &'a Qkv<'a>,
+    tokens: usize,
+    head: usize,
+    queries: Range<usize>,
+    kind: AttentionKind,
+    to: Target,
 }
 
 /// Memory that attention works in; it keeps its size from call to call.
 #[derive(Default)]
 pub struct AttentionScratch {
+    rows: Rows,
     heads: Vec<Head>,
     threads: Vec<Thread>,
 }

@@ -46,6 +46,12 @@ impl Buffer {
     }
 
     /// All words as float32.
+    pub(crate) fn floats(&self) -> &[f32] {
+        // SAFETY: every word is a valid f32, and both types have one size and alignment.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len()) }
+    }
+
+    /// All words as float32, to be changed.
     pub(crate) fn floats_mut(&mut self) -> &mut [f32] {
         let len = self.len();
         // SAFETY: every word is a valid f32, and both types have one size and alignment.

@@ -1,12 +1,15 @@
 //! How numbers are held in the 32-bit words of an operand, and the scalar conversions, which the
 //! vector ones are tested against.
 
+use crate::buffer::Buffer;
+
 /// The numbers in one word of a product's operands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 // Only x86 has kernels for the narrow ones.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) enum Format {
     /// One float32.
+    #[default]
     F32,
     /// Two bfloat16.
     Bf16,
@@ -69,6 +72,15 @@ impl Format {
         })
     }
 
+    /// What a layer may write for one that computes in this format: the format itself, or float32
+    /// where a row must be complete before it can be converted.
+    pub(crate) fn between_layers(self) -> Self {
+        match self {
+            Self::F32 | Self::Bf16 => self,
+            Self::F16 | Self::Int8 => Self::F32,
+        }
+    }
+
     /// Numbers in a word.
     pub(crate) fn per_word(self) -> usize {
         match self {
@@ -81,6 +93,11 @@ impl Format {
     /// Words for `count` numbers.
     pub(crate) fn words(self, count: usize) -> usize {
         count.div_ceil(self.per_word())
+    }
+
+    /// Whether `count` numbers fill cache lines, so that no words follow that would have to be zero.
+    pub(crate) fn whole_lines(self, count: usize) -> bool {
+        count.is_multiple_of(Buffer::LINE * self.per_word())
     }
 
     /// The factor for numbers up to `largest` in magnitude before they are converted.

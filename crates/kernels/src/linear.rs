@@ -9,9 +9,9 @@ use crate::error::ShapeError;
 use crate::format::{Format, INT8_OFFSET};
 use crate::kernel::Kernel;
 use crate::packed::Packed;
-use crate::parallel::{Parallel, Shared};
-use crate::product::{Epilogue, Layer, PANEL, Product, Sink};
-use crate::rows::{LayerNorm, Rows};
+use crate::parallel::Parallel;
+use crate::product::{Epilogue, Layer, PANEL, Product, SharedTarget, Sink, Target};
+use crate::rows::{LayerNorm, Rows, Values};
 use crate::saved::{Reader, SavedError, Writer};
 
 /// Words of activations that one task works on: half a second-level cache of 2 MiB, so that a
@@ -201,20 +201,98 @@ impl PackedLinear {
         scratch: &mut LinearScratch,
         parallel: Parallel,
     ) {
-        let count = input.len() / self.inputs;
-        assert_eq!(count * self.inputs, input.len(), "input of broken rows");
+        let values = self.values(input);
+        let target = self.target(output, values.count, epilogue);
+        let rows = &mut scratch.rows;
+        rows.fill(self.kernel, values, norm, self.lowest, parallel);
+        self.multiply(rows, values.count, target, epilogue, parallel);
+    }
+
+    /// [`forward`](Self::forward) for something that computes in `next`.
+    pub(crate) fn forward_to(
+        &self,
+        (output, next): (&mut Rows, Format),
+        input: &[f32],
+        norm: Option<&LayerNorm>,
+        epilogue: Epilogue,
+        scratch: &mut LinearScratch,
+        parallel: Parallel,
+    ) {
+        let values = self.values(input);
+        let width = epilogue.columns(self.outputs);
+        let format = match next.between_layers() {
+            format if Target::takes(format, epilogue, width) => format,
+            _ => Format::F32,
+        };
+        let target = output.target(values.count, width, format);
+        let rows = &mut scratch.rows;
+        rows.fill(self.kernel, values, norm, self.lowest, parallel);
+        self.multiply(rows, values.count, target, epilogue, parallel);
+    }
+
+    /// [`forward`](Self::forward) from what [`forward_to`](Self::forward_to) and
+    /// attention have written.
+    pub(crate) fn forward_from(
+        &self,
+        input: &Rows,
+        output: &mut [f32],
+        epilogue: Epilogue,
+        scratch: &mut LinearScratch,
+        parallel: Parallel,
+    ) {
+        let count = output.len() / epilogue.columns(self.outputs);
+        let target = self.target(output, count, epilogue);
+        let whole = self.kernel.format.whole_lines(self.inputs);
+        let rows = match input.format() == self.kernel.format && whole {
+            true => input,
+            false => {
+                let values = input.values(count, self.inputs);
+                let rows = &mut scratch.rows;
+                rows.fill(self.kernel, values, None, self.lowest, parallel);
+                rows
+            }
+        };
+        self.multiply(rows, count, target, epilogue, parallel);
+    }
+
+    /// The format of the numbers that it computes with.
+    pub(crate) fn format(&self) -> Format {
+        self.kernel.format
+    }
+
+    fn values<'a>(&self, input: &'a [f32]) -> Values<'a> {
+        let values = Values::new(input, self.inputs);
+        let length = values.count * self.inputs;
+        assert_eq!(length, input.len(), "input of broken rows");
+        values
+    }
+
+    fn target(&self, output: &mut [f32], count: usize, epilogue: Epilogue) -> Target {
         let width = epilogue.columns(self.outputs);
         assert_eq!(count * width, output.len(), "output of other rows");
+        Target {
+            start: output.as_mut_ptr().cast(),
+            stride: width,
+            format: Format::F32,
+        }
+    }
+
+    /// The layer of the first `count` of `rows`.
+    fn multiply(
+        &self,
+        rows: &Rows,
+        count: usize,
+        target: Target,
+        epilogue: Epilogue,
+        parallel: Parallel,
+    ) {
         assert!(
             epilogue != Epilogue::SwiGlu || self.outputs.is_multiple_of(PANEL),
             "gates and values fill whole panels"
         );
-        let rows = &mut scratch.rows;
-        rows.fill(self.kernel, input, self.inputs, norm, self.lowest, parallel);
-        let rows = &*rows;
-        let output = Shared::new(output);
         let (block, columns) = self.split(count, parallel);
         let panel_count = self.panels.count();
+        let target = SharedTarget(target);
         parallel.for_each(count.div_ceil(block) * columns, |task| {
             let first = task / columns * block;
             let row_count = block.min(count - first);
@@ -237,13 +315,12 @@ impl PackedLinear {
                     column_factors: self.factors.as_ref().map(|factors| &factors[column..]),
                     bias: Some(&self.bias[column..]),
                     last: epilogue,
-                    to: output.at(first * width + epilogue.columns(column)),
-                    stride: width,
+                    to: target.from(first, epilogue.columns(column)),
                     columns: self.outputs - column,
                 }),
             };
             // SAFETY: a kernel is only made where its instruction set is there; the tasks'
-            // rows and panels tile the output without overlap.
+            // rows and panels tile the target without overlap.
             unsafe { (self.kernel.product)(&job) }
         });
     }

@@ -76,11 +76,4 @@ impl<'a, T> Shared<'a, T> {
         // SAFETY: it lies within the slice; the caller keeps parts apart.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), count) }
     }
-
-    /// The address of value `at`, which lies within the slice.
-    pub(crate) fn at(&self, at: usize) -> *mut T {
-        assert!(at <= self.len, "an address beyond the end");
-        // SAFETY: it lies within the slice.
-        unsafe { self.start.add(at) }
-    }
 }

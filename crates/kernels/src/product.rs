@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use crate::format::Format;
 use crate::simd::{Dot, Lanes, Simd};
 
 /// Columns in a panel.
@@ -40,6 +41,25 @@ pub(crate) enum Sink<'a> {
     Layer(Layer<'a>),
 }
 
+/// A target that tasks write parts of which do not overlap.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedTarget(pub(crate) Target);
+
+// SAFETY: to write is unsafe, and whoever does it keeps tasks apart.
+unsafe impl Send for SharedTarget {}
+// SAFETY: as above.
+unsafe impl Sync for SharedTarget {}
+
+impl SharedTarget {
+    /// The part that starts with a number.
+    pub(crate) fn from(&self, row: usize, column: usize) -> Target {
+        Target {
+            start: self.0.at(row, column),
+            ..self.0
+        }
+    }
+}
+
 /// What is done to a sum: `sum * row factor * column factor + bias`, then the last step.
 pub(crate) struct Layer<'a> {
     pub(crate) row_factors: &'a [f32],
@@ -48,10 +68,38 @@ pub(crate) struct Layer<'a> {
     /// Whole panels.
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) last: Epilogue,
-    pub(crate) to: *mut f32,
-    pub(crate) stride: usize,
+    pub(crate) to: Target,
     /// Columns to write, at most those of all panels.
     pub(crate) columns: usize,
+}
+
+/// Rows of numbers to write, in float32 or, whole vectors at a time, in bfloat16.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target {
+    pub(crate) start: *mut u32,
+    /// Words from row to row.
+    pub(crate) stride: usize,
+    pub(crate) format: Format,
+}
+
+impl Target {
+    /// Whether a layer can write its `columns` columns in `format`.
+    pub(crate) fn takes(format: Format, last: Epilogue, columns: usize) -> bool {
+        match format {
+            Format::F32 => true,
+            // Whole cache lines, so that nothing but zeros can follow in a row.
+            Format::Bf16 => {
+                columns.is_multiple_of(PANEL) && !matches!(last, Epilogue::Add | Epilogue::SwiGlu)
+            }
+            Format::F16 | Format::Int8 => false,
+        }
+    }
+
+    /// The place of a number.
+    pub(crate) fn at(self, row: usize, column: usize) -> *mut u32 {
+        let word = row * self.stride + column / self.format.per_word();
+        self.start.wrapping_add(word)
+    }
 }
 
 /// The last step of a layer, on `x = W a + b`.
@@ -259,19 +307,23 @@ impl Layer<'_> {
                         let from = tile.0.as_ptr().add(row * PANEL + at);
                         let gate = gates.end(S::load(from), factor);
                         let value = values.end(S::load(from.add(HALF)), factor);
-                        let to = self.to.add((first + row) * self.stride + column / 2 + at);
+                        let to = self.to.at(first + row, column / 2 + at).cast();
                         S::store(to, S::mul(swish::<S>(gate, 1.0), value));
                     }
                 }
                 return;
             }
-            match self.last {
-                Epilogue::Store | Epilogue::SwiGlu => {
-                    self.end::<S, Store>(tile, first, part, column)
+            let narrow = self.to.format == Format::Bf16;
+            match (self.last, narrow) {
+                (Epilogue::Gelu, false) => self.end::<S, Gelu>(tile, first, part, column),
+                (Epilogue::Gelu, true) => self.end_narrow::<S, Gelu>(tile, first, part, column),
+                (Epilogue::QuickGelu, false) => self.end::<S, QuickGelu>(tile, first, part, column),
+                (Epilogue::QuickGelu, true) => {
+                    self.end_narrow::<S, QuickGelu>(tile, first, part, column)
                 }
-                Epilogue::Gelu => self.end::<S, Gelu>(tile, first, part, column),
-                Epilogue::QuickGelu => self.end::<S, QuickGelu>(tile, first, part, column),
-                Epilogue::Add => self.end::<S, Add>(tile, first, part, column),
+                (Epilogue::Add, _) => self.end::<S, Add>(tile, first, part, column),
+                (_, false) => self.end::<S, Store>(tile, first, part, column),
+                (_, true) => self.end_narrow::<S, Store>(tile, first, part, column),
             }
         }
     }
@@ -297,7 +349,7 @@ impl Layer<'_> {
                 for row in part.clone() {
                     let sum = S::load(tile.0.as_ptr().add(row * PANEL + at));
                     let x = columns.end(sum, self.row_factor::<S>(first + row));
-                    let to = self.to.add((first + row) * self.stride + column);
+                    let to = self.to.at(first + row, column).cast();
                     let x = L::of::<S>(x);
                     match (L::ADDS, width == S::LANES) {
                         (false, true) => S::store(to, x),
@@ -307,6 +359,29 @@ impl Layer<'_> {
                             S::store_part(to, S::add(x, S::load_part(to, width)), width)
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// The same to bfloat16; columns are whole vectors.
+    #[inline(always)]
+    unsafe fn end_narrow<S: Simd, L: Last>(
+        &self,
+        tile: &Tile,
+        first: usize,
+        part: Range<usize>,
+        column: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            for at in (0..PANEL.min(self.columns.saturating_sub(column))).step_by(S::LANES) {
+                let columns = self.columns_at::<S>(column + at);
+                for row in part.clone() {
+                    let sum = S::load(tile.0.as_ptr().add(row * PANEL + at));
+                    let x = columns.end(sum, self.row_factor::<S>(first + row));
+                    let to = self.to.at(first + row, column + at);
+                    S::narrow(L::of::<S>(x), Format::Bf16, to.cast());
                 }
             }
         }

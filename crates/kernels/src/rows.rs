@@ -8,7 +8,7 @@ use crate::format::{Format, INT8_LARGEST, INT8_OFFSET};
 use crate::kernel::Kernel;
 use crate::linear::LinearScratch;
 use crate::parallel::{Parallel, Shared};
-use crate::product::TILE_ROWS;
+use crate::product::{TILE_ROWS, Target};
 use crate::saved::{Reader, SavedError, Writer};
 use crate::simd::{Dot, Simd};
 
@@ -59,6 +59,7 @@ pub(crate) struct Rows {
     /// What a row's sums are multiplied by.
     factors: Vec<f32>,
     stride: usize,
+    format: Format,
 }
 
 impl Rows {
@@ -74,23 +75,47 @@ impl Rows {
             }
     }
 
-    /// Converts `values`, rows of `width` numbers, after the layer norm if there is one; of
-    /// `lowest` see [`Conversion`].
-    pub(crate) fn fill(
-        &mut self,
-        kernel: &Kernel,
-        values: &[f32],
-        width: usize,
-        norm: Option<&LayerNorm>,
-        lowest: Option<f32>,
-        parallel: Parallel,
-    ) {
-        let count = values.len() / width;
-        self.stride = Self::stride(width, kernel.format);
+    /// Makes room for `count` rows of `width` numbers without factors, and tells where it is.
+    pub(crate) fn target(&mut self, count: usize, width: usize, format: Format) -> Target {
+        self.reserve(count, width, format);
+        self.factors.fill(1.0);
+        Target {
+            start: self.words.words_mut().as_mut_ptr(),
+            stride: self.stride,
+            format,
+        }
+    }
+
+    /// Takes `values` as they are.
+    pub(crate) fn copy(&mut self, values: Values) {
+        let Values { count, width, .. } = values;
+        self.reserve(count, width, Format::F32);
+        let rows = self.words.floats_mut().chunks_exact_mut(self.stride);
+        for (row, values) in rows.zip(values.numbers.chunks(values.stride)).take(count) {
+            row[..width].copy_from_slice(&values[..width]);
+        }
+    }
+
+    fn reserve(&mut self, count: usize, width: usize, format: Format) {
+        self.format = format;
+        self.stride = Self::stride(width, format);
         self.words.reserve((count + TILE_ROWS) * self.stride);
         if self.factors.len() < count {
             self.factors.resize(count, 1.0);
         }
+    }
+
+    /// Converts `values` after the layer norm if there is one; of `lowest` see [`Conversion`].
+    pub(crate) fn fill(
+        &mut self,
+        kernel: &Kernel,
+        values: Values,
+        norm: Option<&LayerNorm>,
+        lowest: Option<f32>,
+        parallel: Parallel,
+    ) {
+        let Values { count, width, .. } = values;
+        self.reserve(count, width, kernel.format);
         let stride = self.stride;
         let words = Shared::new(self.words.words_mut());
         let factors = Shared::new(&mut self.factors[..count]);
@@ -103,7 +128,7 @@ impl Rows {
                         &mut factors.part(row, 1)[0],
                     )
                 };
-                let input = &values[row * width..(row + 1) * width];
+                let input = &values.numbers[row * values.stride..][..width];
                 let job = Conversion {
                     input,
                     norm,
@@ -116,6 +141,26 @@ impl Rows {
         });
     }
 
+    /// The first `count` rows of `width` numbers, which are float32.
+    pub(crate) fn values(&self, count: usize, width: usize) -> Values<'_> {
+        assert_eq!(self.format, Format::F32, "rows that are converted already");
+        Values {
+            numbers: self.words.floats(),
+            count,
+            width,
+            stride: self.stride,
+        }
+    }
+
+    /// All words, those of [`TILE_ROWS`] more rows with them.
+    pub(crate) fn words(&self) -> &[u32] {
+        self.words.words()
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        self.format
+    }
+
     pub(crate) fn row(&self, row: usize) -> *const u32 {
         self.words.words()[row * self.stride..].as_ptr()
     }
@@ -126,6 +171,27 @@ impl Rows {
 
     pub(crate) fn factors(&self) -> &[f32] {
         &self.factors
+    }
+}
+
+/// Rows of numbers, `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Values<'a> {
+    pub(crate) numbers: &'a [f32],
+    pub(crate) count: usize,
+    pub(crate) width: usize,
+    pub(crate) stride: usize,
+}
+
+impl<'a> Values<'a> {
+    /// Rows without gaps.
+    pub(crate) fn new(numbers: &'a [f32], width: usize) -> Self {
+        Self {
+            numbers,
+            count: numbers.len() / width,
+            width,
+            stride: width,
+        }
     }
 }
 
@@ -159,14 +225,14 @@ pub(crate) unsafe fn convert<D: Dot>(job: &Conversion, words: &mut [u32]) -> f32
         let values = match job.norm {
             Some(norm) => {
                 let (mean, inverse) = moments::<D::Simd>(job.input, norm.epsilon);
-                Values::<D::Simd> {
+                Row::<D::Simd> {
                     input: job.input,
                     norm: Some(norm),
                     mean: D::Simd::splat(mean),
                     inverse: D::Simd::splat(inverse),
                 }
             }
-            None => Values {
+            None => Row {
                 input: job.input,
                 norm: None,
                 mean: D::Simd::splat(0.0),
@@ -208,14 +274,14 @@ pub(crate) unsafe fn convert<D: Dot>(job: &Conversion, words: &mut [u32]) -> f32
 
 /// A row's numbers after its layer norm. (Functions rather than closures: a closure would not be
 /// compiled for the instruction set.)
-struct Values<'a, S: Simd> {
+struct Row<'a, S: Simd> {
     input: &'a [f32],
     norm: Option<&'a LayerNorm>,
     mean: S::Vector,
     inverse: S::Vector,
 }
 
-impl<S: Simd> Values<'_, S> {
+impl<S: Simd> Row<'_, S> {
     /// The vector at `at`; what lies beyond the row's end is of no use, but finite.
     #[inline(always)]
     unsafe fn at(&self, at: usize) -> S::Vector {
@@ -295,7 +361,13 @@ pub fn layer_norm(
     let kernel = engine.kernel(crate::Precision::F32);
     let width = norm.width();
     let rows = &mut scratch.rows;
-    rows.fill(kernel, input, width, Some(norm), None, parallel);
+    rows.fill(
+        kernel,
+        Values::new(input, width),
+        Some(norm),
+        None,
+        parallel,
+    );
     let words = rows.words.words().chunks_exact(rows.stride);
     for (output, words) in output.chunks_exact_mut(width).zip(words) {
         for (output, word) in output.iter_mut().zip(words) {

@@ -2,11 +2,11 @@
 
 use super::weights::Block;
 use super::{Vit, VitEmbedding, VitRequest, VitStage};
-use crate::attention::{AttentionKind, AttentionOutput, AttentionScratch};
+use crate::attention::{AttentionKind, AttentionScratch};
 use crate::linear::LinearScratch;
 use crate::parallel::Parallel;
 use crate::product::Epilogue;
-use crate::rows::{LayerNorm, layer_norm};
+use crate::rows::{LayerNorm, Rows, layer_norm};
 
 /// What is the same for all images of a batch.
 pub(super) struct Plan<'a> {
@@ -30,10 +30,11 @@ pub(super) struct Workspace {
     /// The network's own stream.
     tokens: Vec<f32>,
     local: Vec<f32>,
-    qkv: Vec<f32>,
-    attended: Vec<f32>,
-    attended_local: Vec<f32>,
-    hidden: Vec<f32>,
+    normed: Vec<f32>,
+    qkv: Rows,
+    attended: Rows,
+    attended_local: Rows,
+    hidden: Rows,
 }
 
 impl Workspace {
@@ -67,7 +68,7 @@ impl Workspace {
         );
         if let Some(norm) = &vit.norm {
             self.normed(vit, norm, parallel);
-            self.tokens.copy_from_slice(&self.qkv);
+            self.tokens.copy_from_slice(&self.normed);
         }
     }
 
@@ -79,9 +80,9 @@ impl Workspace {
     /// The tokens after a layer norm.
     pub(super) fn normed(&mut self, vit: &Vit, norm: &LayerNorm, parallel: Parallel) -> &[f32] {
         let (tokens, linear) = (&self.tokens, &mut self.linear);
-        self.qkv.resize(tokens.len(), 0.0);
-        layer_norm(vit.engine, norm, tokens, &mut self.qkv, linear, parallel);
-        &self.qkv
+        self.normed.resize(tokens.len(), 0.0);
+        layer_norm(vit.engine, norm, tokens, &mut self.normed, linear, parallel);
+        &self.normed
     }
 
     /// Runs the blocks that anything wanted depends on. `place` tells where the class token and
@@ -155,11 +156,7 @@ impl Workspace {
         local: Option<AttentionKind>,
         parallel: Parallel,
     ) {
-        let count = self.tokens.len();
-        let used = rows * vit.width;
-        self.qkv.resize(3 * count, 0.0);
-        self.attended.resize(count, 0.0);
-        self.attended_local.resize(count, 0.0);
+        let (width, all) = (vit.width, self.tokens(vit));
         let Self {
             linear,
             attention,
@@ -169,35 +166,41 @@ impl Workspace {
             attended_local,
             ..
         } = self;
-        let norm = Some(&block.norm1);
+        let (norm, to) = (
+            Some(&block.norm1),
+            (&mut *qkv, vit.attention.input_format()),
+        );
+        let store = Epilogue::Store;
         block
             .qkv
-            .forward(tokens, norm, qkv, Epilogue::Store, linear, parallel);
-        let attended = &mut attended[..used];
-        let own = AttentionOutput {
-            kind: AttentionKind::Qk,
-            to: attended,
+            .forward_to(to, tokens, norm, store, linear, parallel);
+        let format = vit.attention.output_format(block.output.format());
+        let mut outputs = vec![(
+            AttentionKind::Qk,
+            attended.target(rows, width, format),
+            rows,
+        )];
+        if let Some(kind) = local {
+            outputs.push((kind, attended_local.target(all, width, format), all));
+        }
+        // SAFETY: the targets have been made for so many rows.
+        unsafe {
+            vit.attention
+                .attend(qkv, all, &outputs, attention, parallel)
         };
-        match local {
-            Some(kind) => {
-                let to = &mut attended_local[..];
-                let second = AttentionOutput { kind, to };
-                vit.attention
-                    .forward(qkv, &mut [own, second], attention, parallel);
-                let to = &mut self.local;
-                block
-                    .output
-                    .forward(attended_local, None, to, Epilogue::Add, linear, parallel);
-            }
-            None => vit.attention.forward(qkv, &mut [own], attention, parallel),
+        let add = Epilogue::Add;
+        if local.is_some() {
+            let to = &mut self.local;
+            block
+                .output
+                .forward_from(attended_local, to, add, linear, parallel);
         }
-        if rows == 0 {
-            return;
+        if rows > 0 {
+            let to = &mut tokens[..rows * width];
+            block
+                .output
+                .forward_from(attended, to, add, linear, parallel);
         }
-        let tokens = &mut tokens[..used];
-        block
-            .output
-            .forward(attended, None, tokens, Epilogue::Add, linear, parallel);
     }
 
     /// The second half of a block, for the first `rows` tokens of the own stream.
@@ -210,19 +213,15 @@ impl Workspace {
     ) {
         let linear = &mut self.linear;
         let tokens = &mut self.tokens[..rows * vit.width];
-        self.hidden.resize(rows * block.down.inputs(), 0.0);
-        let (hidden, norm) = (&mut self.hidden, Some(&block.norm2));
-        block.up.forward(
-            tokens,
-            norm,
-            hidden,
-            vit.config.activation,
-            linear,
-            parallel,
-        );
+        let (norm, to) = (Some(&block.norm2), (&mut self.hidden, block.down.format()));
+        let activation = vit.config.activation;
+        block
+            .up
+            .forward_to(to, tokens, norm, activation, linear, parallel);
+        let (hidden, add) = (&self.hidden, Epilogue::Add);
         block
             .down
-            .forward(hidden, None, tokens, Epilogue::Add, linear, parallel);
+            .forward_from(hidden, tokens, add, linear, parallel);
     }
 }
 
