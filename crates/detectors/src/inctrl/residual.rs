@@ -134,27 +134,59 @@ pub(super) fn own(patches: &[Tensor]) -> Result<f32, DetectorError> {
     Ok(map.top_mean(OWN_TOP_FRACTION))
 }
 
-/// The mean residual of the quarters of each of `images` (its patches after each block) beside the
-/// nearest of those of the others; 0 for a single image.
-pub(super) fn between_quarters(images: &[Vec<Tensor>]) -> Result<f32, DetectorError> {
-    let quarters = images.iter().map(|patches| quarters(patches));
-    let quarters = quarters.collect::<Result<Vec<_>, _>>()?;
-    let (mut sum, mut count) = (0.0, 0.0_f32);
-    for (i, image) in quarters.iter().enumerate() {
-        for (block, own) in image.iter().enumerate() {
-            let others = quarters.iter().enumerate().filter(|(j, _)| *j != i);
-            let others: Vec<&Vec<f32>> = others.flat_map(|(_, other)| &other[block]).collect();
-            if others.is_empty() {
-                continue;
-            }
-            for quarter in own {
-                let cosines = others.iter().map(|other| dot(quarter, other));
-                sum += residual(cosines.fold(-1.0, f32::max));
-                count += 1.0;
+/// How much the quarters of images differ; mean residuals.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Quarters {
+    /// Between a quarter and the nearest of those of the other images; 0 for a single image.
+    pub(super) between: f32,
+    /// Between two quarters of one image.
+    pub(super) within: f32,
+}
+
+impl Quarters {
+    /// Of `images`, the patches of each after each block.
+    pub(super) fn of(images: &[Vec<Tensor>]) -> Result<Self, DetectorError> {
+        let quarters = images.iter().map(|patches| quarters(patches));
+        let quarters = quarters.collect::<Result<Vec<_>, _>>()?;
+        let (mut between, mut within) = (Mean::default(), Mean::default());
+        for (i, image) in quarters.iter().enumerate() {
+            for (block, own) in image.iter().enumerate() {
+                for (j, quarter) in own.iter().enumerate() {
+                    let others = quarters.iter().enumerate().filter(|(other, _)| *other != i);
+                    let others = others.flat_map(|(_, other)| &other[block]);
+                    let nearest = others.map(|other| residual(dot(quarter, other)));
+                    between.add(nearest.reduce(f32::min));
+                    for other in &own[..j] {
+                        within.add(Some(residual(dot(quarter, other))));
+                    }
+                }
             }
         }
+        Ok(Self {
+            between: between.value(),
+            within: within.value(),
+        })
     }
-    Ok(sum / count.max(1.0))
+}
+
+/// A mean in the making; 0 of nothing.
+#[derive(Default)]
+struct Mean {
+    sum: f32,
+    count: f32,
+}
+
+impl Mean {
+    fn add(&mut self, value: Option<f32>) {
+        if let Some(value) = value {
+            self.sum += value;
+            self.count += 1.0;
+        }
+    }
+
+    fn value(&self) -> f32 {
+        self.sum / self.count.max(1.0)
+    }
 }
 
 /// For each block the mean patches of the four quarters of an image, of length 1.
@@ -196,22 +228,35 @@ mod tests {
     }
 
     #[test]
-    fn quarters_are_compared_with_the_nearest_of_other_images() {
-        // (name, images, the mean residual: half of a cosine distance of 1 where nothing is alike)
-        for (name, images, expected) in [
-            ("the same", vec![[0, 1, 2, 0], [0, 1, 2, 0]], 0.0),
-            ("in other places", vec![[0, 1, 2, 0], [2, 0, 0, 1]], 0.0),
-            ("nothing alike", vec![[0, 0, 0, 0], [1, 1, 1, 1]], 0.5),
+    fn quarters_are_compared_with_the_nearest_of_other_images_and_with_their_own() {
+        // (name, images, the mean residuals between and within: half of a cosine distance of 1
+        // where nothing is alike)
+        for (name, images, between, within) in [
+            (
+                "the same",
+                vec![[0, 1, 2, 0], [0, 1, 2, 0]],
+                0.0,
+                5.0 / 12.0,
+            ),
+            (
+                "in other places",
+                vec![[0, 1, 2, 0], [2, 0, 0, 1]],
+                0.0,
+                5.0 / 12.0,
+            ),
+            ("nothing alike", vec![[0, 0, 0, 0], [1, 1, 1, 1]], 0.5, 0.0),
             (
                 "one quarter of the first",
                 vec![[0, 0, 0, 1], [0, 0, 0, 0]],
                 0.5 / 8.0,
+                0.125,
             ),
-            ("a single one", vec![[0, 1, 2, 0]], 0.0),
+            ("a single one", vec![[0, 1, 2, 0]], 0.0, 5.0 / 12.0),
         ] {
             let images: Vec<_> = images.into_iter().map(image).collect();
-            let found = between_quarters(&images).unwrap();
-            assert!((found - expected).abs() < 1e-6, "{name}: {found}");
+            let found = Quarters::of(&images).unwrap();
+            assert!((found.between - between).abs() < 1e-6, "{name}: {found:?}");
+            assert!((found.within - within).abs() < 1e-6, "{name}: {found:?}");
         }
     }
 }

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 
 use super::config::Config;
 use super::model::Model;
-use super::residual::{self, Compared};
+use super::residual::{self, Compared, Quarters};
 use super::units::{self, Residuals};
 use super::unusable;
 use crate::DetectorError;
@@ -239,10 +239,9 @@ impl Beside {
             all.extend(map);
             uprights.push(upright);
         }
-        let quarters = residual::between_quarters(&uprights)?;
         Ok(Self {
             range: NormalRange::of(all, EXTREME_QUANTILE),
-            unit: Residuals::unit(&units, quarters),
+            unit: Residuals::unit(&units, Quarters::of(&uprights)?),
         })
     }
 }

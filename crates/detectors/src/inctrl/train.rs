@@ -11,7 +11,7 @@ use super::config::{Config, Head};
 use super::layout::{BatchSize, ShotOf};
 use super::model::Model;
 use super::network::{Evidence, Network, Phase};
-use super::residual::Compared;
+use super::residual::{Compared, Quarters};
 use super::shots::References;
 use super::units::{self, Residuals};
 use super::{InCtrl, NAME, checkpoint, refuse, residual, text};
@@ -355,7 +355,7 @@ impl FocalLoss<'_> {
                 self.residuals(shots[i], &others)
             });
             let own = own.collect::<Result<Vec<_>, _>>()?;
-            let unit = Residuals::unit(&own, residual::between_quarters(&patches)?);
+            let unit = Residuals::unit(&own, Quarters::of(&patches)?);
             Ok(self.residuals(&all[image], &shots)?.ratios(unit))
         });
         let ratios = ratios.collect::<Result<Vec<[f32; units::PARTS]>, DetectorError>>()?;

@@ -3,7 +3,7 @@
 
 use anomalens_vision::Map;
 
-use super::residual;
+use super::residual::{self, Quarters};
 use crate::DetectorError;
 
 /// Part of the patches, the most different ones, whose mean stands for all.
@@ -12,10 +12,12 @@ const TOP_FRACTION: f64 = 0.01;
 /// Least unit: shots that are copies of one image have no residual beside each other.
 const LEAST: f32 = 5e-5;
 
-/// Least unit of the whole, beside what quarters of the shots differ: two shots that happen to be
-/// alike as a whole would make any other image look different. Chosen on auxiliary data
+/// Where images are of one even surface, quarters of different images differ by less than this part
+/// of what quarters of one image do, and wholes by still less: then a whole that differs tells
+/// something. Where they differ by more, as those of things and of lighting that changes do, it
+/// tells nothing, least of all beside two shots that happen to be alike. Chosen on auxiliary data
 /// (docs/benchmarks/inctrl.md).
-const LEAST_OF_QUARTERS: f32 = 0.6;
+const EVEN: f32 = 0.3;
 
 /// The residuals of an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -51,14 +53,16 @@ impl Residuals {
         }
     }
 
-    /// The mean of those of the shots, as a unit; `quarters` is what quarters of the shots differ.
-    pub(super) fn unit(shots: &[Self], quarters: f32) -> Self {
+    /// The mean of those of the shots, as a unit. That of the whole grows with how unlike the
+    /// `quarters` of different shots are.
+    pub(super) fn unit(shots: &[Self], quarters: Quarters) -> Self {
+        let unevenness = quarters.between / quarters.within.max(LEAST) / EVEN;
         let mean = |part: fn(&Self) -> f32| {
             shots.iter().map(part).sum::<f32>() / shots.len().max(1) as f32
         };
         Self {
             patches: mean(|shot| shot.patches).max(LEAST),
-            whole: mean(|shot| shot.whole).max(LEAST_OF_QUARTERS * quarters),
+            whole: mean(|shot| shot.whole) * (1.0 + unevenness.powi(4)),
             own: mean(|shot| shot.own).max(LEAST),
         }
     }
@@ -84,20 +88,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quarters_bound_the_unit_of_the_whole() {
+    fn the_whole_counts_on_even_surfaces() {
         let shot = |whole| Residuals {
             patches: 0.2,
             whole,
             own: 0.3,
         };
-        // (name, residuals of the wholes, of the quarters, the unit of the whole)
-        for (name, wholes, quarters, expected) in [
-            ("shots that differ", [0.04, 0.06], 0.02, 0.05),
-            ("shots that happen to be alike", [0.001, 0.001], 0.1, 0.06),
-            ("a single shot has none", [0.0, 0.0], 0.0, 0.0),
+        // (name, residuals of the wholes, of quarters between images and within, unit of the whole)
+        for (name, wholes, between, within, expected) in [
+            ("an even surface", [0.04, 0.06], 0.0, 0.1, 0.05),
+            ("at the border", [0.04, 0.06], 0.03, 0.1, 0.1),
+            ("things", [0.04, 0.06], 0.09, 0.1, 0.05 * 82.0),
+            ("shots without a mark", [0.0, 0.0], 0.0, 0.0, 0.0),
+            ("a single shot has none", [0.0, 0.0], 0.0, 0.1, 0.0),
         ] {
-            let unit = Residuals::unit(&wholes.map(shot), quarters);
-            assert!((unit.whole - expected).abs() < 1e-6, "{name}: {unit:?}");
+            let unit = Residuals::unit(&wholes.map(shot), Quarters { between, within });
+            assert!((unit.whole - expected).abs() < 1e-4, "{name}: {unit:?}");
         }
     }
 }
