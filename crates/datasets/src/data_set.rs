@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use crate::data_ref::DataRef;
-use crate::error::{Error, nearest};
+use crate::error::Error;
 use crate::finding::Severity;
 use crate::layouts::Layout;
 use crate::sample::{Label, Sample, Split};
+use anomalens_base::nearest;
 
 /// The samples of a data set.
 #[derive(Debug, Clone)]

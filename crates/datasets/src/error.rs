@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use anomalens_vision::{GeometryError, ImageError};
 
+use anomalens_base::did_you_mean;
+
 use crate::finding::Finding;
 use crate::layouts::layouts;
 
@@ -173,20 +175,6 @@ pub enum Error {
         /// What is wrong with it, as a clause.
         reason: String,
     },
-    /// A text that describes no drawn set.
-    #[error("`{given}` describes no drawn set: {reason}")]
-    Recipe {
-        /// The text.
-        given: String,
-        /// What is wrong with it, as a clause.
-        reason: String,
-    },
-    /// A folder to draw on holds no images.
-    #[error("there are no images in {} to draw defects on", folder.display())]
-    NoNormalImages {
-        /// The folder.
-        folder: PathBuf,
-    },
     /// A set would be written over something.
     #[error("{} is there already and not empty: name a new folder", path.display())]
     OutputExists {
@@ -261,33 +249,6 @@ impl Error {
             source,
         }
     }
-}
-
-/// Similarity (Jaro-Winkler) below which a suggestion would puzzle more than help.
-const SIMILAR: f64 = 0.75;
-
-/// The candidate most similar to `name`, if it is similar at all.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<String> {
-    candidates
-        .into_iter()
-        .map(|candidate| {
-            (
-                strsim::jaro_winkler(&name.to_lowercase(), candidate),
-                candidate,
-            )
-        })
-        .filter(|(similarity, _)| *similarity >= SIMILAR)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate.to_owned())
-}
-
-pub(crate) fn did_you_mean(nearest: Option<&str>) -> String {
-    nearest
-        .map(|name| format!(" (did you mean `{name}`?)"))
-        .unwrap_or_default()
 }
 
 /// Layouts that may be given a file.

@@ -72,6 +72,22 @@ pub(crate) fn holds_images(folder: &Path) -> Result<bool, Error> {
     Ok(false)
 }
 
+/// The paths below `folder` of all images in it and its folders, sorted, with `/` on every system.
+///
+/// # Errors
+/// [`Error::Io`] for a folder that cannot be read, [`Error::FileName`].
+pub fn images_below(folder: &Path) -> Result<Vec<String>, Error> {
+    let mut names = Vec::new();
+    let mut folders = vec![String::new()];
+    while let Some(inner) = folders.pop() {
+        let listing = list(&folder.join(&inner))?;
+        names.extend(listing.images.iter().map(|name| below(&inner, name)));
+        folders.extend(listing.folders.iter().map(|name| below(&inner, name)));
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
 /// The name without its ending: "000" of "000.png".
 pub(crate) fn stem(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(stem, _)| stem)

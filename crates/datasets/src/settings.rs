@@ -2,7 +2,7 @@
 //! are read from the end, and a value holds no `/`, so that `PATH,name=value/` names a folder.
 
 /// What stands before the settings, and the settings in their order.
-pub(crate) fn split_settings(text: &str) -> (&str, Vec<(&str, &str)>) {
+pub fn split_settings(text: &str) -> (&str, Vec<(&str, &str)>) {
     let mut rest = text;
     let mut settings = Vec::new();
     while let Some((before, setting)) = last_setting(rest) {

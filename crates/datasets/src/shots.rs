@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use crate::data_set::DataSet;
-use crate::error::{Error, nearest};
+use crate::error::Error;
 use crate::sample::{Label, Sample, Split};
 use crate::split::permutation;
+use anomalens_base::nearest;
 
 /// Draws `k` different items: the first `k` of [`permutation`]`(normals.len(), seed)`.
 ///

@@ -173,15 +173,6 @@ pub enum SourceError {
     },
 }
 
-/// The most similar of `names`, if one is similar at all.
-pub(crate) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
-    names
-        .map(|known| (strsim::normalized_damerau_levenshtein(name, known), known))
-        .filter(|(similarity, _)| *similarity > 0.4)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, known)| known.to_owned())
-}
-
 /// ` (did you mean NAME?)`, or nothing.
 fn suggestion(nearest: &Option<String>) -> String {
     nearest

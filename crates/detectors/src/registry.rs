@@ -6,13 +6,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::nearest;
 use crate::stream::encode_images;
 use crate::training::{TrainOptions, Trained, TrainingSample, Watch};
 use crate::{
     Detector, DetectorError, Looks, Setup, State, anomaly_dino, anomalyclip, inctrl, musc,
     self_similarity,
 };
+use anomalens_base::nearest;
 
 /// What must be there before a method can score images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -53,39 +53,7 @@ pub enum EvaluationError {
         /// Its height.
         image_height: u32,
     },
-    /// The report cannot be written.
-    #[error("cannot write {path}: {source}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
-    /// There is no suite of this name.
-    #[error("there is no suite `{name}`{}; the suites are {known}", nearest.map_or_else(String::new, |name| format!(" (did you mean `{name}`?)")))]
-    UnknownSuite {
-        /// The name that was asked for.
-        name: String,
-        /// The most similar name, if one is similar.
-        nearest: Option<&'static str>,
-        /// Every name.
-        known: String,
-    },
-    /// A data set that methods are to learn from is not among those that were found.
-    #[error("there is no `{0}` to learn from: give it with --data, or others with --teachers")]
-    NoTeacher(String),
-    /// A method could not learn from a data set of a suite.
-    #[error("{title}: {reason}")]
-    Learning {
-        /// Which from what.
-        title: String,
-        /// Why.
-        reason: String,
-    },
     /// The folder of results cannot be used.
     #[error(transparent)]
     Results(#[from] ResultsError),
-    /// The report's page cannot be made.
-    #[error("cannot make the report: {0}")]
-    Page(#[from] askama::Error),
 }

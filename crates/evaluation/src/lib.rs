@@ -11,24 +11,18 @@
 //! results.rs       the folder of results that `detect` fills
 //! table.rs         tables as Markdown
 //! training.rs      data sets to learn from
-//! ablation.rs      variants of a method trained and measured side by side
-//! suite/           methods over the data sets of a paper, ours beside the published figures
-//! report/          the HTML page
 //! ```
 
-pub mod ablation;
 mod calibration;
 mod error;
 mod evaluation;
 mod measure;
 pub mod picture;
-mod pixels;
+pub mod pixels;
 pub mod published;
-pub mod report;
-mod results;
-mod run;
-pub mod suite;
-mod table;
+pub mod results;
+pub mod run;
+pub mod table;
 mod training;
 
 pub use calibration::{Calibrated, Decisions, Labelled, calibrate};
@@ -39,7 +33,6 @@ pub use evaluation::{
 };
 pub use measure::{Breakdown, KindResult};
 pub use pixels::{RegionResult, Resolution};
-pub use report::write_loss_curve;
 pub use results::{Record, ResultFolder, ResultRecord, ResultsError};
 pub use run::{Contestant, RunOptions, evaluate, shot};
 pub use table::Table;

@@ -155,7 +155,7 @@ fn scored_mask(
 ///
 /// # Errors
 /// [`EvaluationError::MaskSize`] if it does not fit the image.
-pub(crate) fn seen_mask(
+pub fn seen_mask(
     sample: &Sample,
     prediction: &Prediction,
     limits: &Limits,

@@ -251,7 +251,7 @@ pub fn shot(sample: &Sample, limits: &Limits) -> Result<Shot, EvaluationError> {
 }
 
 /// Where a sample's pixels are.
-pub(crate) fn source(sample: &Sample) -> ImageSource {
+pub fn source(sample: &Sample) -> ImageSource {
     ImageSource {
         path: sample.image.clone(),
         crop: sample

@@ -39,7 +39,7 @@ impl Table {
     }
 
     /// Leaves out the columns that have nothing in them.
-    pub(crate) fn without_empty_columns(mut self) -> Self {
+    pub fn without_empty_columns(mut self) -> Self {
         let empty = |column: usize| self.rows.iter().all(|row| row[column].is_empty());
         let kept: Vec<usize> = (0..self.columns.len()).filter(|&i| !empty(i)).collect();
         let choose = |cells: &[String]| kept.iter().map(|&i| cells[i].clone()).collect();
@@ -49,7 +49,7 @@ impl Table {
     }
 
     /// Whether the cells of `column` are numbers, to be put to the right.
-    pub(crate) fn is_number(&self, column: &usize) -> bool {
+    pub fn is_number(&self, column: &usize) -> bool {
         let cells = self.rows.iter().map(|row| row[*column].as_str());
         let is_number = |cell: &str| cell.starts_with(|c: char| "0123456789+−<".contains(c));
         cells.filter(|cell| !cell.is_empty()).all(is_number)
@@ -57,7 +57,7 @@ impl Table {
 }
 
 /// Three decimals, nothing for what is not defined.
-pub(crate) fn fraction(value: Option<f64>) -> String {
+pub fn fraction(value: Option<f64>) -> String {
     value.map_or_else(String::new, |value| format!("{value:.3}"))
 }
 

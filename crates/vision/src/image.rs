@@ -13,7 +13,9 @@ use image::{DynamicImage, ExtendedColorType, RgbImage};
 use crate::decode::{self, Limits};
 use crate::error::{GeometryError, ImageError, Origin};
 use crate::resample::{self, Filter};
-use crate::write::{png, write_atomic};
+use anomalens_base::write_atomic;
+
+use crate::write::png;
 
 /// An 8-bit RGB image, row-major, at least 1 x 1.
 #[derive(Clone, Debug, PartialEq, Eq)]

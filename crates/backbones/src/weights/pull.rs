@@ -9,12 +9,12 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::content_hash::ContentHash;
 use super::error::{Attempt, SourceError, WeightsError};
 use super::registry::{Entry, Source};
 use super::seal::Seal;
 use super::store::{Located, MODELS_VARIABLE, Origin, Status, Store};
 use super::wheel;
+use anomalens_base::ContentHash;
 
 /// What a pull is doing, for progress bars and logs.
 #[derive(Debug, Clone, Copy)]

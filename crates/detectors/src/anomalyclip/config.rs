@@ -9,8 +9,8 @@ use anomalens_vision::Preprocess;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use crate::error::nearest;
 use crate::{DetectorError, Setup};
+use anomalens_base::nearest;
 
 /// Side of the images in the paper; other patch sizes use the multiple just below.
 const IMAGE_SIZE: usize = 518;

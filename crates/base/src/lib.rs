@@ -1,0 +1,18 @@
+//! What every other crate builds on and that knows nothing of images.
+//!
+//! ```text
+//! atomic.rs     files that are replaced in one step
+//! digest.rs     SHA-256 of bytes, files and folders
+//! suggest.rs    the known name most similar to a mistyped one
+//! progress.rs   events of a long run, and how its caller cancels it
+//! ```
+
+mod atomic;
+mod digest;
+mod progress;
+mod suggest;
+
+pub use atomic::write_atomic;
+pub use digest::{ContentHash, InvalidHash, ListedFile, files_in};
+pub use progress::Progress;
+pub use suggest::{did_you_mean, nearest};

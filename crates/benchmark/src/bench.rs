@@ -1,0 +1,423 @@
+//! Measures methods on the data sets of a suite, cell by cell. A folder keeps what is done: a run
+//! that was broken off goes on from there.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use crate::BenchmarkError;
+use anomalens_backbones::ImageEncoder;
+use anomalens_backbones::weights::ContentHash;
+use anomalens_datasets::{DataRef, DataSet};
+use anomalens_detectors::training::{TrainEvent, TrainOptions};
+use anomalens_detectors::{BackboneRef, DetectorFile, FitOptions, Method, Needs, Provenance};
+use serde_json::{Value, json};
+
+use crate::cell::{Cell, CellName, fingerprint};
+use crate::teaching::{Lesson, Taught};
+use anomalens_evaluation::{Contestant, ResultFolder, RunOptions, evaluate};
+
+/// Settings that name something learned before: the method then needs no lesson.
+const LEARNED: [&str; 2] = ["trained", "prompts"];
+
+/// Methods, data sets and all that their results follow from.
+pub struct Bench<'a> {
+    /// What is measured, for the folder to tell it from others.
+    pub suite: &'a str,
+    /// The data sets that are measured on, and what they are called.
+    pub data: Vec<(String, DataRef)>,
+    /// Further ones that are only learned from.
+    pub lessons: Vec<(String, DataRef)>,
+    /// The data set that methods learn from, and the one for measuring on the first.
+    pub teachers: [String; 2],
+    /// The methods.
+    pub entrants: Vec<Entrant>,
+    /// The network.
+    pub encoder: &'a dyn ImageEncoder,
+    /// What tells it from others.
+    pub backbone: BackboneRef,
+    /// How methods learn; its folders are set here.
+    pub training: TrainOptions,
+    /// How they are measured.
+    pub measuring: RunOptions,
+    /// Where detectors come from that are learned here.
+    pub provenance: Provenance,
+    /// Where results and learned detectors are kept.
+    pub folder: PathBuf,
+}
+
+/// A method that takes part.
+#[derive(Debug, Clone)]
+pub struct Entrant {
+    /// The method.
+    pub method: &'static Method,
+    /// Settings that replace its defaults.
+    pub options: FitOptions,
+    /// Numbers of normal images that it is given, if it needs any.
+    pub shots: Vec<usize>,
+    /// Seeds of their choice.
+    pub seeds: Vec<u32>,
+    /// The data set whose masks it learns from after its lesson, of methods that are trained.
+    pub tuned_on: Option<String>,
+}
+
+/// What happens meanwhile.
+#[derive(Debug)]
+pub enum BenchEvent<'a> {
+    /// A method learns.
+    Training {
+        /// Which from what.
+        title: &'a str,
+        /// Images that it learns from.
+        images: usize,
+        /// How far it is.
+        event: TrainEvent,
+    },
+    /// So many of so many scores on a class are there.
+    Measuring {
+        /// The method, the data set and the class.
+        title: &'a str,
+        /// Scores there are.
+        done: usize,
+        /// Scores there will be.
+        total: usize,
+    },
+    /// Something could not be measured; the rest goes on.
+    Failed {
+        /// What.
+        title: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct BenchResult {
+    /// The cells that were asked for and are there, in the order of data sets, classes and methods.
+    pub cells: Vec<Cell>,
+    /// How many classes each data set has.
+    pub classes: BTreeMap<String, usize>,
+    /// How many of them were there before.
+    pub kept: usize,
+    /// How many could not be measured.
+    pub failures: usize,
+    /// Whether the watcher broke off, so that some are missing.
+    pub stopped: bool,
+}
+
+/// Why cells are not measured.
+pub(crate) enum Stop {
+    /// The watcher broke off.
+    BrokenOff,
+    /// An error.
+    Error(BenchmarkError),
+}
+
+impl<E: Into<BenchmarkError>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// Is told what happens; breaking off ends the run after the last finished cell.
+pub(crate) type Watch<'w> = dyn FnMut(BenchEvent) -> ControlFlow<()> + 'w;
+
+impl Bench<'_> {
+    /// Measures what is not in the folder yet; if `watch` breaks off, only what is there is told.
+    ///
+    /// # Errors
+    /// [`BenchmarkError`] if the folder cannot be used. What goes wrong with one data set or method
+    /// is told as [`BenchEvent::Failed`] and does not stop the others.
+    pub fn run(
+        &self,
+        watch: &mut dyn FnMut(BenchEvent) -> ControlFlow<()>,
+    ) -> Result<BenchResult, BenchmarkError> {
+        let identity = json!({ "suite": self.suite });
+        let mut run = Running {
+            bench: self,
+            results: ResultFolder::open(&self.folder, &identity)?,
+            files: self.entrants.iter().map(Entrant::files).collect(),
+            taught: Taught::default(),
+            keys: vec![],
+            classes: BTreeMap::new(),
+            kept: 0,
+            failures: 0,
+            stopped: false,
+            watch,
+        };
+        for (name, _) in &self.data {
+            run.data_set(name)?;
+        }
+        Ok(run.result())
+    }
+
+    /// The data set called `name`.
+    pub(crate) fn data_set(&self, name: &str) -> Result<DataSet, BenchmarkError> {
+        let mut all = self.data.iter().chain(&self.lessons);
+        let found = all.find(|(known, _)| known == name);
+        let (_, data) = found.ok_or_else(|| BenchmarkError::NoAuxiliaryData(name.to_owned()))?;
+        Ok(DataSet::open(data)?)
+    }
+
+    /// All that the result of a cell follows from beside its name.
+    fn settings(
+        &self,
+        entrant: &Entrant,
+        files: &[String],
+        content: &str,
+        lesson: Option<&Lesson>,
+    ) -> Value {
+        json!({
+            "options": entrant.options,
+            "files": files,
+            "learned": lesson.map(Lesson::identity),
+            "backbone": self.backbone,
+            "version": env!("CARGO_PKG_VERSION"),
+            "data": content,
+            "resolution": self.measuring.resolution.to_string(),
+            "only": self.measuring.only.map(|fold| fold.to_string()),
+        })
+    }
+}
+
+/// A run under way.
+struct Running<'a, 'w> {
+    bench: &'a Bench<'a>,
+    results: ResultFolder<Cell>,
+    /// Hashes of the files that are given to each entrant.
+    files: Vec<Vec<String>>,
+    taught: Taught,
+    /// The cells that were asked for.
+    keys: Vec<String>,
+    classes: BTreeMap<String, usize>,
+    kept: usize,
+    failures: usize,
+    /// Whether the watcher broke off: what is there is collected, nothing is measured.
+    stopped: bool,
+    watch: &'w mut Watch<'w>,
+}
+
+/// Cells of one method on one class, which are measured in one pass.
+struct Group<'a> {
+    title: &'a str,
+    entrant: &'a Entrant,
+    data: &'a DataSet,
+    lesson: Option<&'a Lesson>,
+    cells: Vec<CellName>,
+}
+
+impl Running<'_, '_> {
+    /// All cells of a data set.
+    fn data_set(&mut self, name: &str) -> Result<(), BenchmarkError> {
+        let bench = self.bench;
+        let whole = match bench.data_set(name) {
+            Ok(whole) => whole,
+            Err(error) => {
+                self.fail(name, 1, &error.to_string());
+                return Ok(());
+            }
+        };
+        self.classes.insert(name.to_owned(), whole.classes.len());
+        let mut entrants = vec![];
+        for (entrant, files) in bench.entrants.iter().zip(self.files.clone()) {
+            let lesson = entrant.needs_lesson().then(|| bench.lesson(entrant, name));
+            match lesson.transpose() {
+                Ok(lesson) => entrants.push((entrant, files, lesson)),
+                Err(error) => {
+                    let title = format!("{} on {name}", entrant.name());
+                    self.fail(&title, 1, &error.to_string());
+                }
+            }
+        }
+        for class in &whole.classes {
+            let data = only_class(&whole, class);
+            let content = fingerprint(&data, class);
+            for (entrant, files, lesson) in &entrants {
+                let what = label(name, class, &whole);
+                let title = format!("{} on {what}", entrant.name());
+                let settings = bench.settings(entrant, files, &content, lesson.as_ref());
+                let cells = entrant.cells(name, class, &settings);
+                self.group(Group {
+                    title: &title,
+                    entrant,
+                    data: &data,
+                    lesson: lesson.as_ref(),
+                    cells,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is missing of a group; of what cannot be measured it is told why.
+    fn group(&mut self, mut group: Group) -> Result<(), BenchmarkError> {
+        let count = group.cells.len();
+        self.keys.extend(group.cells.iter().map(CellName::key));
+        group
+            .cells
+            .retain(|cell| self.results.record(&cell.key()).is_none());
+        self.kept += count - group.cells.len();
+        if self.stopped {
+            return Ok(());
+        }
+        let normals = |class: &String| group.data.train_normals(class).count();
+        let available = group.data.classes.iter().map(normals).sum();
+        let (cells, too_many): (Vec<_>, Vec<_>) = group
+            .cells
+            .into_iter()
+            .partition(|cell| cell.shots.unwrap_or(0) <= available);
+        group.cells = cells;
+        if let Some(CellName {
+            shots: Some(asked), ..
+        }) = too_many.first()
+        {
+            let asked = *asked;
+            let reason = anomalens_datasets::Error::TooManyShots { asked, available };
+            self.fail(group.title, too_many.len(), &reason.to_string());
+        }
+        let (title, count) = (group.title, group.cells.len());
+        if count == 0 {
+            return Ok(());
+        }
+        match self.measure(group) {
+            Ok(()) => {}
+            Err(Stop::BrokenOff) => self.stopped = true,
+            // Nothing more could be kept.
+            Err(Stop::Error(error @ BenchmarkError::Results(_))) => return Err(error),
+            Err(Stop::Error(error)) => self.fail(title, count, &error.to_string()),
+        }
+        Ok(())
+    }
+
+    /// Measures the cells of `group` and keeps them.
+    fn measure(&mut self, group: Group) -> Result<(), Stop> {
+        let bench = self.bench;
+        let Entrant {
+            method, options, ..
+        } = group.entrant;
+        let mut options = options.clone();
+        let mut learned = None;
+        if let Some(lesson) = group.lesson {
+            let path = bench.teach(&mut self.taught, method, lesson, self.watch)?;
+            if method.needs == Needs::Training {
+                learned = Some(DetectorFile::load(&path)?.detector);
+            } else {
+                options.insert("trained".to_owned(), json!(path));
+            }
+        }
+        let contestants: Vec<Contestant> = group
+            .cells
+            .iter()
+            .map(|cell| match &learned {
+                Some(detector) => Contestant::Ready(detector.as_ref()),
+                None => Contestant::Method {
+                    method,
+                    options: options.clone(),
+                    shots: cell.shots.unwrap_or(0),
+                    seed: cell.seed,
+                },
+            })
+            .collect();
+        let (title, watch) = (group.title, &mut *self.watch);
+        let evaluations = evaluate(
+            bench.encoder,
+            group.data,
+            &contestants,
+            &bench.measuring,
+            &mut |done, total| watch(BenchEvent::Measuring { title, done, total }),
+        )?;
+        let evaluations = evaluations.ok_or(Stop::BrokenOff)?;
+        for (name, evaluation) in group.cells.into_iter().zip(evaluations) {
+            for class in evaluation.classes {
+                self.results
+                    .add(Cell::new(name.clone(), class, evaluation.seconds))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells that `cells` cells cannot be measured.
+    fn fail(&mut self, title: &str, cells: usize, reason: &str) {
+        self.failures += cells;
+        self.stopped |= (self.watch)(BenchEvent::Failed { title, reason }).is_break();
+    }
+
+    fn result(self) -> BenchResult {
+        let cells = self.keys.iter().filter_map(|key| self.results.record(key));
+        BenchResult {
+            cells: cells.cloned().collect(),
+            classes: self.classes,
+            kept: self.kept,
+            failures: self.failures,
+            stopped: self.stopped,
+        }
+    }
+}
+
+impl Entrant {
+    /// What it is called in the tables.
+    fn name(&self) -> String {
+        match &self.tuned_on {
+            Some(data) => format!("{} tuned on {data}", self.method.name),
+            None => self.method.name.to_owned(),
+        }
+    }
+
+    /// The hashes of what was learned before: a file is known by what is in it. One that cannot be
+    /// read is told of where it is used.
+    fn files(&self) -> Vec<String> {
+        let paths = LEARNED
+            .iter()
+            .filter_map(|name| self.options.get(*name)?.as_str());
+        let hashes = paths.map(|path| ContentHash::of_path(path.as_ref()));
+        hashes.flatten().map(|hash| hash.to_string()).collect()
+    }
+
+    /// Whether it must learn from another data set first.
+    fn needs_lesson(&self) -> bool {
+        let is_given = LEARNED.iter().any(|name| self.options.contains_key(*name));
+        self.method.is_trained() && (self.tuned_on.is_some() || !is_given)
+    }
+
+    /// Its cells on a class: one for each number of shots and each seed, if they matter.
+    fn cells(&self, data: &str, class: &str, settings: &Value) -> Vec<CellName> {
+        let cell = |shots, seed| CellName {
+            data: data.to_owned(),
+            class: class.to_owned(),
+            method: self.name(),
+            shots,
+            seed,
+            settings: settings.clone(),
+        };
+        if self.method.needs != Needs::NormalImages {
+            return vec![cell(None, 0)];
+        }
+        self.shots
+            .iter()
+            .flat_map(|&shots| self.seeds.iter().map(move |&seed| (shots, seed)))
+            .map(|(shots, seed)| cell(Some(shots), seed))
+            .collect()
+    }
+}
+
+/// What a class is called: its data set where that has no other.
+fn label(data: &str, class: &str, whole: &DataSet) -> String {
+    if whole.classes.len() > 1 {
+        format!("{data}, {class}")
+    } else {
+        data.to_owned()
+    }
+}
+
+/// `data` with one class alone.
+fn only_class(data: &DataSet, class: &str) -> DataSet {
+    let samples = data.samples.iter().filter(|sample| sample.class == class);
+    DataSet {
+        layout: data.layout,
+        root: data.root.clone(),
+        classes: vec![class.to_owned()],
+        samples: samples.cloned().collect(),
+        has_masks: data.has_masks,
+    }
+}

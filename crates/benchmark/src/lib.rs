@@ -1,0 +1,33 @@
+//! The papers' tables, ours compared with the published figures.
+//!
+//! ```text
+//! list.rs        the suites: data sets, who teaches what, shots
+//! place.rs       where data sets lie below a folder
+//! bench.rs       methods over data sets, cell by cell, resumed where it stopped
+//! teaching.rs    detectors that are learned from one data set to be measured on others
+//! cell.rs        what one method came to on one class: a line of results.jsonl
+//! statistics.rs  means over seeds, intervals over images, tests between methods
+//! tables.rs      cells as tables
+//! output.rs      tables as files
+//! ablation.rs    variants of a method, trained and measured alike
+//! ```
+
+pub mod ablation;
+mod bench;
+mod cell;
+mod error;
+mod list;
+mod output;
+mod place;
+mod statistics;
+mod tables;
+mod teaching;
+
+pub use bench::{Bench, BenchEvent, BenchResult, Entrant};
+pub use cell::{Cell, CellName, ImageScore};
+pub use error::BenchmarkError;
+pub use list::{Suite, suite, suites};
+pub use output::{Written, write_tables};
+pub use place::{Absent, place, usual_names};
+pub use statistics::{Comparison, Spread};
+pub use tables::{Figure, Line, comparisons, lines};

@@ -1,0 +1,205 @@
+//! The suites: which data sets are measured together, by which methods, and who teaches what.
+
+use serde::Serialize;
+
+use crate::BenchmarkError;
+use anomalens_base::nearest;
+
+/// Data sets that are measured together, as a paper's tables do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Suite {
+    /// What it is called.
+    pub name: &'static str,
+    /// One line on what it is.
+    pub summary: &'static str,
+    /// The data sets by layout, in the order of the tables.
+    pub data: &'static [&'static str],
+    /// What methods that are trained learn from: the first, and for measuring on the first the
+    /// second.
+    pub teachers: [&'static str; 2],
+    /// What zero-shot methods are tuned on in the end, to be measured once more.
+    pub tuning: Option<&'static str>,
+    /// The methods, where none are asked for.
+    pub methods: &'static [&'static str],
+    /// Numbers of normal images for methods that need some.
+    pub shots: &'static [usize],
+    /// Seeds of their choice.
+    pub seeds: &'static [u32],
+    /// Side of the square at which pixel metrics are computed.
+    pub resolution: u32,
+}
+
+/// The data sets of AnomalyCLIP's ablations.
+const ABLATION: &[&str] = &["mvtec", "visa"];
+
+static SUITES: [Suite; 6] = [
+    Suite {
+        name: "anomalyclip-industrial",
+        summary: "industrial data sets of AnomalyCLIP (ICLR 2024, table 1), zero-shot",
+        data: &[
+            "mvtec",
+            "visa",
+            "mpdd",
+            "btad",
+            "sdd",
+            "dagm",
+            "dtd-synthetic",
+        ],
+        teachers: ["mvtec", "visa"],
+        tuning: None,
+        methods: &["anomalyclip"],
+        shots: &[4],
+        seeds: &[0],
+        resolution: 518,
+    },
+    Suite {
+        name: "anomalyclip-medical",
+        summary: "medical data sets of AnomalyCLIP (ICLR 2024, table 2), zero-shot",
+        data: &[
+            "headct",
+            "brainmri",
+            "br35h",
+            "covid-19",
+            "isic",
+            "cvc-colondb",
+            "cvc-clinicdb",
+            "kvasir",
+            "endo",
+            "tn3k",
+        ],
+        teachers: ["mvtec", "visa"],
+        tuning: None,
+        methods: &["anomalyclip"],
+        shots: &[4],
+        seeds: &[0],
+        resolution: 518,
+    },
+    Suite {
+        name: "inctrl",
+        summary: "data sets of InCTRL (CVPR 2024, tables 1 to 3), two, four and eight shots",
+        data: &[
+            "elpv",
+            "sdd",
+            "aitex",
+            "visa",
+            "mvtec",
+            "brainmri",
+            "headct",
+            "mnist",
+            "cifar10",
+            "cifar10-multi",
+        ],
+        teachers: ["mvtec", "visa"],
+        tuning: None,
+        methods: &["inctrl"],
+        shots: &[2, 4, 8],
+        seeds: &[0, 1, 2],
+        resolution: 256,
+    },
+    Suite {
+        name: "ablation",
+        summary: "data sets of AnomalyCLIP's ablations, each taught by the other (`bench ablation`)",
+        data: ABLATION,
+        teachers: ["mvtec", "visa"],
+        tuning: None,
+        methods: &["anomalyclip"],
+        shots: &[4],
+        seeds: &[0],
+        resolution: 518,
+    },
+    Suite {
+        name: "tn3k",
+        summary: "TN3K, zero-shot, and after tuning on the masks of its training part",
+        data: &["tn3k"],
+        teachers: ["mvtec", "visa"],
+        tuning: Some("tn3k-training"),
+        methods: &["anomalyclip"],
+        shots: &[4],
+        seeds: &[0],
+        resolution: 518,
+    },
+    Suite {
+        name: "local",
+        summary: "small data sets that are easily had, every kind of method",
+        data: &[
+            "elpv",
+            "headct",
+            "brainmri",
+            "sdd",
+            "magnetic-tile",
+            "textile",
+            "mnist",
+        ],
+        teachers: ["magnetic-tile", "sdd"],
+        tuning: None,
+        methods: &["anomaly-dino", "musc", "self-similarity"],
+        shots: &[2, 4, 8],
+        seeds: &[0, 1, 2],
+        resolution: 256,
+    },
+];
+
+/// Every suite.
+pub fn suites() -> &'static [Suite] {
+    &SUITES
+}
+
+/// The suite called `name`.
+///
+/// # Errors
+/// [`BenchmarkError::UnknownSuite`] with the nearest name.
+pub fn suite(name: &str) -> Result<&'static Suite, BenchmarkError> {
+    SUITES
+        .iter()
+        .find(|suite| suite.name == name)
+        .ok_or_else(|| BenchmarkError::UnknownSuite {
+            name: name.to_owned(),
+            nearest: nearest(name, SUITES.iter().map(|suite| suite.name)),
+            known: SUITES.map(|suite| suite.name).join(", "),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suites_are_found_and_the_nearest_is_offered() {
+        for (name, found) in [
+            ("inctrl", Ok("inctrl")),
+            ("lokal", Err(Some("local"))),
+            ("zzz", Err(None)),
+        ] {
+            let result = match suite(name) {
+                Ok(suite) => Ok(suite.name),
+                Err(BenchmarkError::UnknownSuite { nearest, .. }) => Err(nearest),
+                Err(other) => unreachable!("{other}"),
+            };
+            assert_eq!(
+                result,
+                found.map_err(|nearest| nearest.map(str::to_owned)),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_method_and_layout_is_there_and_figures_are_published() {
+        for suite in suites() {
+            for method in suite.methods {
+                assert!(anomalens_detectors::find(method).is_ok(), "{method}");
+            }
+            for data in suite
+                .data
+                .iter()
+                .chain(&suite.teachers)
+                .chain(&suite.tuning)
+            {
+                assert!(anomalens_datasets::layout(data).is_ok(), "{data}");
+            }
+            let published = anomalens_evaluation::published::data_sets();
+            let known = suite.data.iter().filter(|data| published.contains(data));
+            assert!(known.count() > 0, "{}", suite.name);
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! `anomalens bench SUITE`: methods over the data sets of a paper, ours beside the published figures.
+//!
+//! ```text
+//! data.rs      the data sets that are here, and what is told of the others
+//! features.rs  where features are kept
+//! shown.rs     what is shown meanwhile
+//! ```
+
+mod data;
+mod features;
+mod shown;
+
+use std::path::PathBuf;
+
+use anomalens::backbones::Backbone;
+use anomalens::benchmark::{
+    Bench, BenchResult, Cell, Entrant, Suite, Written, suite, suites, write_tables,
+};
+use anomalens::detectors::training::{Cache, TrainOptions};
+use anomalens::detectors::{FitOptions, Needs, find as find_method};
+use anomalens::evaluation::{Fold, Resolution, RunOptions, Table};
+use anomalens::report::Heading;
+use anyhow::{Result, bail};
+use clap::Parser;
+
+use crate::data::Reference;
+use crate::progress::catch_interrupts;
+use crate::{End, backbone, command_line, fit, now, print_line, settings, table};
+use data::{DataSets, teachers};
+pub(super) use data::{absent, below};
+use features::{encoder, feature_cache, tell_usage};
+use shown::BenchShown;
+
+/// Methods over the data sets of a paper, ours beside the published figures
+#[derive(Debug, Parser)]
+#[command(
+    bin_name = "anomalens bench",
+    max_term_width = 100,
+    after_help = "Examples:\n  \
+    anomalens bench local --root DATA -o local\n  \
+    anomalens bench anomalyclip-industrial --root DATA --weights ViT-L-14-336px.pt -o industrial\n  \
+    anomalens bench local --data folder:bolts --method inctrl --shots 4 -o bolts\n\n\
+    The folder gets results.jsonl, a line for each method, class, number of shots and seed as soon as \
+    it is measured, and tables.md, tables.csv and tables.html. A run that was interrupted goes on \
+    when the same command is given again; what is measured already is not measured again.\n\n\
+    `--set METHOD.NAME=VALUE` is a setting of one method, without METHOD it is one of all."
+)]
+pub(super) struct Args {
+    /// The suite; `anomalens bench --list` shows them
+    #[arg(value_parser = |name: &str| suite(name))]
+    suite: &'static Suite,
+    /// The folder that the data sets are in, each in a folder of its layout's name or one of the
+    /// usual ones
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// A data set by itself, in place of the suite's of this layout, or one more (repeatable)
+    #[arg(long, value_name = "LAYOUT:PATH")]
+    data: Vec<Reference>,
+    /// The methods [default: the suite's]
+    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
+    method: Vec<String>,
+    /// How many normal images methods are given that need some [default: the suite's]
+    #[arg(long, value_name = "K", value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(1..))]
+    shots: Vec<u32>,
+    /// Seeds of their choice [default: the suite's]
+    #[arg(long, value_name = "SEED", value_delimiter = ',')]
+    seed: Vec<u32>,
+    /// What methods that are trained learn from; given twice, the second is for measuring on the
+    /// first [default: the suite's]
+    #[arg(long, value_name = "DATA")]
+    teacher: Vec<String>,
+    /// Passes over it [default: the method's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    epochs: Option<u16>,
+    /// Score part K of N equal parts of the test images of each class
+    #[arg(long, value_name = "K/N")]
+    only: Option<Fold>,
+    /// Side of the square at which pixel metrics are computed, in pixels, or `original` for the size
+    /// of each mask [default: the suite's]
+    #[arg(long, value_name = "PIXELS|original")]
+    resolution: Option<Resolution>,
+    /// Where the backbone's features are kept for other methods, seeds and runs, or `off`
+    /// [default: `features` in the cache]
+    #[arg(long, value_name = "DIR|off")]
+    feature_cache: Option<String>,
+    /// How large that may grow, in GB; what was not used for longest goes first
+    #[arg(long, value_name = "GB", default_value_t = 20.0)]
+    feature_cache_size: f64,
+    /// Where to write results, tables and learned detectors
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    #[command(flatten)]
+    settings: settings::Args,
+    #[command(flatten)]
+    backbone: backbone::Args,
+    /// Print each row of the tables as a line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs what stands after `bench`, a suite's name first.
+pub(super) fn run(words: &[String]) -> Result<End> {
+    let program = "anomalens bench".to_owned();
+    let args = Args::try_parse_from([&program].into_iter().chain(words));
+    measure(&args.unwrap_or_else(|error| error.exit()))
+}
+
+/// Shows every suite.
+pub(super) fn list(json: bool) -> Result<End> {
+    let mut rows = vec![];
+    for suite in suites() {
+        if json {
+            print_line(serde_json::to_string(suite)?)?;
+        }
+        rows.push(vec![
+            suite.name.to_owned(),
+            suite.summary.to_owned(),
+            suite.data.join(", "),
+        ]);
+    }
+    if !json {
+        print_line(table::align(&["suite", "what", "data sets"], rows))?;
+    }
+    Ok(End::Done)
+}
+
+fn measure(args: &Args) -> Result<End> {
+    let suite = args.suite;
+    let (entrants, teachers) = (entrants(args)?, teachers(args)?);
+    let cache = feature_cache(args)?;
+    let learns = entrants.iter().any(|entrant| entrant.method.is_trained());
+    let wanted: &[String] = if learns { &teachers } else { &[] };
+    let DataSets {
+        found,
+        lessons,
+        missing,
+    } = DataSets::find(args, wanted)?;
+    for note in &missing {
+        tell(note);
+    }
+    if found.is_empty() {
+        bail!(
+            "no data set of the suite is here: name their folder with --root, or one with --data"
+        );
+    }
+    let backbone = args.settings.open(&args.backbone)?;
+    let bench = Bench {
+        suite: suite.name,
+        data: found,
+        lessons,
+        teachers,
+        entrants,
+        encoder: &*encoder(&backbone, cache.as_ref())?,
+        backbone: fit::reference(&backbone),
+        training: TrainOptions {
+            epochs: args.epochs.map(usize::from),
+            seed: TRAINING_SEED,
+            cache: Cache::Memory,
+            backbone: backbone::identity(&backbone),
+            ..TrainOptions::default()
+        },
+        measuring: RunOptions {
+            resolution: args
+                .resolution
+                .unwrap_or(Resolution::Square(suite.resolution)),
+            only: args.only,
+            ..RunOptions::default()
+        },
+        provenance: fit::provenance(String::new()),
+        folder: args.output.clone(),
+    };
+    catch_interrupts();
+    let mut shown = BenchShown::default();
+    let result = bench.run(&mut |event| shown.take(event))?;
+    if let Some(cache) = &cache {
+        tell_usage(cache);
+    }
+    if result.kept > 0 {
+        let BenchResult { kept, cells, .. } = &result;
+        tell(&format!(
+            "{kept} of {} results were there already",
+            cells.len()
+        ));
+    }
+    let mut notes: Vec<String> = missing.into_iter().chain(shown.failures).collect();
+    if result.stopped {
+        notes.push("interrupted: some results are missing".to_owned());
+    }
+    let end = report(args, &backbone, notes, &result)?;
+    if result.stopped {
+        bail!(
+            "interrupted; the tables hold what is there, and the same command goes on from there"
+        );
+    }
+    Ok(end)
+}
+
+/// Seed of initial values and of the order of images in training, as in the papers' code.
+const TRAINING_SEED: u32 = 111;
+
+fn entrants(args: &Args) -> Result<Vec<Entrant>> {
+    let (suite, all) = (args.suite, args.settings.options()?);
+    let methods: Vec<&str> = match args.method.as_slice() {
+        [] => suite.methods.to_vec(),
+        given => given.iter().map(String::as_str).collect(),
+    };
+    let owned = |name: &str| name.split_once('.').map(|(method, _)| method.to_owned());
+    for method in all.keys().filter_map(|name| owned(name)) {
+        if !methods.contains(&method.as_str()) {
+            bail!(
+                "a setting is for `{method}`, which takes no part: {}",
+                methods.join(", ")
+            );
+        }
+    }
+    let entrant = |name: &&str| {
+        let method = find_method(name)?;
+        let mut options = FitOptions::new();
+        for (setting, value) in &all {
+            match setting.split_once('.') {
+                Some((owner, setting)) if owner == *name => {
+                    options.insert(setting.to_owned(), value.clone());
+                }
+                Some(_) => {}
+                // What was learned before is no setting of others.
+                None if setting == "trained" && !method.is_trained() => {}
+                None => {
+                    options.insert(setting.clone(), value.clone());
+                }
+            }
+        }
+        Ok(Entrant {
+            method,
+            options,
+            shots: match args.shots.as_slice() {
+                [] => suite.shots.to_vec(),
+                given => given.iter().map(|&shots| shots as usize).collect(),
+            },
+            seeds: match args.seed.as_slice() {
+                [] => suite.seeds.to_vec(),
+                given => given.to_vec(),
+            },
+            tuned_on: None,
+        })
+    };
+    let mut entrants = methods
+        .iter()
+        .map(entrant)
+        .collect::<Result<Vec<Entrant>>>()?;
+    if let Some(data) = suite.tuning {
+        let tuned = entrants
+            .iter()
+            .filter(|entrant| entrant.method.needs == Needs::Training);
+        let tuned: Vec<Entrant> = tuned
+            .map(|entrant| Entrant {
+                tuned_on: Some(data.to_owned()),
+                ..entrant.clone()
+            })
+            .collect();
+        entrants.extend(tuned);
+    }
+    Ok(entrants)
+}
+
+/// Writes the tables and prints them.
+fn report(
+    args: &Args,
+    backbone: &Backbone,
+    notes: Vec<String>,
+    result: &BenchResult,
+) -> Result<End> {
+    let heading = Heading {
+        title: format!("Suite {}", args.suite.name),
+        command: command_line(),
+        date: now(),
+        program: format!("anomalens {}", env!("CARGO_PKG_VERSION")),
+        backbone: format!(
+            "{} ({}, {})",
+            backbone.name,
+            backbone.encoder.name(),
+            backbone.precision
+        ),
+        notes,
+    };
+    let Written {
+        tables,
+        lines,
+        paths,
+    } = write_tables(&args.output, &heading, result)?;
+    if args.json {
+        for line in &lines {
+            print_line(serde_json::to_string(line)?)?;
+        }
+    } else {
+        for Table {
+            title,
+            columns,
+            rows,
+        } in tables
+        {
+            let titles: Vec<&str> = columns.iter().map(String::as_str).collect();
+            let dash = |cell: String| {
+                if cell.is_empty() {
+                    "-".to_owned()
+                } else {
+                    cell
+                }
+            };
+            let rows = rows
+                .into_iter()
+                .map(|row| row.into_iter().map(dash).collect());
+            print_line(format!(
+                "{title}\n{}\n",
+                table::align(&titles, rows.collect())
+            ))?;
+        }
+        for path in paths {
+            print_line(format!("tables: {}", path.display()))?;
+        }
+    }
+    let unread = |cell: &&Cell| cell.failed > 0;
+    for Cell { name, failed, .. } in result.cells.iter().filter(unread) {
+        tell(&format!(
+            "{} on {}, {}: {failed} images have no score",
+            name.method, name.data, name.class
+        ));
+    }
+    let whole = result.failures == 0 && !result.cells.iter().any(|cell| cell.failed > 0);
+    Ok(if whole { End::Done } else { End::Incomplete })
+}
+
+/// Tells something on standard error.
+#[allow(clippy::print_stderr)] // Where it belongs, in the program.
+fn tell(text: &str) {
+    eprintln!("{text}");
+}
