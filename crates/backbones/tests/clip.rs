@@ -237,7 +237,6 @@ fn full_size(precision: Precision) -> ClipVision {
 fn full_size_input() -> (Tensor, FeatureRequest) {
     let pixels = anomalens_vision::Image::open(
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/c.png"),
-        &anomalens_vision::Limits::default(),
     )
     .unwrap();
     let input = anomalens_vision::Preprocess::clip_square(518)

@@ -266,7 +266,7 @@ impl Writer<'_> {
             return Ok(record);
         }
         let options = StreamOptions::default();
-        let image = match ImageSource::from(file.path.clone()).open(&options.limits) {
+        let image = match ImageSource::from(file.path.clone()).open(&options.limits.into()) {
             Ok(image) => image,
             Err(error) => return Ok(failed(file, &error.to_string())), // It changed meanwhile.
         };

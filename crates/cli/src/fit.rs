@@ -9,7 +9,7 @@ use anomalens::detectors::{
     find as find_method,
 };
 use anomalens::evaluation::shot;
-use anomalens::vision::Limits;
+use anomalens::vision::DecodeOptions;
 use anyhow::{Result, bail};
 use serde_json::json;
 
@@ -209,7 +209,7 @@ fn training_normals(
             samples = few_shot(&samples, count, seed)?;
         }
         for sample in samples {
-            let mut shot = shot(sample, &Limits::default())?;
+            let mut shot = shot(sample, &DecodeOptions::default())?;
             if sets.len() > 1 {
                 shot.name = format!("{number}/{}", shot.name);
             }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anomalens::detectors::Shot;
-use anomalens::vision::{Image, Limits};
+use anomalens::vision::Image;
 use anyhow::{Context, Result, bail};
 use walkdir::WalkDir;
 
@@ -45,7 +45,7 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<ImageFile>> {
 /// Reads normal images; none may be unusable.
 pub(super) fn shots(files: &[ImageFile]) -> Result<Vec<Shot>> {
     let shot = |file: &ImageFile| {
-        let image = Image::open(&file.path, &Limits::default())
+        let image = Image::open(&file.path)
             .context("a normal image cannot be used; mend it or take it out")?;
         let name = file.name.to_string_lossy().replace('\\', "/");
         Ok(Shot { name, image })

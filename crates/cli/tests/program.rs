@@ -34,7 +34,7 @@ fn few_shot_detection_finds_the_bad_images() {
     for line in &lines {
         for picture in ["heat_map", "overlay"] {
             let path = sandbox.path("out").join(line[picture].as_str().unwrap());
-            let picture = anomalens::vision::Image::open(&path, &Default::default()).unwrap();
+            let picture = anomalens::vision::Image::open(&path).unwrap();
             assert_eq!((picture.width(), picture.height()), (64, 48));
         }
     }

@@ -290,7 +290,7 @@ fn every_harm_is_found() {
             },
             kind: UnreadableImage,
             at: "yes/Y1.jpg",
-            message: "this image is damaged: the file ends before the image does",
+            message: "this image is damaged: the end of the image is missing",
             opens: true,
         },
         Case {

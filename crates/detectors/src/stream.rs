@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 
 use anomalens_backbones::{BackboneError, ImageEncoder, ImageFeatures};
-use anomalens_vision::{GeometryError, Image, Limits, Preprocessed, Rect};
+use anomalens_vision::{DecodeOptions, GeometryError, Image, Limits, Preprocessed, Rect};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
@@ -26,8 +26,8 @@ impl ImageSource {
     ///
     /// # Errors
     /// [`SourceError`] that tells what is wrong with the file.
-    pub fn open(&self, limits: &Limits) -> Result<Image, SourceError> {
-        let image = Image::open(&self.path, limits)?;
+    pub fn open(&self, options: &DecodeOptions) -> Result<Image, SourceError> {
+        let image = Image::open_with(&self.path, options)?;
         match self.crop {
             Some([x, y, width, height]) => image
                 .crop(x, y, width, height)
@@ -191,7 +191,7 @@ fn prepare(
     patch: usize,
     limits: &Limits,
 ) -> Result<Prepared, SourceError> {
-    let image = source.open(limits)?;
+    let image = source.open(&DecodeOptions::from(*limits))?;
     let (width, height) = (image.width(), image.height());
     let unfit = |error| source.unfit(error);
     let footprint = setup.preprocess.footprint(width, height).map_err(unfit)?;

@@ -9,7 +9,7 @@ use anomalens_datasets::{DataSet, Sample, few_shot};
 use anomalens_detectors::{
     Detector, FitOptions, ImageSource, Method, Needs, Prediction, Shot, StreamOptions, predict,
 };
-use anomalens_vision::Limits;
+use anomalens_vision::DecodeOptions;
 
 use crate::measure::class_result;
 use crate::pixels::Resolution;
@@ -192,7 +192,7 @@ impl<'a> Contestant<'a> {
                 };
                 let shots = shots
                     .into_iter()
-                    .map(|sample| shot(sample, &run.stream.limits))
+                    .map(|sample| shot(sample, &run.stream.limits.into()))
                     .collect::<Result<Vec<_>, _>>()?;
                 let mut options = options.clone();
                 if method.class {
@@ -243,10 +243,10 @@ impl<'a> Contestant<'a> {
 ///
 /// # Errors
 /// [`EvaluationError::Shot`] if it cannot be read.
-pub fn shot(sample: &Sample, limits: &Limits) -> Result<Shot, EvaluationError> {
+pub fn shot(sample: &Sample, options: &DecodeOptions) -> Result<Shot, EvaluationError> {
     Ok(Shot {
         name: sample.id.clone(),
-        image: source(sample).open(limits)?,
+        image: source(sample).open(options)?,
     })
 }
 

@@ -132,7 +132,7 @@ fn drawn(
     limits: &Limits,
     style: Style,
 ) -> Result<(Drawn, Option<Mask>), Box<dyn Error>> {
-    let image = source(sample).open(limits)?;
+    let image = source(sample).open(&(*limits).into())?;
     let mut drawn = draw(&image, prediction, style)?;
     let (width, height) = (drawn.image.width(), drawn.image.height());
     let mask = seen_mask(sample, prediction, limits)?;

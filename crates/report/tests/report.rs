@@ -532,7 +532,7 @@ fn pictures(page: &Html) -> Vec<Image> {
             .unwrap()
             .strip_prefix("data:image/jpeg;base64,")
             .unwrap();
-        Image::decode(&BASE64_STANDARD.decode(data).unwrap(), &Limits::default()).unwrap()
+        Image::decode(&BASE64_STANDARD.decode(data).unwrap()).unwrap()
     };
     elements(page, ".gallery img")
         .into_iter()

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anomalens_datasets::{GOOD, images_below, permutation};
-use anomalens_vision::{Image, Limits, Mask};
+use anomalens_vision::{Image, Mask};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -136,7 +136,7 @@ impl Spec {
         let train = train.map_or(names.len() / 4, |train| train as usize);
         let apart = permutation(names.len(), self.seed);
         let apart = &apart[..train.min(names.len())];
-        let open = |name: &str| Image::open(folder.join(name), &Limits::default());
+        let open = |name: &str| Image::open(folder.join(name));
         names.par_iter().enumerate().try_for_each(|(i, file)| {
             let image = open(file)?;
             // Names of images in folders of folders may be equal.

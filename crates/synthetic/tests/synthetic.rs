@@ -248,9 +248,9 @@ fn textures_are_written_as_a_data_set() {
     assert_eq!(kinds.len(), 1 + Defect::ALL.len());
     for sample in &data.samples {
         let limits = Limits::default();
-        let image = Image::open(&sample.image, &limits).unwrap();
+        let image = Image::open(&sample.image).unwrap();
         assert_eq!((image.width(), image.height()), (32, 32));
-        let again = Image::open(tree.path("again").join(&sample.id), &limits).unwrap();
+        let again = Image::open(tree.path("again").join(&sample.id)).unwrap();
         assert_eq!(image, again, "{}", sample.id);
         if let MaskSource::File(mask) = &sample.mask {
             assert!(Mask::open(mask, &limits).unwrap().any(), "{}", sample.id);
@@ -293,7 +293,7 @@ fn a_folder_of_normal_images_gets_defects() {
         let name = sample.image.file_stem().unwrap().to_str().unwrap();
         let origin = name.rsplit_once('-').unwrap().0;
         let before = tree.path(&format!("drawn/test/good/{origin}.png"));
-        let open = |path| Image::open(path, &Limits::default()).unwrap();
+        let open = |path| Image::open(path).unwrap();
         let MaskSource::File(mask) = &sample.mask else {
             panic!("{name} has no mask")
         };

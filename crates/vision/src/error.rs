@@ -124,16 +124,26 @@ pub enum ImageError {
         /// The limit.
         limit: u64,
     },
-    /// The decoder would need more memory than the pixel limit justifies.
+    /// More memory than [`Limits::max_memory`](crate::Limits::max_memory).
     #[error(
-        "{origin} needs more than {limit} bytes of memory to decode, which its size does not \
-         explain; save it again as PNG or raise the limit"
+        "{origin} needs more than {limit} bytes of memory to decode; save it again as PNG or raise \
+         the limit"
     )]
     TooMuchMemory {
         /// Where the bytes came from.
         origin: Origin,
-        /// The memory that the decoder was given, in bytes.
+        /// The limit, in bytes.
         limit: u64,
+    },
+    /// A file has fewer pages than the one asked for.
+    #[error("{origin} has no page {page}, counted from 0; it has {pages}")]
+    NoSuchPage {
+        /// Where the bytes came from.
+        origin: Origin,
+        /// The page asked for, from 0.
+        page: u32,
+        /// Pages in full resolution.
+        pages: u32,
     },
     /// An image could not be encoded as PNG.
     #[error("the image cannot be encoded as PNG: {reason}")]

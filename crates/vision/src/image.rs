@@ -1,26 +1,93 @@
 //! The one picture type of the project: 8-bit RGB, never empty.
 //!
 //! Whatever a file holds becomes this on reading: grey is repeated, palettes are looked up, CMYK is
-//! converted, alpha is dropped (the colour beneath stays; nothing is composited). 16-bit samples are
-//! scaled from 0..=65535 to 0..=255 and rounded: a fixed rule, since a stretch chosen per image would
-//! make a detector compare unlike things. A camera that puts 10 or 12 bits into the low end of
-//! 16-bit files therefore looks dark; shift its data up before.
+//! converted, alpha is dropped (the colour beneath stays; nothing is composited). Samples of more than
+//! 8 bits are scaled by a rule that is the same for all images ([`Levels`](crate::Levels)), since a
+//! stretch chosen per image would make a detector compare unlike things. Where an image uses little
+//! of its range, [`Image::notes`] says so.
 
+use std::fmt;
 use std::path::Path;
 
 use image::{DynamicImage, ExtendedColorType, RgbImage};
 
-use crate::decode::{self, Limits};
+use crate::decode::{self, DecodeOptions, Levels, PixelMode, Raster};
 use crate::error::{GeometryError, ImageError, Origin};
+use crate::native::Native;
 use crate::resample::{self, Filter};
 use anomalens_base::write_atomic;
 
 use crate::write::png;
 
 /// An 8-bit RGB image, row-major, at least 1 x 1.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Image {
     pixels: RgbImage,
+    /// What is resized instead of the pixels, in [`PixelMode::Pillow`].
+    native: Option<Box<Native>>,
+    notes: Vec<DecodeNote>,
+}
+
+/// Images are equal if their pixels are, whatever was noted about their files.
+impl PartialEq for Image {
+    fn eq(&self, other: &Self) -> bool {
+        self.pixels == other.pixels && self.native == other.native
+    }
+}
+
+impl Eq for Image {}
+
+/// What a user should know about a file that was decoded without an error.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum DecodeNote {
+    /// The file has more pages or frames than the one that was read.
+    OtherPages {
+        /// The page that was read, from 0.
+        page: u32,
+        /// Pages in full resolution, or frames.
+        pages: u32,
+    },
+    /// Samples of more than 8 bits that use less than 1/8 of what they were scaled by: the image is
+    /// nearly of one colour, often because 10 or 12 bits were stored in 16.
+    NarrowRange {
+        /// Smallest and largest sample.
+        found: (f64, f64),
+        /// The samples that became black and white.
+        range: (f64, f64),
+    },
+    /// Samples outside the range that they were scaled by, which became black or white.
+    OutsideRange {
+        /// Smallest and largest sample.
+        found: (f64, f64),
+        /// The samples that became black and white.
+        range: (f64, f64),
+    },
+}
+
+impl fmt::Display for DecodeNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::OtherPages { page, pages } => {
+                write!(
+                    f,
+                    "page {} of {pages} was read, the others were not",
+                    page + 1
+                )
+            }
+            Self::NarrowRange { found, range } => write!(
+                f,
+                "its samples lie between {} and {}, less than 1/8 of the range from {} to {}; state \
+                 its bit depth or a window",
+                found.0, found.1, range.0, range.1
+            ),
+            Self::OutsideRange { found, range } => write!(
+                f,
+                "its samples lie between {} and {}, some outside the range from {} to {}; they were \
+                 cut off",
+                found.0, found.1, range.0, range.1
+            ),
+        }
+    }
 }
 
 impl Image {
@@ -35,7 +102,11 @@ impl Image {
         let size = (width as usize, height as usize);
         GeometryError::check(WHAT, size, 3, pixels.len())?;
         RgbImage::from_raw(width, height, pixels)
-            .map(|pixels| Self { pixels })
+            .map(|pixels| Self {
+                pixels,
+                native: None,
+                notes: vec![],
+            })
             .ok_or(GeometryError::empty(WHAT, width, height))
     }
 
@@ -54,24 +125,91 @@ impl Image {
     ///
     /// # Errors
     /// An [`ImageError`] that carries the path.
-    pub fn open(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, ImageError> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ImageError> {
+        Self::open_with(path, &DecodeOptions::default())
+    }
+
+    /// [`Image::open`] with limits and rules of one's own.
+    ///
+    /// # Errors
+    /// An [`ImageError`] that carries the path.
+    pub fn open_with(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Self, ImageError> {
         let path = path.as_ref();
-        let bytes = decode::read_file(path, limits)?;
-        Self::decode_from(&bytes, limits, &Origin::File(path.into()))
+        let bytes = decode::read_file(path, &options.limits)?;
+        Self::decode_from(&bytes, options, &Origin::File(path.into()))
     }
 
     /// Decodes bytes in memory; otherwise as [`Image::open`].
     ///
     /// # Errors
     /// An [`ImageError`] whose origin is [`Origin::Memory`].
-    pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Self, ImageError> {
-        Self::decode_from(bytes, limits, &Origin::Memory)
+    pub fn decode(bytes: &[u8]) -> Result<Self, ImageError> {
+        Self::decode_with(bytes, &DecodeOptions::default())
     }
 
-    fn decode_from(bytes: &[u8], limits: &Limits, origin: &Origin) -> Result<Self, ImageError> {
-        decode::decode(bytes, limits, origin).map(|picture| Self {
-            pixels: picture.into_rgb8(),
+    /// [`Image::decode`] with limits and rules of one's own.
+    ///
+    /// # Errors
+    /// An [`ImageError`] whose origin is [`Origin::Memory`].
+    pub fn decode_with(bytes: &[u8], options: &DecodeOptions) -> Result<Self, ImageError> {
+        Self::decode_from(bytes, options, &Origin::Memory)
+    }
+
+    fn decode_from(
+        bytes: &[u8],
+        options: &DecodeOptions,
+        origin: &Origin,
+    ) -> Result<Self, ImageError> {
+        decode::decode(bytes, options, origin, |raster| {
+            Self::from_raster(raster, options)
         })
+    }
+
+    fn from_raster(mut raster: Raster, options: &DecodeOptions) -> Result<Self, decode::Failure> {
+        let mut notes = vec![];
+        if raster.pages > 1 {
+            notes.push(DecodeNote::OtherPages {
+                page: options.page,
+                pages: raster.pages,
+            });
+        }
+        match options.mode {
+            PixelMode::Rgb => raster = raster.upright(),
+            PixelMode::Pillow if options.levels == Levels::FromFile => raster.take_high_bytes(),
+            PixelMode::Pillow => {}
+        }
+        if let Some(decode::Used { found, range }) = raster.scale_to_bytes(options.levels)? {
+            let is_window = matches!(options.levels, Levels::Window { .. });
+            if !is_window && (found.1 - found.0) * 8.0 < range.1 - range.0 {
+                notes.push(DecodeNote::NarrowRange { found, range });
+            }
+            if !is_window && (found.0 < range.0 || found.1 > range.1) {
+                notes.push(DecodeNote::OutsideRange { found, range });
+            }
+        }
+        let native = match options.mode {
+            PixelMode::Rgb => None,
+            PixelMode::Pillow => Native::new(&raster).map(Box::new),
+        };
+        let (width, height) = (raster.width as u32, raster.height as u32);
+        let image = Self::new(width, height, raster.into_rgb()?);
+        let image = image.map_err(|error| decode::damaged(error.to_string()))?;
+        Ok(Self {
+            native,
+            notes,
+            ..image
+        })
+    }
+
+    /// What should be known about the file that this image was decoded from; nothing for most.
+    pub fn notes(&self) -> &[DecodeNote] {
+        &self.notes
+    }
+
+    /// Whether all pixels have the same colour, as with a closed shutter: nothing can be found in it.
+    pub fn is_flat(&self) -> bool {
+        let (pixels, _) = self.as_bytes().as_chunks::<3>();
+        pixels.iter().all(|pixel| *pixel == pixels[0])
     }
 
     /// Width in pixels.
@@ -119,7 +257,12 @@ impl Image {
     pub fn crop(&self, x: u32, y: u32, width: u32, height: u32) -> Result<Self, GeometryError> {
         check_crop((self.width(), self.height()), x, y, width, height)?;
         let pixels = image::imageops::crop_imm(&self.pixels, x, y, width, height).to_image();
-        Ok(Self { pixels })
+        let native = self.native.as_ref();
+        Ok(Self {
+            pixels,
+            native: native.map(|native| Box::new(native.crop((x, y), (width, height)))),
+            notes: self.notes.clone(),
+        })
     }
 
     /// The image with left and right exchanged.
@@ -127,21 +270,25 @@ impl Image {
     pub fn mirror(&self) -> Self {
         Self {
             pixels: image::imageops::flip_horizontal(&self.pixels),
+            native: self.native.as_ref().map(|native| Box::new(native.mirror())),
+            notes: self.notes.clone(),
         }
     }
 
-    /// Resizes to exactly `width` x `height`, with the same pixels as Pillow's `Image.resize`.
+    /// Resizes to exactly `width` x `height`, with the same pixels as Pillow's `Image.resize`; of an
+    /// image that was decoded in [`PixelMode::Pillow`], as that followed by `convert("RGB")`.
     ///
     /// # Errors
     /// [`GeometryError::Empty`] for a size of zero, [`GeometryError::TooLarge`] for absurd ones.
     pub fn resize(&self, width: u32, height: u32, filter: Filter) -> Result<Self, GeometryError> {
         let from = (self.width(), self.height());
         resample::check_size(from, (width.into(), height.into()), resample::MAX_PIXELS)?;
-        Self::new(
-            width,
-            height,
-            resample::resize::<3>(self.as_bytes(), from, (width, height), filter),
-        )
+        let to = (width, height);
+        let pixels = match &self.native {
+            Some(native) => native.resize(to, filter),
+            None => resample::resize::<3>(self.as_bytes(), from, to, filter),
+        };
+        Self::new(width, height, pixels)
     }
 
     /// The image as a PNG file.

@@ -23,6 +23,7 @@ mod image;
 mod interpolate;
 mod map;
 mod mask;
+mod native;
 mod picture;
 mod preprocess;
 mod regions;
@@ -33,9 +34,11 @@ mod sparse;
 mod write;
 
 pub use crate::colour::ColourMap;
-pub use crate::decode::Limits;
+pub use crate::decode::{
+    DecodeOptions, FileKind, IMAGE_ENDINGS, Levels, Limits, PixelMode, image_size,
+};
 pub use crate::error::{GeometryError, ImageError, Origin};
-pub use crate::image::Image;
+pub use crate::image::{DecodeNote, Image};
 pub use crate::interpolate::Alignment;
 pub use crate::map::Map;
 pub use crate::mask::{Mask, MaskFile};

@@ -6,10 +6,10 @@
 
 use std::path::PathBuf;
 
-use image::{DynamicImage, ExtendedColorType};
+use image::ExtendedColorType;
 use serde::Serialize;
 
-use crate::decode::{self, Limits};
+use crate::decode::{self, DecodeOptions, Layout, Limits, Raster, Samples};
 use crate::error::{GeometryError, ImageError, Origin};
 use crate::image::check_crop;
 use crate::resample::{self, Filter};
@@ -66,52 +66,74 @@ impl Mask {
         }
     }
 
-    /// Reads a mask file: every pixel above its threshold is set.
+    /// Reads a mask file, upright like an image: every pixel above its threshold is set.
     ///
     /// Colours of 8 bits are turned to grey with Pillow's weights first; of colours of 16 bits the
-    /// brightest channel counts. 16-bit files are compared before any scaling, so that small label
-    /// values are kept. Transparency does not matter.
+    /// brightest channel counts. Samples of more than 8 bits are compared before any scaling, so that
+    /// small label values are kept. Transparency does not matter.
     ///
     /// # Errors
     /// An [`ImageError`] that carries the path.
     pub fn open(file: &MaskFile, limits: &Limits) -> Result<Self, ImageError> {
-        let MaskFile { path, threshold } = file;
-        let bytes = decode::read_file(path, limits)?;
-        let picture = decode::decode(&bytes, limits, &Origin::File(path.clone()))?;
-        Ok(Self::from_picture(picture, *threshold))
+        let bytes = decode::read_file(&file.path, limits)?;
+        let origin = Origin::File(file.path.clone());
+        Self::decode_from(&bytes, file.threshold, limits, &origin)
     }
 
-    /// The mask that a decoded picture is; otherwise as [`Mask::open`].
-    pub fn from_picture(picture: DynamicImage, threshold: u16) -> Self {
-        let (width, height) = (picture.width(), picture.height());
-        let is_set = |value: u16| value > threshold;
-        let values = match picture {
-            DynamicImage::ImageLuma8(grey) => grey
-                .pixels()
-                .map(|pixel| is_set(pixel.0[0].into()))
+    /// Decodes a mask in memory; otherwise as [`Mask::open`].
+    ///
+    /// # Errors
+    /// An [`ImageError`] whose origin is [`Origin::Memory`].
+    pub fn decode(bytes: &[u8], threshold: u16, limits: &Limits) -> Result<Self, ImageError> {
+        Self::decode_from(bytes, threshold, limits, &Origin::Memory)
+    }
+
+    fn decode_from(
+        bytes: &[u8],
+        threshold: u16,
+        limits: &Limits,
+        origin: &Origin,
+    ) -> Result<Self, ImageError> {
+        decode::decode(bytes, &DecodeOptions::from(*limits), origin, |raster| {
+            Self::from_raster(raster.upright(), threshold)
+        })
+    }
+
+    fn from_raster(raster: Raster, threshold: u16) -> Result<Self, decode::Failure> {
+        let (width, height) = (raster.width as u32, raster.height as u32);
+        let channels = raster.layout.channels();
+        // Transparency is the last sample.
+        let colours = match raster.layout {
+            Layout::GreyAlpha | Layout::Rgba => channels - 1,
+            _ => channels,
+        };
+        let threshold_at = i32::from(threshold) + i32::from(raster.zero);
+        let values = match &raster.samples {
+            Samples::Words(words) => words
+                .chunks_exact(channels)
+                .map(|pixel| {
+                    pixel[..colours]
+                        .iter()
+                        .any(|&v| i32::from(v) > threshold_at)
+                })
                 .collect(),
-            DynamicImage::ImageLuma16(grey) => {
-                grey.pixels().map(|pixel| is_set(pixel.0[0])).collect()
-            }
-            DynamicImage::ImageLumaA16(grey) => {
-                grey.pixels().map(|pixel| is_set(pixel.0[0])).collect()
-            }
-            DynamicImage::ImageRgb16(_) | DynamicImage::ImageRgba16(_) => picture
-                .into_rgb16()
-                .pixels()
-                .map(|pixel| pixel.0.into_iter().any(is_set))
+            Samples::Floats(values) => values
+                .chunks_exact(channels)
+                .map(|pixel| pixel[..colours].iter().any(|&v| v > f32::from(threshold)))
                 .collect(),
-            other => other
-                .into_rgb8()
-                .pixels()
-                .map(|pixel| grey(pixel.0) > u32::from(threshold))
+            Samples::Bytes(_) => raster
+                .into_rgb()?
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&pixel| grey(pixel) > u32::from(threshold))
                 .collect(),
         };
-        Self {
+        Ok(Self {
             width,
             height,
             values,
-        }
+        })
     }
 
     /// Width in pixels.

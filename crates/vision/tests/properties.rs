@@ -45,6 +45,7 @@ static FILES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
 const SMALL: Limits = Limits {
     max_bytes: 1 << 20,
     max_pixels: 1 << 16,
+    max_memory: 64 << 20,
 };
 
 fn any_filter() -> impl Strategy<Value = Filter> {
@@ -72,7 +73,7 @@ fn any_map() -> impl Strategy<Value = Map> {
 proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        prop_assert!(Image::decode(&bytes, &SMALL).is_err());
+        prop_assert!(Image::decode_with(&bytes, &SMALL.into()).is_err());
     }
 
     #[test]
@@ -90,7 +91,7 @@ proptest! {
         if length.index(2) == 0 {
             bytes.truncate(length.index(bytes.len()));
         }
-        if let Ok(image) = Image::decode(&bytes, &SMALL) {
+        if let Ok(image) = Image::decode_with(&bytes, &SMALL.into()) {
             prop_assert!(u64::from(image.width()) * u64::from(image.height()) <= SMALL.max_pixels);
         }
     }

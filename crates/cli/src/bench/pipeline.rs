@@ -8,7 +8,7 @@ use anomalens::backbones::ImageEncoder;
 use anomalens::detectors::{
     Detector, ImageSource, Needs, Scored, StreamOptions, find as find_method, predict,
 };
-use anomalens::vision::{Alignment, Limits};
+use anomalens::vision::{Alignment, DecodeOptions};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ fn stages(
     let (mut looks, mut sizes) = ([vec![], vec![]], vec![]);
     for source in sources {
         let start = Instant::now();
-        let image = source.open(&Limits::default())?;
+        let image = source.open(&DecodeOptions::default())?;
         sizes.push((image.height() as usize, image.width() as usize));
         let first = setup.preprocess.apply(&image)?;
         let second = detector.looks().second(&first, encoder.patch());

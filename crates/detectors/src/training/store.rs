@@ -193,7 +193,7 @@ impl<'a> FeatureStore<'a> {
             Place::Off => {
                 let images = indices
                     .iter()
-                    .map(|&i| samples[i].source.open(&self.stream.limits))
+                    .map(|&i| samples[i].source.open(&self.stream.limits.into()))
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(DetectorError::TrainingImage)?;
                 for features in encode_images(*encoder, setup, Looks::Once, &images)? {

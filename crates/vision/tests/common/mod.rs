@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use anomalens_vision::{Image, Limits};
+use anomalens_vision::Image;
 use safetensors::SafeTensors;
 
 pub(crate) fn path(name: &str) -> PathBuf {
@@ -17,7 +17,7 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 }
 
 pub(crate) fn image(name: &str) -> Image {
-    Image::open(path(name), &Limits::default()).unwrap()
+    Image::open(path(name)).unwrap()
 }
 
 /// All tensors of one file.
