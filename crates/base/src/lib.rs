@@ -12,7 +12,7 @@ mod digest;
 mod progress;
 mod suggest;
 
-pub use atomic::write_atomic;
+pub use atomic::{replace_file, write_atomic};
 pub use digest::{ContentHash, InvalidHash, ListedFile, files_in};
 pub use progress::Progress;
 pub use suggest::{did_you_mean, nearest};
