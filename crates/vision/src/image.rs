@@ -11,7 +11,7 @@ use std::path::Path;
 
 use image::{DynamicImage, ExtendedColorType, RgbImage};
 
-use crate::decode::{self, DecodeOptions, Levels, PixelMode, Raster};
+use crate::decode::{self, DecodeOptions, Levels, Raster};
 use crate::error::{GeometryError, ImageError, Origin};
 use crate::native::Native;
 use crate::resample::{self, Filter};
@@ -23,7 +23,7 @@ use crate::write::png;
 #[derive(Clone, Debug)]
 pub struct Image {
     pixels: RgbImage,
-    /// What is resized instead of the pixels, in [`PixelMode::Pillow`].
+    /// The file's own mode, where resizing it differs from resizing RGB.
     native: Option<Box<Native>>,
     notes: Vec<DecodeNote>,
 }
@@ -31,7 +31,7 @@ pub struct Image {
 /// Images are equal if their pixels are, whatever was noted about their files.
 impl PartialEq for Image {
     fn eq(&self, other: &Self) -> bool {
-        self.pixels == other.pixels && self.native == other.native
+        self.pixels == other.pixels
     }
 }
 
@@ -173,11 +173,11 @@ impl Image {
                 pages: raster.pages,
             });
         }
-        match options.mode {
-            PixelMode::Rgb => raster = raster.upright(),
-            PixelMode::Pillow if options.levels == Levels::FromFile => raster.take_high_bytes(),
-            PixelMode::Pillow => {}
+        if options.upright {
+            raster = raster.upright();
         }
+        let from_file = options.levels == Levels::FromFile;
+        let truncated = from_file.then(|| Native::truncated(&raster)).flatten();
         if let Some(decode::Used { found, range }) = raster.scale_to_bytes(options.levels)? {
             let is_window = matches!(options.levels, Levels::Window { .. });
             if !is_window && (found.1 - found.0) * 8.0 < range.1 - range.0 {
@@ -187,10 +187,7 @@ impl Image {
                 notes.push(DecodeNote::OutsideRange { found, range });
             }
         }
-        let native = match options.mode {
-            PixelMode::Rgb => None,
-            PixelMode::Pillow => Native::new(&raster).map(Box::new),
-        };
+        let native = truncated.or_else(|| Native::new(&raster)).map(Box::new);
         let (width, height) = (raster.width as u32, raster.height as u32);
         let image = Self::new(width, height, raster.into_rgb()?);
         let image = image.map_err(|error| decode::damaged(error.to_string()))?;
@@ -275,20 +272,37 @@ impl Image {
         }
     }
 
-    /// Resizes to exactly `width` x `height`, with the same pixels as Pillow's `Image.resize`; of an
-    /// image that was decoded in [`PixelMode::Pillow`], as that followed by `convert("RGB")`.
+    /// Resizes to exactly `width` x `height`, with the same pixels as Pillow's `Image.resize`.
     ///
     /// # Errors
     /// [`GeometryError::Empty`] for a size of zero, [`GeometryError::TooLarge`] for absurd ones.
     pub fn resize(&self, width: u32, height: u32, filter: Filter) -> Result<Self, GeometryError> {
         let from = (self.width(), self.height());
         resample::check_size(from, (width.into(), height.into()), resample::MAX_PIXELS)?;
-        let to = (width, height);
-        let pixels = match &self.native {
-            Some(native) => native.resize(to, filter),
-            None => resample::resize::<3>(self.as_bytes(), from, to, filter),
+        Self::new(
+            width,
+            height,
+            resample::resize::<3>(self.as_bytes(), from, (width, height), filter),
+        )
+    }
+
+    /// As [`Image::resize`], in the mode that the file had, and RGB afterwards: what Pillow makes of
+    /// a file by `resize` and `convert("RGB")`. An image that is not from a file is RGB.
+    ///
+    /// # Errors
+    /// As [`Image::resize`].
+    pub fn resize_in_file_mode(
+        &self,
+        width: u32,
+        height: u32,
+        filter: Filter,
+    ) -> Result<Self, GeometryError> {
+        let Some(native) = &self.native else {
+            return self.resize(width, height, filter);
         };
-        Self::new(width, height, pixels)
+        let from = (self.width(), self.height());
+        resample::check_size(from, (width.into(), height.into()), resample::MAX_PIXELS)?;
+        Self::new(width, height, native.resize((width, height), filter))
     }
 
     /// The image as a PNG file.

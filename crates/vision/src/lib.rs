@@ -34,16 +34,14 @@ mod sparse;
 mod write;
 
 pub use crate::colour::ColourMap;
-pub use crate::decode::{
-    DecodeOptions, FileKind, IMAGE_ENDINGS, Levels, Limits, PixelMode, image_size,
-};
+pub use crate::decode::{DecodeOptions, FileKind, IMAGE_ENDINGS, Levels, Limits, image_size};
 pub use crate::error::{GeometryError, ImageError, Origin};
 pub use crate::image::{DecodeNote, Image};
 pub use crate::interpolate::Alignment;
 pub use crate::map::Map;
 pub use crate::mask::{Mask, MaskFile};
 pub use crate::picture::{draw_contours, heat_map, overlay, sheet};
-pub use crate::preprocess::{Preprocess, Preprocessed, Rect, Resize};
+pub use crate::preprocess::{Preprocess, Preprocessed, Rect, Resize, RgbConversion};
 pub use crate::regions::Region;
 pub use crate::resample::Filter;
 pub use crate::sparse::SparseMask;

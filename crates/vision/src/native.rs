@@ -17,6 +17,23 @@ pub(crate) struct Native {
 }
 
 impl Native {
+    /// Colours of 16 bits, of which Pillow keeps the upper 8. Grey of 16 bits is not among them:
+    /// Pillow clips it to white.
+    pub(crate) fn truncated(raster: &Raster) -> Option<Self> {
+        let is_colour = raster.layout.channels() >= 3 && raster.zero == 0;
+        match &raster.samples {
+            Samples::Words(words) if is_colour && raster.bits.is_none_or(|bits| bits == 16) => {
+                Some(Self {
+                    size: (raster.width as u32, raster.height as u32),
+                    layout: raster.layout.clone(),
+                    samples: words.iter().map(|word| (word >> 8) as u8).collect(),
+                    bilevel: false,
+                })
+            }
+            _ => None,
+        }
+    }
+
     /// The mode of a decoded picture; `None` if resizing it is the same as resizing RGB.
     pub(crate) fn new(raster: &Raster) -> Option<Self> {
         let is_plain = !raster.bilevel && matches!(raster.layout, Layout::Grey | Layout::Rgb);

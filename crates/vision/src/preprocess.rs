@@ -1,8 +1,6 @@
 //! From an image to a network's input: resize, crop, scale, normalise, with torchvision's rounding.
 //!
-//! The rule is data: it is stored in detector files and compared when they are loaded. Images are RGB
-//! before they are resized; the CLIP pipelines resize first, which differs for palette and alpha
-//! images only.
+//! The rule is data: it is stored in detector files and compared when they are loaded.
 
 use rayon::prelude::*;
 use serde::de::Error as _;
@@ -44,6 +42,26 @@ pub enum Resize {
     },
 }
 
+/// When an image becomes RGB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RgbConversion {
+    /// Before it is resized, as code has it that reads images with OpenCV, or calls `convert("RGB")`
+    /// first.
+    #[default]
+    BeforeResize,
+    /// After it was resized in the mode of its file, as torchvision's transforms do on what Pillow
+    /// opens (AnomalyCLIP, VAND, open_clip). That differs for images with a palette or of one bit,
+    /// which Pillow does not interpolate, with transparency, which weighs their colours, and of CMYK.
+    AfterResize,
+}
+
+impl RgbConversion {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Everything that happens to an image before a backbone sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,6 +70,9 @@ pub struct Preprocess {
     pub resize: Resize,
     /// With which filter.
     pub filter: Filter,
+    /// Whether it is RGB before or after that.
+    #[serde(default, skip_serializing_if = "RgbConversion::is_default")]
+    pub rgb: RgbConversion,
     /// Subtracted from R, G, B in 0..=1.
     pub mean: [f32; 3],
     /// Then divided by; positive.
@@ -116,6 +137,7 @@ impl Preprocess {
         Self {
             resize,
             filter: Filter::Bicubic,
+            rgb: RgbConversion::default(),
             mean: CLIP_MEAN,
             std: CLIP_STD,
         }
@@ -127,6 +149,7 @@ impl Preprocess {
         Self {
             resize,
             filter: Filter::Bicubic,
+            rgb: RgbConversion::default(),
             mean: CLIP_MEAN,
             std: CLIP_STD,
         }
@@ -141,6 +164,7 @@ impl Preprocess {
         Self {
             resize,
             filter: Filter::Bicubic,
+            rgb: RgbConversion::default(),
             mean: IMAGENET_MEAN,
             std: IMAGENET_STD,
         }
@@ -156,6 +180,7 @@ impl Preprocess {
         Self {
             resize,
             filter: Filter::Bicubic,
+            rgb: RgbConversion::default(),
             mean: IMAGENET_MEAN,
             std: IMAGENET_STD,
         }
@@ -195,9 +220,12 @@ impl Preprocess {
     pub fn apply(&self, image: &Image) -> Result<Preprocessed, GeometryError> {
         let plan = self.plan(image.width(), image.height())?;
         let (width, height) = plan.output;
-        let pixels = image
-            .resize(plan.resized.0, plan.resized.1, self.filter)?
-            .crop(plan.offset.0, plan.offset.1, width, height)?;
+        let (columns, rows) = plan.resized;
+        let resized = match self.rgb {
+            RgbConversion::BeforeResize => image.resize(columns, rows, self.filter)?,
+            RgbConversion::AfterResize => image.resize_in_file_mode(columns, rows, self.filter)?,
+        };
+        let pixels = resized.crop(plan.offset.0, plan.offset.1, width, height)?;
         let (pixels, _) = pixels.as_bytes().as_chunks::<{ Preprocessed::CHANNELS }>();
         let mut values = vec![0.0; pixels.len() * Preprocessed::CHANNELS];
         values

@@ -455,3 +455,45 @@ fn saved_images_are_read_back() {
         "{error}"
     );
 }
+
+#[test]
+fn files_that_were_decoded_wrongly_once() {
+    let open = |name| Image::open(common::fixture(name));
+    assert_eq!(
+        open("scans_separate_420.jpg").unwrap(),
+        open("scans_together_420.jpg").unwrap()
+    );
+    let bilevel = open("fill_order_2_group4.tif").unwrap();
+    // Of the pixels that Pillow 13.0 reads.
+    assert_eq!(crc32(bilevel.as_bytes()), 0x36c9_82e0);
+    for name in [
+        "ends_early_9999.jpg",
+        "chunk_length_1.webp",
+        "chunk_length_2.webp",
+    ] {
+        let error = open(name).unwrap_err();
+        assert!(matches!(error, ImageError::Damaged { .. }), "{error}");
+    }
+}
+
+/// A colour profile that unpacks to a gigabyte is not unpacked.
+#[test]
+fn a_profile_that_is_a_bomb_is_passed_over() {
+    let png = encode(&rgb(), ImageFormat::Png);
+    let mut packed = flate2::write::ZlibEncoder::new(vec![], flate2::Compression::best());
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..1024 {
+        std::io::Write::write_all(&mut packed, &zeros).unwrap();
+    }
+    let data = [b"iCCPbomb\0\0", &packed.finish().unwrap()[..]].concat();
+    let length = u32::try_from(data.len() - 4).unwrap();
+    let checksum = crc32(&data).to_be_bytes();
+    let chunk = [&length.to_be_bytes()[..], &data, &checksum].concat();
+    // Behind the header of 33 bytes.
+    let bytes = [&png[..33], &chunk, &png[33..]].concat();
+    let limits = Limits {
+        max_memory: 20 << 20,
+        ..Limits::default()
+    };
+    Image::decode_with(&bytes, &limits.into()).unwrap();
+}

@@ -23,7 +23,7 @@ pub(super) fn decode(bytes: &[u8], guard: &mut Guard<'_>) -> Result<Raster, Fail
         width,
         height,
         orientation: Orientation::NoTransforms,
-        memory: u64::from(width) * u64::from(height) * (channels + 3),
+        memory: u64::from(width) * u64::from(height) * (2 * channels + 3),
     })?;
     let mut pixels = vec![0; width as usize * height as usize * layout.channels()];
     decoder.read_image(&mut pixels).map_err(failure)?;

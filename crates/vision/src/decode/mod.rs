@@ -28,7 +28,7 @@ use std::sync::Once;
 
 pub use self::formats::{FileKind, IMAGE_ENDINGS};
 pub(crate) use self::guard::{Failure, damaged};
-pub use self::options::{DecodeOptions, Levels, Limits, PixelMode};
+pub use self::options::{DecodeOptions, Levels, Limits};
 pub(crate) use self::raster::{Layout, Raster, Samples, Used, divided_by_255, to_rgb};
 
 use self::formats::{Content, Format, recognise};
@@ -206,4 +206,35 @@ fn root_cause(error: &(dyn Error + 'static)) -> String {
         .split_whitespace()
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic, reason = "what is tested")]
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_of_the_file_and_gives_its_memory_back() {
+        let limits = Limits {
+            max_memory: 1000,
+            ..Limits::default()
+        };
+        let header = guard::Header {
+            width: 1,
+            height: 1,
+            orientation: image::metadata::Orientation::NoTransforms,
+            memory: 1000,
+        };
+        for reason in ["index 3", "index 4"] {
+            let failure = without_panic(|| -> Result<(), Failure> {
+                // The second time this would wait for ever.
+                Guard::new(&limits).admit(&header)?;
+                panic!("out of bounds: {reason}")
+            });
+            let failure = failure.unwrap_err();
+            let expected = format!("its decoder failed: out of bounds: {reason}");
+            assert!(matches!(failure, Failure::Damaged(reason) if reason == expected));
+        }
+    }
 }

@@ -2,17 +2,30 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How an image is decoded. The default suits photos of all kinds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// How an image is decoded.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DecodeOptions {
     /// What it may cost.
     pub limits: Limits,
     /// How samples of more than 8 bits become 8 bits.
     pub levels: Levels,
-    /// What happens to orientation, palettes and transparency.
-    pub mode: PixelMode,
+    /// Whether the picture is turned as EXIF or TIFF orientation says. Code that only calls Pillow's
+    /// `Image.open` does not do that; most viewers, and OpenCV, do.
+    pub upright: bool,
     /// Which page of a TIFF, from 0. Thumbnails and other reduced versions are not counted.
     pub page: u32,
+}
+
+impl Default for DecodeOptions {
+    /// What suits photos of all kinds: the default limits, levels from the file, upright, page 0.
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            levels: Levels::FromFile,
+            upright: true,
+            page: 0,
+        }
+    }
 }
 
 impl From<Limits> for DecodeOptions {
@@ -65,18 +78,4 @@ pub enum Levels {
         /// White.
         high: f64,
     },
-}
-
-/// What happens to orientation, palettes and transparency.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PixelMode {
-    /// Upright by EXIF or TIFF orientation, and RGB before anything else happens.
-    #[default]
-    Rgb,
-    /// As code that opens files with Pillow and resizes them with torchvision has it: orientation is
-    /// not applied, and an image is resized in its own mode before it is made RGB. That changes
-    /// images with a palette or one bit (which Pillow does not interpolate), with transparency (whose
-    /// colours it weighs by it), of CMYK, and of 16 bits.
-    Pillow,
 }

@@ -21,9 +21,9 @@ pub(super) fn decode(bytes: &[u8], guard: &mut Guard<'_>) -> Result<Raster, Fail
     let (colours, depth) = (header.color_type, header.bit_depth as u32);
     let channels = colours.samples();
     let row_bytes = (u64::from(width) * channels as u64 * u64::from(depth)).div_ceil(8);
-    // Packed rows, samples, and their RGB form.
+    // Packed rows, samples, a copy in the mode of the file, and their RGB form.
     let sample_bytes = if depth == 16 { 2 } else { 1 };
-    let per_pixel = channels as u64 * sample_bytes + 3;
+    let per_pixel = channels as u64 * (sample_bytes + 1) + 3;
     let memory = row_bytes * u64::from(height) + u64::from(width) * u64::from(height) * per_pixel;
     // A row, filtered and not, and metadata are all that the decoder allocates.
     decoder.set_limits(png::Limits {

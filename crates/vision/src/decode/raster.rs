@@ -102,19 +102,6 @@ impl Raster {
         self
     }
 
-    /// Takes the upper half of colours of 16 bits, as Pillow does. Grey of 16 bits is left: Pillow
-    /// clips it to white, which is of no use to anyone.
-    pub(crate) fn take_high_bytes(&mut self) {
-        if let Samples::Words(words) = &self.samples
-            && self.layout != Layout::Grey
-            && self.zero == 0
-            && self.bits.is_none_or(|bits| bits == 16)
-        {
-            let bytes = words.iter().map(|word| (word >> 8) as u8).collect();
-            self.samples = Samples::Bytes(bytes);
-        }
-    }
-
     /// Brings all samples to 8 bits; what they used of their range, if they had more.
     pub(crate) fn scale_to_bytes(&mut self, levels: Levels) -> Result<Option<Used>, Failure> {
         let range = match (levels, &self.samples) {

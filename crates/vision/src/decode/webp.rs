@@ -12,8 +12,8 @@ pub(super) fn decode(bytes: &[u8], guard: &mut Guard<'_>) -> Result<Raster, Fail
     check_chunks(bytes)?;
     let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(failure)?;
     let (width, height) = decoder.dimensions();
-    // Pixels of four samples, twice in the decoder, and their RGB form.
-    let memory = u64::from(width) * u64::from(height) * 11 + bytes.len() as u64;
+    // Pixels of four samples, twice in the decoder, a copy, and their RGB form.
+    let memory = u64::from(width) * u64::from(height) * 15 + bytes.len() as u64;
     let exif = decoder.exif_metadata().ok().flatten();
     let orientation = exif
         .as_deref()

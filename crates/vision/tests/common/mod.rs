@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "every test file uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "a missing golden fails the test")]
 
+pub(crate) mod tiff;
+
 use std::path::PathBuf;
 
 use anomalens_vision::Image;

@@ -273,7 +273,8 @@ impl Decoder {
                 lowest_bit: [255; 64],
             });
             blocks_in_all += blocks.0 as u64 * blocks.1 as u64;
-            pixels += u64::from(width) * u64::from(height);
+            // Interleaved, and a copy or the RGB form.
+            pixels += 2 * u64::from(width) * u64::from(height);
         }
         let per_block = if progressive { 64 + 128 } else { 64 };
         guard.admit(&Header {

@@ -93,6 +93,9 @@ struct Page<'a> {
     orientation: Orientation,
 }
 
+/// Pixels of tiles that may lie outside of a small picture.
+const MAX_PADDING: u64 = 1 << 22;
+
 /// Decodes page `number` of a TIFF file.
 pub(super) fn decode(bytes: &[u8], number: u32, guard: &mut Guard<'_>) -> Result<Raster, Failure> {
     let mut pages = vec![];
@@ -282,8 +285,16 @@ impl<'a> Page<'a> {
     fn read(&self, guard: &mut Guard<'_>) -> Result<Raster, Failure> {
         let (width, height) = (self.width, self.height);
         let (chunk_width, chunk_height) = self.chunk;
-        if width > 0 && height > 0 && (chunk_width == 0 || chunk_height == 0) {
-            return Err(damaged("its strips or tiles are empty"));
+        if width == 0 || height == 0 || chunk_width == 0 || chunk_height == 0 {
+            return Err(damaged(format!(
+                "its header says {width} x {height} pixels"
+            )));
+        }
+        // Tiles may reach beyond the picture, but not so far that decoding them takes for ever.
+        let padded = |side: usize, chunk: usize| side.div_ceil(chunk).saturating_mul(chunk) as u64;
+        let all = padded(width, chunk_width).saturating_mul(padded(height, chunk_height));
+        if all > 4 * (width as u64 * height as u64) + MAX_PADDING {
+            return Err(damaged("its tiles are far larger than the picture"));
         }
         let channels = self.layout.channels();
         let sample_bytes = match (self.bits, self.format) {
@@ -293,8 +304,8 @@ impl<'a> Page<'a> {
         };
         let pixels = width as u64 * height as u64;
         let chunk_pixels = (chunk_width as u64).saturating_mul(chunk_height as u64);
-        // Samples, their RGB form, and two forms of a chunk.
-        let memory = pixels.saturating_mul(channels as u64 * sample_bytes + 3);
+        // Samples, a copy in the mode of the file, their RGB form, and two forms of a chunk.
+        let memory = pixels.saturating_mul(channels as u64 * (sample_bytes + 1) + 3);
         let in_chunk = (self.samples_in_chunk() as u64 * u64::from(self.bits)).div_ceil(4) + 4;
         let memory = memory.saturating_add(chunk_pixels.saturating_mul(in_chunk));
         guard.admit(&Header {
