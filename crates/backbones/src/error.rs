@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anomalens_kernels::{EngineError, ShapeError};
+use anomalens_kernels::{EngineError, LayerId, ShapeError};
 use thiserror::Error;
 
 /// An error of this crate's networks and checkpoint readers.
@@ -63,15 +63,15 @@ pub enum BackboneError {
     /// The configuration that follows from the shapes makes no sense.
     #[error("the weights describe an impossible network: {0}")]
     Config(String),
-    /// A block was asked for that the network does not have.
-    #[error("block {block} was asked for, but {encoder} has blocks 1 to {blocks}")]
-    NoSuchBlock {
-        /// The block, counted from 1.
-        block: usize,
+    /// A layer is requested that the network does not have.
+    #[error("{encoder} has no {layer}{}", last_layer(.last))]
+    NoSuchLayer {
+        /// The layer.
+        layer: LayerId,
         /// The network's name.
         encoder: String,
-        /// How many blocks it has.
-        blocks: usize,
+        /// Its last layer, if it has any.
+        last: Option<LayerId>,
     },
     /// Packed weights hold only the first blocks, and a later one is needed.
     #[error(
@@ -89,16 +89,20 @@ pub enum BackboneError {
     /// Packed weights cannot be used; why.
     #[error("the packed weights cannot be used: {0}")]
     Packed(String),
-    /// The input is not a batch of RGB images whose sides are multiples of the patch.
+    /// An input is not RGB or its sides are no multiples of what the network needs.
     #[error(
-        "images of shape {found:?} do not fit: [batch, 3, height, width] with height and width \
-         multiples of {patch} is needed"
+        "an input of {height} x {width} pixels and {numbers} numbers does not fit: sides that are \
+         multiples of {multiple} and 3 numbers for each pixel are needed"
     )]
-    InputShape {
-        /// The shape that was given.
-        found: Vec<usize>,
-        /// The side of a patch, in pixels.
-        patch: usize,
+    InputSize {
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+        /// How many numbers there are.
+        numbers: usize,
+        /// What both sides must be multiples of, in pixels.
+        multiple: usize,
     },
     /// A text has more tokens than the text encoder takes.
     #[error("{text:?} has {tokens} tokens with start and end, more than {context_length}")]
@@ -119,4 +123,8 @@ pub enum BackboneError {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+fn last_layer(last: &Option<LayerId>) -> String {
+    last.map_or_else(String::new, |last| format!("; its last layer is {last}"))
 }

@@ -5,15 +5,16 @@
 //! checkpoint/  file formats: safetensors, PyTorch, ONNX initialisers -> named tensors
 //! dinov2/      the DINOv2 family of vision transformers
 //! clip/        CLIP of OpenAI and OpenCLIP: vision and text transformers
-//! vit/         the vision transformer that both families are, on the kernels or on candle
-//! encoder.rs   the `ImageEncoder` trait, `FeatureRequest`, `Features`
+//! vit/         the vision transformer that both families are
+//! encoder.rs   the `ImageEncoder` trait and what is known of a network
 //! feature_cache/  features kept on disk
 //! embedded.rs  the backbone that is part of the program
 //! load.rs      a weight file -> the encoder that it holds
 //! ```
 //!
 //! A family's folder reads its configuration from the shapes of its tensors. DINOv2's have their
-//! Hugging Face names, CLIP's those of OpenAI, whatever file they came from.
+//! Hugging Face names, CLIP's those of OpenAI, whatever file they came from. What is requested of a
+//! network and what it returns are types of the kernels (`request.rs`, `features.rs` there).
 
 pub mod checkpoint;
 pub mod clip;
@@ -27,15 +28,13 @@ mod vit;
 pub mod weights;
 
 pub use anomalens_kernels::{
-    CPU_VARIABLE, Engine, EngineError, Isa, MappedFile, Precision, SharedBytes,
+    CPU_VARIABLE, Dpam, Embedding, Engine, EngineError, FeatureMap, FeatureRequest, Grid,
+    ImageFeatures, Isa, LayerId, MappedFile, Precision, SelfAttention, SharedBytes, TokenStage,
 };
 
 pub use embedded::{DEFAULT_WEIGHTS, EMBEDDED, Embedded, write_embedded};
-pub use encoder::{
-    BlockFeatures, BlockTokens, Dpam, Embedding, FeatureRequest, Features, Grid, ImageEncoder,
-    ImageFeatures, SelfAttention, TokenStage,
-};
+pub use encoder::{EncoderSpec, ImageEncoder, LayerInfo};
 pub use error::BackboneError;
 pub use feature_cache::{CacheUsage, CachedEncoder, FeatureCache};
 pub use load::{Backbone, OpenError, load_encoder, write_packed};
-pub use vit::{Activation, Compute, Kernels, PackedCopy, PackedNetwork, open_packed};
+pub use vit::{Activation, Kernels, PackedCopy, PackedNetwork, open_packed};

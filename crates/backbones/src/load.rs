@@ -11,7 +11,7 @@ use crate::dinov2::DinoV2;
 use crate::embedded::Embedded;
 use crate::vit::VisionTransformer;
 use crate::weights::{ContentHash, Kind, PullEvent, Registry, Store, WeightsError};
-use crate::{BackboneError, Compute, ImageEncoder, Kernels, PackedCopy, Precision};
+use crate::{BackboneError, ImageEncoder, Kernels, PackedCopy, Precision};
 
 /// An encoder and which weights it was made from.
 #[derive(Clone)]
@@ -85,7 +85,7 @@ impl Backbone {
                 name: name.into_owned(),
                 sha256,
                 precision,
-                encoder: Network::open(path, kernels(sha256)?)?.encoder(),
+                encoder: Network::open(path, &kernels(sha256)?)?.encoder(),
             });
         }
         if let Some(what) = weights.strip_prefix(SEEDED) {
@@ -109,7 +109,7 @@ impl Backbone {
             name: entry.name.clone(),
             sha256: located.sha256,
             precision,
-            encoder: Network::open(&located.path, kernels(located.sha256)?)?.encoder(),
+            encoder: Network::open(&located.path, &kernels(located.sha256)?)?.encoder(),
         })
     }
 
@@ -131,7 +131,7 @@ impl Backbone {
             encoder: Arc::new(ClipVision::new(
                 Arc::new(checkpoint),
                 activation,
-                Kernels::from_env(precision)?,
+                &Kernels::from_env(precision)?,
             )?),
         })
     }
@@ -146,7 +146,7 @@ pub fn load_encoder(
     path: &Path,
     precision: Precision,
 ) -> Result<Arc<dyn ImageEncoder>, BackboneError> {
-    Ok(Network::open(path, Kernels::from_env(precision)?)?.encoder())
+    Ok(Network::open(path, &Kernels::from_env(precision)?)?.encoder())
 }
 
 /// Packs the weight file `from`, of any known family and format, into the file `to`, which
@@ -169,7 +169,7 @@ pub fn write_packed(
         blocks,
         ..Kernels::from_env(precision)?
     };
-    Network::open(from, kernels)?
+    Network::open(from, &kernels)?
         .transformer()
         .write_packed(precision, original, to)
 }
@@ -181,14 +181,14 @@ enum Network {
 }
 
 impl Network {
-    fn open(path: &Path, compute: impl Into<Compute>) -> Result<Self, BackboneError> {
+    fn open(path: &Path, kernels: &Kernels) -> Result<Self, BackboneError> {
         let checkpoint = Checkpoint::open(path)?;
         if ClipTensors::new(&checkpoint).is_some() {
             let checkpoint = Arc::new(checkpoint);
-            return Ok(Self::Clip(ClipVision::new(checkpoint, None, compute)?));
+            return Ok(Self::Clip(ClipVision::new(checkpoint, None, kernels)?));
         }
         if DinoV2::recognises(&checkpoint) {
-            return Ok(Self::DinoV2(DinoV2::new(&checkpoint, compute)?));
+            return Ok(Self::DinoV2(DinoV2::new(&checkpoint, kernels)?));
         }
         Err(BackboneError::UnknownFamily {
             path: path.to_owned(),

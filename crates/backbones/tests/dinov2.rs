@@ -12,11 +12,12 @@ use anomalens_backbones::checkpoint::Checkpoint;
 use anomalens_backbones::dinov2::{DinoV2, PositionResize};
 use anomalens_backbones::weights::{Registry, Store};
 use anomalens_backbones::{
-    BackboneError, Compute, Embedding, FeatureRequest, Grid, ImageEncoder, ImageFeatures,
-    Precision, TokenStage,
+    BackboneError, Embedding, FeatureRequest, Grid, ImageEncoder, Kernels, LayerId, Precision,
+    TokenStage,
 };
+use anomalens_vision::Preprocessed;
 use candle_core::{DType, Device, Tensor};
-use common::{exact, fastest, lowest_cosine};
+use common::{exact, fastest, inputs, lowest_cosine};
 
 /// Only every eighth token is in the golden file.
 const TOKEN_STEP: usize = 8;
@@ -31,13 +32,13 @@ fn golden(name: &str) -> &'static Tensor {
 }
 
 /// The network with the real weights; the first run on a machine downloads them (97 MB).
-fn real_network(compute: Compute) -> DinoV2 {
+fn real_network(kernels: &Kernels) -> DinoV2 {
     static CHECKPOINT: LazyLock<Checkpoint> = LazyLock::new(|| {
         let entry = Registry::builtin().find("dinov2-s-focus").unwrap();
         let located = Store::from_env().unwrap().pull(entry, &|_| {}).unwrap();
         Checkpoint::open(&located.path).unwrap()
     });
-    DinoV2::new(&CHECKPOINT, compute).unwrap()
+    DinoV2::new(&CHECKPOINT, kernels).unwrap()
 }
 
 /// 8-bit pixels `[height, width, 3]` to a normalised batch of one.
@@ -61,10 +62,8 @@ fn input(pixels: &Tensor) -> Tensor {
 
 /// Class token and patch tokens of one block of the first image, in this order.
 fn tokens(network: &dyn ImageEncoder, images: &Tensor, request: &FeatureRequest) -> Tensor {
-    let features = network.encode(images, request).unwrap();
-    let block = &features.blocks[0];
-    let class = block.class_token.narrow(0, 0, 1).unwrap();
-    Tensor::cat(&[class, block.patch_tokens.get(0).unwrap()], 0).unwrap()
+    let features = network.encode(&inputs(images), request).unwrap();
+    common::tokens(&features[0].maps[0])
 }
 
 fn every_eighth(rows: &Tensor) -> Tensor {
@@ -84,10 +83,10 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
 #[test]
 fn real_weights_give_the_original_tokens() {
     let image = input(golden("pixels"));
-    for compute in exact() {
-        let case = format!("{compute:?}");
-        let network = real_network(compute);
-        assert_eq!(network.name(), "DINOv2 ViT-S/14");
+    for kernels in exact() {
+        let case = format!("{kernels:?}");
+        let network = real_network(&kernels);
+        assert_eq!(network.spec().name, "DINOv2 ViT-S/14");
         for block in [3, 6, 9, 12] {
             let plain = FeatureRequest::blocks([block]);
             // Normed tokens of the early blocks reach 60: 1e-3 is 2e-5 of that.
@@ -111,9 +110,9 @@ fn real_weights_give_the_original_tokens() {
 #[test]
 fn real_weights_take_images_that_are_not_square() {
     let request = FeatureRequest::blocks([12]).at(TokenStage::Normed);
-    for compute in exact() {
-        let case = format!("{compute:?}");
-        let network = real_network(compute);
+    for kernels in exact() {
+        let case = format!("{kernels:?}");
+        let network = real_network(&kernels);
         let found = every_eighth(&tokens(&network, &input(golden("rect.pixels")), &request));
         let difference = largest_difference(&found, golden("rect.block12.tokens_norm"));
         assert!(difference < 1e-4, "{case}: {difference}");
@@ -163,24 +162,18 @@ fn surfaces() -> [(&'static str, Tensor); 5] {
 #[test]
 fn narrow_numbers_give_nearly_the_same_tokens() {
     let request = FeatureRequest::blocks(1..=12);
-    let networks = Precision::ALL.map(|precision| real_network(fastest(precision)));
+    let networks = Precision::ALL.map(|precision| real_network(&fastest(precision)));
     let picture = ("picture", golden("pixels").clone());
     for (name, pixels) in surfaces().into_iter().chain([picture]) {
-        let image = input(&pixels);
+        let image = inputs(&input(&pixels));
         let [exact, half, int8] = networks
             .each_ref()
-            .map(|network| network.encode(&image, &request).unwrap().blocks);
+            .map(|network| network.encode(&image, &request).unwrap().remove(0).maps);
         for (precision, narrow, least) in [("half", half, 0.999), ("int8", int8, 0.995)] {
             for (found, exact) in narrow.iter().zip(&exact) {
-                let block = exact.block;
-                for (what, found, exact) in [
-                    ("patches", &found.patch_tokens, &exact.patch_tokens),
-                    ("class", &found.class_token, &exact.class_token),
-                ] {
-                    let cosine = lowest_cosine(found, exact);
-                    let case = format!("{name} {precision} block {block} {what}");
-                    assert!(cosine >= least, "{case}: {cosine}");
-                }
+                let cosine = lowest_cosine(&common::tokens(found), &common::tokens(exact));
+                let case = format!("{name} {precision} {}", exact.layer);
+                assert!(cosine >= least, "{case}: {cosine}");
             }
         }
     }
@@ -204,6 +197,7 @@ fn the_weights_in_the_program_give_nearly_the_original_tokens() {
         assert!(cosine >= 0.995, "block {block}: {cosine}");
     }
     let last = FeatureRequest::blocks([10]);
+    let image = inputs(&image);
     assert!(network.encode(&image, &last).is_ok());
     let error = network
         .encode(&image, &FeatureRequest::blocks([11]))
@@ -216,7 +210,7 @@ fn the_weights_in_the_program_give_nearly_the_original_tokens() {
 
 #[test]
 fn position_embeddings_follow_either_rule() {
-    let network = real_network(fastest(Precision::F32));
+    let network = real_network(&fastest(Precision::F32));
     let position = |network: &DinoV2, rows, columns| {
         network
             .position_embedding(Grid { rows, columns })
@@ -225,7 +219,7 @@ fn position_embeddings_follow_either_rule() {
             .unwrap()
     };
     let padded =
-        real_network(fastest(Precision::F32)).with_position_resize(PositionResize::PaddedScale);
+        real_network(&fastest(Precision::F32)).with_position_resize(PositionResize::PaddedScale);
     // The golden of the padded rule starts at the first patch and has four rows.
     let patches = position(&padded, 16, 16).narrow(0, 1, 32).unwrap();
     for (name, found) in [
@@ -304,57 +298,44 @@ fn small_checkpoint(swiglu: bool) -> HashMap<String, Tensor> {
         .collect()
 }
 
-fn network(
-    tensors: HashMap<String, Tensor>,
-    compute: impl Into<Compute>,
-) -> Result<DinoV2, BackboneError> {
-    DinoV2::new(&Checkpoint::from_tensors("made-up", tensors), compute)
+fn network(tensors: HashMap<String, Tensor>, kernels: &Kernels) -> Result<DinoV2, BackboneError> {
+    DinoV2::new(&Checkpoint::from_tensors("random", tensors), kernels)
 }
 
-fn images(batch: usize, height: usize, width: usize) -> Tensor {
-    let count = batch * 3 * height * width;
-    let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37).cos()).collect();
-    Tensor::from_vec(values, (batch, 3, height, width), &Device::Cpu).unwrap()
+fn image(height: usize, width: usize, seed: f32) -> Preprocessed {
+    let numbers = 0..3 * height * width;
+    Preprocessed {
+        height,
+        width,
+        values: numbers.map(|i| (i as f32 * 0.37 + seed).cos()).collect(),
+    }
 }
 
 #[test]
-fn an_image_has_the_same_features_alone_and_in_a_batch() {
-    let expected_grid = Grid {
-        rows: 2,
-        columns: 4,
+fn an_image_has_the_same_features_alone_and_among_images_of_any_size() {
+    let sizes = [(28, 56), (14, 14), (28, 56), (56, 28), (28, 56)];
+    let images: Vec<Preprocessed> = (0_u8..)
+        .zip(sizes)
+        .map(|(i, (height, width))| image(height, width, f32::from(i)))
+        .collect();
+    let request = FeatureRequest {
+        embedding: Some(Embedding::Normed),
+        ..FeatureRequest::blocks([2, 1, 2])
     };
     for swiglu in [false, true] {
-        let all = images(3, 28, 56);
-        let request = FeatureRequest {
-            embedding: Some(Embedding::Normed),
-            ..FeatureRequest::blocks([2, 1, 2])
-        };
-        let encode = |compute: Compute, images: &Tensor| {
-            let network = network(small_checkpoint(swiglu), compute).unwrap();
-            let features = network.encode(images, &request).unwrap();
-            features.into_images().unwrap()
-        };
-        let expected = encode(Compute::Candle(Device::Cpu), &all);
-        for compute in exact() {
-            let together = encode(compute.clone(), &all);
-            assert_eq!(together.len(), 3);
-            for (i, image) in together.iter().enumerate() {
-                let alone = encode(compute.clone(), &all.narrow(0, i, 1).unwrap());
-                for other in [&alone[0], &expected[i]] {
-                    let blocks: Vec<usize> = other.blocks.iter().map(|b| b.block).collect();
-                    assert_eq!(blocks, [1, 2]);
-                    assert_eq!((image.grid, other.grid), (expected_grid, expected_grid));
-                    let numbers = |image: &ImageFeatures| {
-                        let blocks = image.blocks.iter();
-                        let tokens = blocks.flat_map(|b| [&b.class_token[..], &b.patch_tokens]);
-                        let embedding = image.embedding.as_deref();
-                        tokens.chain(embedding).collect::<Vec<_>>().concat()
-                    };
-                    for (a, b) in numbers(image).iter().zip(numbers(other)) {
-                        let case = format!("{compute:?}, image {i}, SwiGLU {swiglu}");
-                        assert!((a - b).abs() < 1e-5, "{case}: {a} {b}");
-                    }
-                }
+        for kernels in exact() {
+            let network = network(small_checkpoint(swiglu), &kernels).unwrap();
+            let together = network.encode(&images, &request).unwrap();
+            assert_eq!(together.len(), images.len());
+            for (found, image) in together.iter().zip(&images) {
+                let alone = network.encode(std::slice::from_ref(image), &request);
+                assert_eq!(std::slice::from_ref(found), alone.unwrap(), "{kernels:?}");
+                let maps: Vec<_> = found.maps.iter().map(|map| (map.layer, map.grid)).collect();
+                let grid = Grid {
+                    rows: image.height / 14,
+                    columns: image.width / 14,
+                };
+                assert_eq!(maps, [1, 2].map(|block| (LayerId::Block(block), grid)));
             }
         }
     }
@@ -399,7 +380,7 @@ fn weights_that_do_not_fit_are_named() {
             Some(shape) => tensors.insert(name.to_owned(), zeros(shape)),
             None => tensors.remove(name),
         };
-        let Err(error) = network(tensors, fastest(Precision::Half)) else {
+        let Err(error) = network(tensors, &fastest(Precision::Half)) else {
             panic!("{case}: no error")
         };
         let message = error.to_string();
@@ -412,24 +393,31 @@ fn weights_that_do_not_fit_are_named() {
 
 #[test]
 fn inputs_that_do_not_fit_are_refused() {
-    let network = network(small_checkpoint(false), fastest(Precision::Half)).unwrap();
-    let shape = |error: BackboneError| matches!(error, BackboneError::InputShape { .. });
-    let block = |error: BackboneError| matches!(error, BackboneError::NoSuchBlock { .. });
-    type Case<'a> = (&'a str, Tensor, usize, fn(BackboneError) -> bool);
-    let cases: [Case; 4] = [
-        ("not a multiple of the patch", images(1, 28, 30), 1, shape),
-        (
-            "no batch axis",
-            images(1, 28, 28).squeeze(0).unwrap(),
-            1,
-            shape,
-        ),
-        ("block 0", images(1, 28, 28), 0, block),
-        ("too late a block", images(1, 28, 28), 3, block),
+    let network = network(small_checkpoint(false), &fastest(Precision::Half)).unwrap();
+    let size = |error: BackboneError| matches!(error, BackboneError::InputSize { .. });
+    let layer = |error: BackboneError| matches!(error, BackboneError::NoSuchLayer { .. });
+    let short = Preprocessed {
+        values: vec![0.0; 100],
+        ..image(28, 28, 0.0)
+    };
+    let block = LayerId::Block;
+    type Case = (
+        &'static str,
+        Preprocessed,
+        LayerId,
+        fn(BackboneError) -> bool,
+    );
+    let cases: [Case; 6] = [
+        ("not a multiple", image(28, 30, 0.0), block(1), size),
+        ("no pixel", image(0, 28, 0.0), block(1), size),
+        ("too few numbers", short, block(1), size),
+        ("block 0", image(28, 28, 0.0), block(0), layer),
+        ("too late a block", image(28, 28, 0.0), block(3), layer),
+        ("a stage", image(28, 28, 0.0), LayerId::Stage(1), layer),
     ];
     for (case, images, wanted, expected) in cases {
         let error = network
-            .encode(&images, &FeatureRequest::blocks([wanted]))
+            .encode(&[images], &FeatureRequest::layers([wanted]))
             .unwrap_err();
         assert!(expected(error), "{case}");
     }
@@ -460,8 +448,9 @@ fn files_that_are_no_checkpoint_are_refused_with_a_reason() {
         );
     }
     let loaded = anomalens_backbones::load_encoder(&whole, Precision::F32).unwrap();
+    let spec = loaded.spec();
     assert_eq!(
-        (loaded.width(), loaded.blocks(), loaded.patch()),
+        (spec.layers[1].dim, spec.blocks(), spec.multiple),
         (64, 2, 14)
     );
     let missing = anomalens_backbones::load_encoder(&folder.path().join("none"), Precision::F32)

@@ -10,9 +10,11 @@ use anomalens_backbones::clip::{Architecture, TextConfig, VisionConfig};
 use anomalens_backbones::weights::Store;
 use anomalens_backbones::{
     Activation, Backbone, BackboneError, Embedding, FeatureRequest, ImageEncoder, ImageFeatures,
-    MappedFile, Precision, SharedBytes, TokenStage, load_encoder, open_packed, write_packed,
+    LayerId, LayerInfo, MappedFile, Precision, SharedBytes, TokenStage, load_encoder, open_packed,
+    write_packed,
 };
-use candle_core::{Device, Tensor};
+use anomalens_vision::Preprocessed;
+use candle_core::Tensor;
 
 /// Writes a small CLIP image encoder of three blocks.
 fn write_network(path: &Path) {
@@ -60,8 +62,13 @@ fn encode(
     let values: Vec<f32> = (0..2 * 3 * 14 * 28)
         .map(|i| (i as f32 * 0.37).cos())
         .collect();
-    let images = Tensor::from_vec(values, (2, 3, 14, 28), &Device::Cpu).unwrap();
-    encoder.encode(&images, request)?.into_images()
+    let image = |values: &[f32]| Preprocessed {
+        height: 14,
+        width: 28,
+        values: values.to_vec(),
+    };
+    let images: Vec<_> = values.chunks(3 * 14 * 28).map(image).collect();
+    encoder.encode(&images, request)
 }
 
 fn open(path: &Path) -> Result<Arc<dyn ImageEncoder>, String> {
@@ -84,10 +91,16 @@ fn packed_weights_give_the_features_of_the_original() {
 
         write_packed(&original, precision, None, &packed).unwrap();
         let whole = open(&packed).unwrap();
-        assert_eq!(whole.name(), expected.name());
-        assert_eq!((whole.width(), whole.embedding_width()), (64, 24));
-        assert_eq!((whole.blocks(), whole.patch()), (3, 7));
-        assert!(whole.text_encoder().unwrap().is_none());
+        assert_eq!(whole.spec(), expected.spec());
+        let spec = whole.spec();
+        assert_eq!((spec.embedding, spec.multiple), (24, 7));
+        let layer = |number| LayerInfo {
+            id: LayerId::Block(number),
+            dim: 64,
+            stride: 7,
+        };
+        assert_eq!(spec.layers, [1, 2, 3].map(layer));
+        assert!(whole.text().unwrap().is_none());
         assert_eq!(encode(whole.as_ref(), &everything).unwrap(), features);
 
         write_packed(&original, precision, Some(2), &packed).unwrap();
@@ -95,10 +108,14 @@ fn packed_weights_give_the_features_of_the_original() {
         let part = open_packed(SharedBytes::Static(bytes.leak())).unwrap();
         assert_eq!(part.precision, precision);
         let part = part.encoder;
-        assert_eq!(part.blocks(), 3, "what the network has, not what is held");
+        assert_eq!(
+            part.spec().blocks(),
+            3,
+            "what the network has, not what is held"
+        );
         let found = encode(part.as_ref(), &request(&[1, 2], None)).unwrap();
         for (found, expected) in found.iter().zip(&features) {
-            assert_eq!(found.blocks, expected.blocks[..2]);
+            assert_eq!(found.maps, expected.maps[..2]);
         }
         for (blocks, embedding) in [(&[3][..], None), (&[1], Some(Embedding::Direct))] {
             let error = encode(part.as_ref(), &request(blocks, embedding)).unwrap_err();

@@ -5,16 +5,15 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use anomalens_backbones::Activation;
 use anomalens_backbones::checkpoint::Checkpoint;
 use anomalens_backbones::clip::{Architecture, ClipVision, TextConfig, VisionConfig};
+use anomalens_backbones::{Activation, Engine, Kernels, Precision};
 use anomalens_benchmark::ablation::{Ablation, AblationEvent, tables};
 use anomalens_datasets::{DataRef, DataSet};
 use anomalens_detectors::find;
 use anomalens_detectors::training::{Cache, TrainEvent, TrainOptions};
 use anomalens_evaluation::{Resolution, RunOptions, training_samples};
 use anomalens_vision::Image;
-use candle_core::Device;
 use serde_json::json;
 
 /// Four blocks of each tower.
@@ -40,7 +39,8 @@ fn network() -> ClipVision {
     };
     let checkpoint = Checkpoint::seeded(7, architecture.shapes());
     let activation = Some(architecture.activation);
-    ClipVision::new(Arc::new(checkpoint), activation, &Device::Cpu).unwrap()
+    let kernels = Kernels::new(Engine::detect(), Precision::F32);
+    ClipVision::new(Arc::new(checkpoint), activation, &kernels).unwrap()
 }
 
 /// Two classes of plain plates, some with a bright spot and its mask.

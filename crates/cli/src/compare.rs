@@ -127,14 +127,14 @@ fn add(
     let (Some(first), Some(second)) = (first.block(block), second.block(block)) else {
         bail!("block {block} is missing");
     };
-    let width = first.class_token.len();
-    if width != second.class_token.len() || first.patch_tokens.len() != second.patch_tokens.len() {
+    let width = first.dim;
+    if width != second.dim || first.tokens.len() != second.tokens.len() {
         bail!("the tokens of the two backbones differ in number or length");
     }
     let pairs = first
-        .patch_tokens
+        .tokens
         .chunks_exact(width)
-        .zip(second.patch_tokens.chunks_exact(width));
+        .zip(second.tokens.chunks_exact(width));
     for (a, b) in pairs {
         let dot = |a: &[f32], b: &[f32]| {
             let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));

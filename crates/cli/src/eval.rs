@@ -322,7 +322,7 @@ pub(super) fn context(title: String, backbone: &Backbone, data: &str) -> ReportC
         command: command_line(),
         date: now(),
         program: format!("anomalens {}", env!("CARGO_PKG_VERSION")),
-        backbone: format!("{} ({})", backbone.name, backbone.encoder.name()),
+        backbone: format!("{} ({})", backbone.name, backbone.encoder.spec().name),
         backbone_sha256: backbone.sha256.to_string(),
         published: published::figures(data).cloned().collect(),
         losses: vec![],

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anomalens_backbones::BackboneError;
+use anomalens_backbones::{BackboneError, LayerId};
 use anomalens_kernels::{EngineError, ShapeError};
 use anomalens_vision::{GeometryError, ImageError};
 use thiserror::Error;
@@ -54,9 +54,12 @@ pub enum DetectorError {
         /// How many there are.
         found: usize,
     },
-    /// The features lack a block that the method uses.
-    #[error("the features lack block {0}, which the detector uses")]
-    MissingBlock(usize),
+    /// The features lack a layer that the method uses.
+    #[error("the features lack {0}, which the detector uses")]
+    MissingLayer(LayerId),
+    /// The method uses class tokens, and the network has none.
+    #[error("the features of {0} have no class token, which the detector uses")]
+    NoClassToken(LayerId),
     /// The features are of another width than the detector's.
     #[error("features of width {found} do not fit a detector for width {expected}")]
     Width {

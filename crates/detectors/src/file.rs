@@ -15,7 +15,7 @@ use crate::training::EpochLog;
 use crate::{Calibration, DetectorError, Setup, find};
 
 /// The version of the file format that this program writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The entry of the safetensors metadata that holds the header.
 const HEADER_KEY: &str = "anomalens";

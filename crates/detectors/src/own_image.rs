@@ -4,7 +4,7 @@
 //! patches like it further away, or in the place that mirrors its own from left to right. Chosen
 //! on auxiliary data (docs/benchmarks/self-similarity.md).
 
-use anomalens_backbones::{Grid, ImageFeatures};
+use anomalens_backbones::{Grid, ImageFeatures, LayerId};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -32,13 +32,13 @@ const LEAST_SPREAD: f32 = 1e-4;
 /// mirror image. All 0 for a single patch.
 ///
 /// # Errors
-/// [`DetectorError::MissingBlock`].
+/// [`DetectorError::MissingLayer`].
 pub(crate) fn distances(
     image: &ImageFeatures,
     blocks: &[usize],
 ) -> Result<Vec<f32>, DetectorError> {
     let tokens = blocks.iter().map(|&block| directions(image, block));
-    between(image.grid, &tokens.collect::<Result<Vec<_>, _>>()?)
+    between(image.grid(), &tokens.collect::<Result<Vec<_>, _>>()?)
 }
 
 /// The same from the tokens after each block, `[patches, width]` of length 1, of an image of
@@ -91,11 +91,10 @@ fn spread<'a>(values: impl Iterator<Item = &'a f32>) -> f32 {
 fn directions(image: &ImageFeatures, block: usize) -> Result<Tensor, DetectorError> {
     let tokens = image
         .block(block)
-        .ok_or(DetectorError::MissingBlock(block))?;
-    let width = tokens.class_token.len();
-    let mut patches = tokens.patch_tokens.clone();
-    normalise_rows(&mut patches, width);
-    matrix(patches, width)
+        .ok_or(DetectorError::MissingLayer(LayerId::Block(block)))?;
+    let mut patches = tokens.tokens.clone();
+    normalise_rows(&mut patches, tokens.dim);
+    matrix(patches, tokens.dim)
 }
 
 /// The distance of one patch, from its similarities to all patches of the image.
@@ -135,29 +134,30 @@ fn insert(largest: &mut [f32; NEIGHBOURS], value: f32) {
 
 #[cfg(test)]
 mod tests {
-    use anomalens_backbones::BlockTokens;
+    use anomalens_backbones::FeatureMap;
     use proptest::prelude::*;
 
     use super::*;
 
     const WIDTH: usize = 4;
 
-    fn image(grid: Grid, patch_tokens: Vec<f32>) -> ImageFeatures {
-        let block = BlockTokens {
-            block: 1,
-            class_token: vec![0.0; WIDTH],
-            patch_tokens,
+    fn image(grid: Grid, tokens: Vec<f32>) -> ImageFeatures {
+        let map = FeatureMap {
+            layer: LayerId::Block(1),
+            grid,
+            dim: WIDTH,
+            tokens,
+            class_token: None,
         };
         ImageFeatures {
-            grid,
-            blocks: vec![block],
+            maps: vec![map],
             embedding: None,
         }
     }
 
     /// The definition, patch by patch.
     fn naive(image: &ImageFeatures) -> Vec<f32> {
-        let Grid { rows, columns } = image.grid;
+        let Grid { rows, columns } = image.grid();
         let tokens = directions(image, 1).unwrap().to_vec2::<f32>().unwrap();
         let margin = MARGIN.min((rows.max(columns) / 2).saturating_sub(1)) as i64;
         let place = |i: usize| ((i / columns) as i64, (i % columns) as i64);
@@ -234,6 +234,9 @@ mod tests {
             columns: 1,
         };
         let error = distances(&image(grid, vec![1.0; WIDTH]), &[7]).unwrap_err();
-        assert!(matches!(error, DetectorError::MissingBlock(7)));
+        assert!(matches!(
+            error,
+            DetectorError::MissingLayer(LayerId::Block(7))
+        ));
     }
 }

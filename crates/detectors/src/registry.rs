@@ -185,7 +185,7 @@ pub fn find(name: &str) -> Result<&'static Method, DetectorError> {
 /// # Errors
 /// Those of opening the text encoder.
 pub fn few_shot_default(encoder: &dyn ImageEncoder) -> Result<&'static Method, DetectorError> {
-    find(match encoder.text_encoder()? {
+    find(match encoder.text()? {
         Some(_) => anomaly_dino::NAME,
         None => inctrl::NAME,
     })
@@ -352,16 +352,16 @@ pub(crate) fn check_features(
     setup: &Setup,
     width: usize,
 ) -> Result<Grid, DetectorError> {
-    for &block in &setup.request.blocks {
-        let tokens = features
-            .block(block)
-            .ok_or(DetectorError::MissingBlock(block))?;
-        if tokens.class_token.len() != width {
+    for &layer in &setup.request.layers {
+        let map = features
+            .map(layer)
+            .ok_or(DetectorError::MissingLayer(layer))?;
+        if map.dim != width {
             return Err(DetectorError::Width {
                 expected: width,
-                found: tokens.class_token.len(),
+                found: map.dim,
             });
         }
     }
-    Ok(features.grid)
+    Ok(features.grid())
 }

@@ -43,18 +43,12 @@ impl Setup {
 
     /// The request that serves both, if one pass through the network can.
     pub fn join(&self, other: &Self) -> Option<Self> {
-        let same = self.preprocess == other.preprocess
-            && self.request.differs_in_blocks_only(&other.request);
-        same.then(|| {
-            let blocks = self.request.blocks.iter().chain(&other.request.blocks);
-            let request = FeatureRequest {
-                blocks: FeatureRequest::blocks(blocks.copied()).blocks,
-                ..self.request.clone()
-            };
-            Self {
-                preprocess: self.preprocess.clone(),
-                request,
-            }
+        if self.preprocess != other.preprocess {
+            return None;
+        }
+        Some(Self {
+            preprocess: self.preprocess.clone(),
+            request: self.request.join(&other.request)?,
         })
     }
 }

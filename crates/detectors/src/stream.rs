@@ -5,9 +5,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 
-use anomalens_backbones::{BackboneError, ImageEncoder, ImageFeatures};
+use anomalens_backbones::{ImageEncoder, ImageFeatures};
 use anomalens_vision::{DecodeOptions, GeometryError, Image, Limits, Preprocessed, Rect};
-use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::{DetectorError, Looks, Setup, SourceError};
@@ -133,7 +132,7 @@ pub(crate) fn stream_looks(
     options: &StreamOptions,
     mut sink: impl FnMut(usize, Result<Looked, SourceError>) -> ControlFlow<()>,
 ) -> Result<(), DetectorError> {
-    let patch = encoder.patch();
+    let patch = encoder.spec().multiple;
     let batch = options.batch.max(1);
     let (sender, receiver) = sync_channel::<Vec<Result<Prepared, SourceError>>>(1);
     std::thread::scope(|scope| {
@@ -175,7 +174,7 @@ pub(crate) fn encode_images<'i>(
         let firsts = firsts.collect::<Result<Vec<_>, _>>()?;
         let seconds = firsts
             .iter()
-            .map(|first| looks.second(first, encoder.patch()))
+            .map(|first| looks.second(first, encoder.spec().multiple))
             .collect();
         for inputs in [firsts.into_iter().map(Some).collect(), seconds] {
             features.extend(encode_inputs(encoder, setup, inputs)?.into_iter().flatten());
@@ -243,33 +242,15 @@ fn encode_prepared(
         .collect())
 }
 
-/// Encodes the inputs that are there, those of one size at once; each result in its input's place.
+/// Encodes the inputs that are there; each result in its input's place.
 fn encode_inputs(
     encoder: &dyn ImageEncoder,
     setup: &Setup,
     inputs: Vec<Option<Preprocessed>>,
 ) -> Result<Vec<Option<ImageFeatures>>, DetectorError> {
-    let mut features: Vec<Option<ImageFeatures>> = inputs.iter().map(|_| None).collect();
-    let mut left: Vec<(usize, Preprocessed)> = inputs
-        .into_iter()
-        .enumerate()
-        .filter_map(|(i, input)| Some((i, input?)))
-        .collect();
-    while let Some((_, first)) = left.first() {
-        let (height, width) = (first.height, first.width);
-        let (same, others): (Vec<_>, Vec<_>) = left
-            .into_iter()
-            .partition(|(_, input)| (input.height, input.width) == (height, width));
-        left = others;
-        let (places, values): (Vec<_>, Vec<_>) =
-            same.into_iter().map(|(i, input)| (i, input.values)).unzip();
-        let shape = (places.len(), 3, height, width);
-        let images =
-            Tensor::from_vec(values.concat(), shape, &Device::Cpu).map_err(BackboneError::from)?;
-        let encoded = encoder.encode(&images, &setup.request)?.into_images()?;
-        for (place, encoded) in places.into_iter().zip(encoded) {
-            features[place] = Some(encoded);
-        }
-    }
-    Ok(features)
+    let there: Vec<bool> = inputs.iter().map(Option::is_some).collect();
+    let inputs: Vec<Preprocessed> = inputs.into_iter().flatten().collect();
+    let mut features = encoder.encode(&inputs, &setup.request)?.into_iter();
+    let mut next = |is_there: bool| if is_there { features.next() } else { None };
+    Ok(there.into_iter().map(&mut next).collect())
 }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use anomalens_backbones::{Engine, Kernels, Precision};
+use anomalens_vision::Preprocessed;
 use candle_core::{Device, Tensor};
 
 /// The tensors of a file in `tests/goldens`.
@@ -23,6 +25,22 @@ impl Goldens {
     pub(crate) fn values(&self, name: &str) -> Vec<f32> {
         flat(self.get(name))
     }
+}
+
+/// Float32 on the kernels of this machine.
+pub(crate) fn exact() -> Kernels {
+    Kernels::new(Engine::detect(), Precision::F32)
+}
+
+/// The inputs in a batch `[batch, 3, height, width]`.
+pub(crate) fn inputs(images: &Tensor) -> Vec<Preprocessed> {
+    let (batch, _, height, width) = images.dims4().unwrap();
+    let input = |i| Preprocessed {
+        height,
+        width,
+        values: flat(&images.get(i).unwrap()),
+    };
+    (0..batch).map(input).collect()
 }
 
 /// Every value of a float32 tensor.

@@ -1,6 +1,6 @@
 //! Patch tokens made comparable: standardised, scaled to length 1, stacked.
 
-use anomalens_backbones::ImageFeatures;
+use anomalens_backbones::{ImageFeatures, LayerId};
 use rayon::prelude::*;
 
 use crate::DetectorError;
@@ -57,11 +57,10 @@ pub(crate) fn standardised(
 ) -> Result<(Vec<f32>, usize), DetectorError> {
     let tokens = image
         .block(block)
-        .ok_or(DetectorError::MissingBlock(block))?;
-    let width = tokens.class_token.len();
-    let mut patches = tokens.patch_tokens.clone();
-    standardise_rows(&mut patches, width);
-    Ok((patches, width))
+        .ok_or(DetectorError::MissingLayer(LayerId::Block(block)))?;
+    let mut patches = tokens.tokens.clone();
+    standardise_rows(&mut patches, tokens.dim);
+    Ok((patches, tokens.dim))
 }
 
 /// The standardised patch tokens of some images after `block`, scaled to length 1,

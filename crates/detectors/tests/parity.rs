@@ -424,7 +424,7 @@ fn wrong_and_damaged_files_are_refused_with_the_reason() {
         candle_core::safetensors::save(&tensors, &path).unwrap();
         std::fs::read(path).unwrap()
     };
-    let cases: [(&str, Vec<u8>, &str); 8] = [
+    let cases: [(&str, Vec<u8>, &str); 9] = [
         ("empty", vec![], "not a whole safetensors file"),
         (
             "text",
@@ -439,8 +439,13 @@ fn wrong_and_damaged_files_are_refused_with_the_reason() {
         ("a bit flipped", flipped, "damaged"),
         ("a weight file", weights, "no detector header"),
         (
+            "an older format",
+            edited(r#"\"format_version\":2"#, r#"\"format_version\":1"#),
+            "format version 1, this program reads version 2",
+        ),
+        (
             "a newer format",
-            edited(r#"\"format_version\":1"#, r#"\"format_version\":9"#),
+            edited(r#"\"format_version\":2"#, r#"\"format_version\":9"#),
             "format version 9",
         ),
         (

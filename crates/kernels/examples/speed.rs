@@ -12,8 +12,8 @@
 use std::time::Instant;
 
 use anomalens_kernels::{
-    Attention, AttentionKind, AttentionOutput, AttentionScratch, Engine, Epilogue, LayerNorm,
-    LinearScratch, PackedLinear, Parallel, Precision, peak,
+    Attention, AttentionOutput, AttentionScratch, Engine, Epilogue, LayerNorm, LinearScratch,
+    PackedLinear, Parallel, Precision, SelfAttention, peak,
 };
 
 /// Tokens, inputs and outputs of the linear layers.
@@ -71,7 +71,7 @@ fn run(threads: usize, filter: &str) {
             if precision != Precision::Int8 {
                 for (label, tokens, heads) in ATTENTIONS {
                     let speed = |kinds| attention(engine, precision, tokens, heads, kinds);
-                    let both = [AttentionKind::Qk, AttentionKind::Vv];
+                    let both = [None, Some(SelfAttention::Values)];
                     line(&format!("{label} attention"), &|| speed(&both[..1]));
                     line(&format!("{label} attention + V-V"), &|| speed(&both));
                 }
@@ -125,7 +125,7 @@ fn attention(
     precision: Precision,
     tokens: usize,
     heads: usize,
-    kinds: &[AttentionKind],
+    kinds: &[Option<SelfAttention>],
 ) -> f64 {
     let width = heads * 64;
     let attention = Attention::new(engine, precision, heads, 64);
@@ -135,7 +135,7 @@ fn attention(
     let seconds = shortest(|| {
         let outputs = kinds.iter().zip(&mut results);
         let mut outputs: Vec<_> = outputs
-            .map(|(&kind, to)| AttentionOutput { kind, to })
+            .map(|(&own, to)| AttentionOutput { own, to })
             .collect();
         attention.forward(&qkv, &mut outputs, &mut scratch, Parallel::Pool);
     });

@@ -13,31 +13,17 @@ use crate::kernel::Kernel;
 use crate::packed::Packed;
 use crate::parallel::{Parallel, Shared};
 use crate::product::{Epilogue, Layer, PANEL, Product, SharedTarget, Sink, TILE_ROWS, Target};
+use crate::request::SelfAttention;
 use crate::rows::{Conversion, Rows, Values, load};
 use crate::simd::{Dot, Simd, exp2, exp2_rough};
 
-/// What is compared with what; the values are always V.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AttentionKind {
-    /// Queries with keys.
-    Qk,
-    /// Values with values.
-    Vv,
-    /// Keys with keys.
-    Kk,
-    /// Queries with queries.
-    Qq,
-}
-
-impl AttentionKind {
-    /// The parts of a row (query, key, value) that are compared.
-    fn parts(self) -> (usize, usize) {
-        match self {
-            Self::Qk => (0, 1),
-            Self::Vv => (2, 2),
-            Self::Kk => (1, 1),
-            Self::Qq => (0, 0),
-        }
+/// The parts of a row (query, key, value) that are compared.
+fn parts(own: Option<SelfAttention>) -> (usize, usize) {
+    match own {
+        None => (0, 1),
+        Some(SelfAttention::Values) => (2, 2),
+        Some(SelfAttention::Keys) => (1, 1),
+        Some(SelfAttention::Queries) => (0, 0),
     }
 }
 
@@ -52,8 +38,8 @@ pub struct Attention {
 /// One kind of attention and where its result goes, `[queries, heads * head_width]`: the first
 /// tokens are the queries, as many as there is room for.
 pub struct AttentionOutput<'a> {
-    /// What is compared.
-    pub kind: AttentionKind,
+    /// What attends to itself; queries to keys if `None`.
+    pub own: Option<SelfAttention>,
     /// The result.
     pub to: &'a mut [f32],
 }
@@ -105,7 +91,7 @@ impl Attention {
                 stride: width,
                 format: Format::F32,
             };
-            (output.kind, target, count)
+            (output.own, target, count)
         });
         let targets: Vec<_> = targets.collect();
         let mut rows = std::mem::take(&mut scratch.rows);
@@ -142,7 +128,7 @@ impl Attention {
         &self,
         rows: &Rows,
         tokens: usize,
-        outputs: &[(AttentionKind, Target, usize)],
+        outputs: &[(Option<SelfAttention>, Target, usize)],
         scratch: &mut AttentionScratch,
         parallel: Parallel,
     ) {
@@ -160,8 +146,8 @@ impl Attention {
             Thread::default,
         );
         let mut keys = [false; 3];
-        for (kind, _, count) in outputs {
-            keys[kind.parts().1] |= *count > 0;
+        for &(own, _, count) in outputs {
+            keys[parts(own).1] |= count > 0;
         }
         let heads = Shared::new(&mut scratch.heads);
         parallel.for_each(self.heads, |head| {
@@ -174,7 +160,7 @@ impl Attention {
         let queries = TILE_ROWS / self.kernel.rows * self.kernel.rows;
         let threads = Shared::new(&mut scratch.threads);
         let heads = &scratch.heads;
-        for &(kind, target, wanted) in outputs {
+        for &(own, target, wanted) in outputs {
             let target = SharedTarget(target);
             let blocks = wanted.div_ceil(queries);
             parallel.for_each(self.heads * blocks, |task| {
@@ -184,7 +170,7 @@ impl Attention {
                     tokens,
                     head,
                     queries: first..(first + queries).min(wanted),
-                    kind,
+                    own,
                     to: target.from(first, head * self.head_width),
                 };
                 // SAFETY: a thread does one task at a time.
@@ -283,7 +269,7 @@ impl Attention {
     unsafe fn block(&self, block: &Block, packed: &Head, thread: &mut Thread) {
         let kernel = self.kernel;
         let Block { tokens, head, .. } = *block;
-        let (query, key) = block.kind.parts();
+        let (query, key) = parts(block.own);
         let (keys, values) = (&packed.keys[key], &packed.values);
         let count = block.queries.len();
         let queries = block.queries.clone();
@@ -416,7 +402,7 @@ struct Block<'a> {
     tokens: usize,
     head: usize,
     queries: Range<usize>,
-    kind: AttentionKind,
+    own: Option<SelfAttention>,
     to: Target,
 }
 

@@ -193,6 +193,16 @@ impl Engine {
         self.kernel(precision).name
     }
 
+    /// The precision that runs where `precision` is asked for: a wider one where the processor has
+    /// no instructions for it.
+    pub fn runs(self, precision: Precision) -> Precision {
+        match self.kernel(precision).format {
+            Format::F32 => Precision::F32,
+            Format::Bf16 | Format::F16 => Precision::Half,
+            Format::Int8 => Precision::Int8,
+        }
+    }
+
     /// Whether products of [`Precision::Int8`] are computed with 8-bit integers.
     pub fn has_int8(self) -> bool {
         self.kernel(Precision::Int8).format == Format::Int8

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! vit         whole networks from plain slices of weights
+//! request     which features of an image are wanted; features: what is returned
 //! engine      which instructions there are, which kernel a precision gets
 //! linear      PackedLinear: layer norm -> product -> bias, activation or residual
 //! attention   softmax(a b') v without the tokens-by-tokens matrix, DPAM's kinds included
@@ -27,6 +28,7 @@ mod attention;
 mod buffer;
 mod engine;
 mod error;
+mod features;
 mod format;
 mod kernel;
 mod linear;
@@ -35,6 +37,7 @@ mod packed;
 mod parallel;
 mod peak;
 mod product;
+mod request;
 mod rows;
 mod saved;
 mod search;
@@ -44,20 +47,21 @@ mod team;
 mod tests;
 mod vit;
 
-pub use attention::{Attention, AttentionKind, AttentionOutput, AttentionScratch};
+pub use attention::{Attention, AttentionOutput, AttentionScratch};
 pub use engine::{CPU_VARIABLE, Engine, EngineError, Isa, Precision};
 pub use error::ShapeError;
+pub use features::{FeatureMap, Grid, ImageFeatures};
 pub use linear::{LinearScratch, PackedLinear};
 pub use mapped::MappedFile;
 pub use parallel::Parallel;
 pub use peak::peak;
 pub use product::Epilogue;
+pub use request::{Dpam, Embedding, FeatureRequest, LayerId, SelfAttention, TokenStage};
 pub use rows::{LayerNorm, layer_norm};
 pub use saved::{SavedError, SharedBytes};
 pub use search::{Neighbour, PackedVectors, SearchScratch};
 pub use team::Team;
 pub use vit::{
-    BlockWeights, Calibration, HeadWeights, Images, LinearWeights, LocalStream, NormWeights,
-    StemWeights, Vit, VitConfig, VitEmbedding, VitFeatures, VitRequest, VitSizes, VitStage,
-    VitTokens,
+    BlockWeights, Calibration, HeadWeights, Images, LinearWeights, NormWeights, StemWeights, Vit,
+    VitConfig, VitSizes,
 };

@@ -1,10 +1,11 @@
 //! Every kernel of this machine against plain loops in float64, over odd sizes.
 
-use crate::attention::{Attention, AttentionKind, AttentionOutput, AttentionScratch};
+use crate::attention::{Attention, AttentionOutput, AttentionScratch};
 use crate::engine::every_kernel;
 use crate::format::{Format, bf16, f16};
 use crate::linear::{LinearScratch, PackedLinear};
 use crate::product::Epilogue;
+use crate::request::SelfAttention;
 use crate::rows::LayerNorm;
 use crate::{Engine, Isa, Parallel};
 
@@ -211,16 +212,16 @@ fn attention_agrees_with_plain_loops() {
             let attention = Attention::with_kernel(kernel, heads, head_width);
             for parallel in [Parallel::Serial, Parallel::Pool] {
                 let kinds = [
-                    AttentionKind::Qk,
-                    AttentionKind::Vv,
-                    AttentionKind::Kk,
-                    AttentionKind::Qq,
+                    None,
+                    Some(SelfAttention::Values),
+                    Some(SelfAttention::Keys),
+                    Some(SelfAttention::Queries),
                 ];
                 let mut found = vec![vec![0.0; tokens * width]; 4];
                 let mut outputs: Vec<_> = kinds
                     .into_iter()
                     .zip(&mut found)
-                    .map(|(kind, to)| AttentionOutput { kind, to })
+                    .map(|(own, to)| AttentionOutput { own, to })
                     .collect();
                 attention.forward(&qkv, &mut outputs, &mut scratch, parallel);
                 for (found, (query, key)) in found.iter().zip([(0, 1), (2, 2), (1, 1), (0, 0)]) {

@@ -15,7 +15,6 @@ pub(super) struct Reader<'a> {
     pub(super) tensors: &'a ClipTensors<'a>,
     /// Put before every name.
     pub(super) prefix: String,
-    pub(super) device: &'a Device,
 }
 
 impl Reader<'_> {
@@ -25,7 +24,7 @@ impl Reader<'_> {
         shape: &[usize],
     ) -> Result<candle_core::Tensor, BackboneError> {
         self.tensors
-            .tensor(&format!("{}{name}", self.prefix), shape, self.device)
+            .tensor(&format!("{}{name}", self.prefix), shape, &Device::Cpu)
     }
 
     pub(super) fn layer(

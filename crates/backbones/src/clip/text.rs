@@ -26,16 +26,12 @@ pub struct ClipText {
 }
 
 impl ClipText {
-    /// Builds the encoder from its weights, on `device`; the vision tower's are not touched.
+    /// Builds the encoder from its weights; the vision tower's are not touched.
     ///
     /// # Errors
     /// [`BackboneError`] that names the tensor which is missing or has another shape than the
     /// rest of the network needs.
-    pub fn new(
-        tensors: &ClipTensors,
-        activation: Activation,
-        device: &Device,
-    ) -> Result<Self, BackboneError> {
+    pub fn new(tensors: &ClipTensors, activation: Activation) -> Result<Self, BackboneError> {
         let config = TextConfig::of(tensors)?;
         let TextConfig {
             width,
@@ -47,7 +43,6 @@ impl ClipText {
         let reader = Reader {
             tensors,
             prefix: String::new(),
-            device,
         };
         let mask: Vec<f32> = (0..context)
             .flat_map(|from| {
@@ -58,11 +53,11 @@ impl ClipText {
             token_embedding: reader.tensor("token_embedding.weight", &[vocabulary, width])?,
             positions: reader.tensor("positional_embedding", &[context, width])?,
             blocks: (0..config.blocks)
-                .map(|i| TextBlock::new(tensors, i, &config, activation, device))
+                .map(|i| TextBlock::new(tensors, i, &config, activation))
                 .collect::<Result<_, _>>()?,
             final_norm: Norm::new(&reader, "ln_final", width)?,
             projection: reader.tensor("text_projection", &[width, embedding])?,
-            mask: Tensor::from_vec(mask, (context, context), device)?,
+            mask: Tensor::from_vec(mask, (context, context), &Device::Cpu)?,
             config,
         })
     }
@@ -70,11 +65,6 @@ impl ClipText {
     /// What the shapes of the weights tell.
     pub fn config(&self) -> &TextConfig {
         &self.config
-    }
-
-    /// Where the weights are.
-    pub fn device(&self) -> &Device {
-        self.projection.device()
     }
 
     /// The embeddings `[texts, tokens, width]` of token ids `[texts, tokens]`, without positions.
@@ -180,13 +170,11 @@ impl TextBlock {
         i: usize,
         config: &TextConfig,
         activation: Activation,
-        device: &Device,
     ) -> Result<Self, BackboneError> {
         let width = config.width;
         let reader = Reader {
             tensors,
             prefix: format!("transformer.resblocks.{i}."),
-            device,
         };
         Ok(Self {
             norm1: Norm::new(&reader, "ln_1", width)?,

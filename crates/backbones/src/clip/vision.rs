@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anomalens_vision::Preprocessed;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +11,9 @@ use super::{ClipTensors, ClipText, VisionConfig};
 use crate::checkpoint::Checkpoint;
 use crate::vit::VisionTransformer;
 use crate::vit::parts::{self, BlockParts, FeedForward, Head, Layer, Shape, Stem, Weights};
-use crate::{Activation, BackboneError, Compute, FeatureRequest, Features, ImageEncoder};
+use crate::{
+    Activation, BackboneError, EncoderSpec, FeatureRequest, ImageEncoder, ImageFeatures, Kernels,
+};
 
 /// How the position embedding is brought to another grid than it was trained on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,13 +33,11 @@ pub struct ClipVision {
     /// The file, from which the text tower is read when it is asked for.
     checkpoint: Arc<Checkpoint>,
     activation: Activation,
-    device: Device,
 }
 
 impl ClipVision {
-    /// Builds the encoder from its weights, for `compute` (a device stands for candle on it); the
-    /// text tower's are not touched. `activation` is needed where the file does not tell it or is
-    /// wrong.
+    /// Builds the encoder from its weights; the text tower's are not touched. `activation` is
+    /// needed where the file does not tell it or is wrong.
     ///
     /// # Errors
     /// [`BackboneError`] that names the tensor which is missing or has another shape than the
@@ -44,9 +45,8 @@ impl ClipVision {
     pub fn new(
         checkpoint: Arc<Checkpoint>,
         activation: Option<Activation>,
-        compute: impl Into<Compute>,
+        kernels: &Kernels,
     ) -> Result<Self, BackboneError> {
-        let compute = compute.into();
         let tensors = tensors(&checkpoint)?;
         let activation = activation.map_or_else(|| tensors.activation(), Ok)?;
         let config = VisionConfig::of(&tensors)?;
@@ -67,8 +67,7 @@ impl ClipVision {
             config: &config,
         };
         Ok(Self {
-            network: VisionTransformer::new(shape, &weights, &compute)?,
-            device: compute.device(),
+            network: VisionTransformer::new(shape, &weights, kernels)?,
             activation,
             checkpoint,
             config,
@@ -109,42 +108,41 @@ struct VisionWeights<'a> {
 }
 
 impl VisionWeights<'_> {
-    fn reader<'a>(&'a self, prefix: String, device: &'a Device) -> Reader<'a> {
+    fn reader(&self, prefix: String) -> Reader<'_> {
         Reader {
             tensors: &self.tensors,
             prefix,
-            device,
         }
     }
 
-    fn outside<'a>(&'a self, device: &'a Device) -> Reader<'a> {
-        self.reader("visual.".to_owned(), device)
+    fn outside(&self) -> Reader<'_> {
+        self.reader("visual.".to_owned())
     }
 }
 
 impl Weights for VisionWeights<'_> {
-    fn positions(&self, device: &Device) -> Result<Tensor, BackboneError> {
+    fn positions(&self) -> Result<Tensor, BackboneError> {
         let shape = [1 + self.config.position_side.pow(2), self.config.width];
-        self.outside(device).tensor("positional_embedding", &shape)
+        self.outside().tensor("positional_embedding", &shape)
     }
 
-    fn stem(&self, device: &Device) -> Result<Stem, BackboneError> {
+    fn stem(&self) -> Result<Stem, BackboneError> {
         let VisionConfig { width, patch, .. } = *self.config;
-        let reader = self.outside(device);
+        let reader = self.outside();
         let projection = reader.tensor("conv1.weight", &[width, 3, patch, patch])?;
         Ok(Stem {
             projection: Layer {
                 weight: projection.flatten_from(1)?,
-                bias: Tensor::zeros(width, projection.dtype(), device)?,
+                bias: Tensor::zeros(width, projection.dtype(), &Device::Cpu)?,
             },
             class_token: reader.tensor("class_embedding", &[width])?,
             norm: Some(reader.norm("ln_pre", width)?),
         })
     }
 
-    fn block(&self, i: usize, device: &Device) -> Result<BlockParts, BackboneError> {
+    fn block(&self, i: usize) -> Result<BlockParts, BackboneError> {
         let width = self.config.width;
-        let reader = self.reader(format!("visual.transformer.resblocks.{i}."), device);
+        let reader = self.reader(format!("visual.transformer.resblocks.{i}."));
         Ok(BlockParts {
             norm1: reader.norm("ln_1", width)?,
             qkv: Layer {
@@ -160,11 +158,11 @@ impl Weights for VisionWeights<'_> {
         })
     }
 
-    fn head(&self, device: &Device) -> Result<Head, BackboneError> {
+    fn head(&self) -> Result<Head, BackboneError> {
         let VisionConfig {
             width, embedding, ..
         } = *self.config;
-        let reader = self.outside(device);
+        let reader = self.outside();
         Ok(Head {
             norm: reader.norm("ln_post", width)?,
             projection: Some(reader.tensor("proj", &[width, embedding])?),
@@ -177,32 +175,20 @@ impl Weights for VisionWeights<'_> {
 }
 
 impl ImageEncoder for ClipVision {
-    fn name(&self) -> &str {
-        self.network.name()
+    fn spec(&self) -> &EncoderSpec {
+        self.network.spec()
     }
 
-    fn width(&self) -> usize {
-        self.network.width()
-    }
-
-    fn embedding_width(&self) -> usize {
-        self.network.embedding_width()
-    }
-
-    fn blocks(&self) -> usize {
-        self.network.blocks()
-    }
-
-    fn patch(&self) -> usize {
-        self.network.patch()
-    }
-
-    fn text_encoder(&self) -> Result<Option<ClipText>, BackboneError> {
-        let tensors = tensors(&self.checkpoint)?;
-        ClipText::new(&tensors, self.activation, &self.device).map(Some)
-    }
-
-    fn encode(&self, images: &Tensor, request: &FeatureRequest) -> Result<Features, BackboneError> {
+    fn encode(
+        &self,
+        images: &[Preprocessed],
+        request: &FeatureRequest,
+    ) -> Result<Vec<ImageFeatures>, BackboneError> {
         self.network.encode(images, request)
+    }
+
+    fn text(&self) -> Result<Option<ClipText>, BackboneError> {
+        let tensors = tensors(&self.checkpoint)?;
+        ClipText::new(&tensors, self.activation).map(Some)
     }
 }

@@ -8,6 +8,7 @@ mod config;
 mod position;
 mod weights;
 
+use anomalens_vision::Preprocessed;
 use candle_core::Tensor;
 
 pub use config::{Config, FeedForwardKind};
@@ -17,7 +18,9 @@ pub(crate) use position::weights as position_weights;
 use crate::checkpoint::Checkpoint;
 use crate::vit::parts::{self, FeedForward, Shape};
 use crate::vit::{Activation, VisionTransformer};
-use crate::{BackboneError, Compute, FeatureRequest, Features, Grid, ImageEncoder};
+use crate::{
+    BackboneError, EncoderSpec, FeatureRequest, Grid, ImageEncoder, ImageFeatures, Kernels,
+};
 use weights::DinoWeights;
 
 /// The name of a DINOv2 checkpoint's class token, by which the family is recognised.
@@ -38,15 +41,12 @@ impl DinoV2 {
         checkpoint.contains(CLASS_TOKEN) && checkpoint.contains("encoder.layer.0.norm1.weight")
     }
 
-    /// Builds the network from its weights, for `compute` (a device stands for candle on it).
+    /// Builds the network from its weights.
     ///
     /// # Errors
     /// [`BackboneError`] that names the tensor which is missing or has another shape than the
     /// rest of the network needs.
-    pub fn new(
-        checkpoint: &Checkpoint,
-        compute: impl Into<Compute>,
-    ) -> Result<Self, BackboneError> {
+    pub fn new(checkpoint: &Checkpoint, kernels: &Kernels) -> Result<Self, BackboneError> {
         let config = Config::from_checkpoint(checkpoint)?;
         let shape = Shape {
             name: config.name(),
@@ -68,7 +68,7 @@ impl DinoV2 {
             config: &config,
         };
         Ok(Self {
-            network: VisionTransformer::new(shape, &weights, &compute.into())?,
+            network: VisionTransformer::new(shape, &weights, kernels)?,
             config,
         })
     }
@@ -102,23 +102,15 @@ impl DinoV2 {
 }
 
 impl ImageEncoder for DinoV2 {
-    fn name(&self) -> &str {
-        self.network.name()
+    fn spec(&self) -> &EncoderSpec {
+        self.network.spec()
     }
 
-    fn width(&self) -> usize {
-        self.network.width()
-    }
-
-    fn blocks(&self) -> usize {
-        self.network.blocks()
-    }
-
-    fn patch(&self) -> usize {
-        self.network.patch()
-    }
-
-    fn encode(&self, images: &Tensor, request: &FeatureRequest) -> Result<Features, BackboneError> {
+    fn encode(
+        &self,
+        images: &[Preprocessed],
+        request: &FeatureRequest,
+    ) -> Result<Vec<ImageFeatures>, BackboneError> {
         self.network.encode(images, request)
     }
 }

@@ -15,15 +15,15 @@ pub(super) struct DinoWeights<'a> {
 }
 
 impl DinoWeights<'_> {
-    fn norm(&self, name: &str, device: &Device) -> Result<Layer, BackboneError> {
-        self.layer(name, &[self.config.width], device)
+    fn norm(&self, name: &str) -> Result<Layer, BackboneError> {
+        self.layer(name, &[self.config.width])
     }
 
     /// Weight of `shape`, whose first side is that of the bias.
-    fn layer(&self, name: &str, shape: &[usize], device: &Device) -> Result<Layer, BackboneError> {
+    fn layer(&self, name: &str, shape: &[usize]) -> Result<Layer, BackboneError> {
         let tensor = |part: &str, shape: &[usize]| {
             self.checkpoint
-                .tensor(&format!("{name}.{part}"), shape, device)
+                .tensor(&format!("{name}.{part}"), shape, &Device::Cpu)
         };
         Ok(Layer {
             weight: tensor("weight", shape)?,
@@ -33,18 +33,18 @@ impl DinoWeights<'_> {
 }
 
 impl Weights for DinoWeights<'_> {
-    fn positions(&self, device: &Device) -> Result<Tensor, BackboneError> {
+    fn positions(&self) -> Result<Tensor, BackboneError> {
         let shape = [1, 1 + self.config.position_side.pow(2), self.config.width];
-        let positions = self
-            .checkpoint
-            .tensor("embeddings.position_embeddings", &shape, device)?;
+        let positions =
+            self.checkpoint
+                .tensor("embeddings.position_embeddings", &shape, &Device::Cpu)?;
         Ok(positions.squeeze(0)?)
     }
 
-    fn stem(&self, device: &Device) -> Result<Stem, BackboneError> {
+    fn stem(&self) -> Result<Stem, BackboneError> {
         let Config { width, patch, .. } = *self.config;
         let projection = "embeddings.patch_embeddings.projection";
-        let Layer { weight, bias } = self.layer(projection, &[width, 3, patch, patch], device)?;
+        let Layer { weight, bias } = self.layer(projection, &[width, 3, patch, patch])?;
         Ok(Stem {
             projection: Layer {
                 weight: weight.flatten_from(1)?,
@@ -52,21 +52,21 @@ impl Weights for DinoWeights<'_> {
             },
             class_token: self
                 .checkpoint
-                .tensor(CLASS_TOKEN, &[1, 1, width], device)?
+                .tensor(CLASS_TOKEN, &[1, 1, width], &Device::Cpu)?
                 .flatten_all()?,
             norm: None,
         })
     }
 
-    fn block(&self, i: usize, device: &Device) -> Result<BlockParts, BackboneError> {
+    fn block(&self, i: usize) -> Result<BlockParts, BackboneError> {
         let width = self.config.width;
         let block = format!("encoder.layer.{i}");
         let layer = |name: &str, outputs: usize, inputs: usize| {
-            self.layer(&format!("{block}.{name}"), &[outputs, inputs], device)
+            self.layer(&format!("{block}.{name}"), &[outputs, inputs])
         };
         let scale = |i: usize| {
             let name = format!("{block}.layer_scale{i}.lambda1");
-            self.checkpoint.tensor(&name, &[width], device)
+            self.checkpoint.tensor(&name, &[width], &Device::Cpu)
         };
         let part = |part: &str| layer(&format!("attention.attention.{part}"), width, width);
         let (query, key, value) = (part("query")?, part("key")?, part("value")?);
@@ -81,23 +81,23 @@ impl Weights for DinoWeights<'_> {
             ),
         };
         Ok(BlockParts {
-            norm1: self.norm(&format!("{block}.norm1"), device)?,
+            norm1: self.norm(&format!("{block}.norm1"))?,
             qkv: Layer {
                 weight: Tensor::cat(&[query.weight, key.weight, value.weight], 0)?,
                 bias: Tensor::cat(&[query.bias, key.bias, value.bias], 0)?,
             },
             output: layer("attention.output.dense", width, width)?,
             scale1: Some(scale(1)?),
-            norm2: self.norm(&format!("{block}.norm2"), device)?,
+            norm2: self.norm(&format!("{block}.norm2"))?,
             up,
             down,
             scale2: Some(scale(2)?),
         })
     }
 
-    fn head(&self, device: &Device) -> Result<Head, BackboneError> {
+    fn head(&self) -> Result<Head, BackboneError> {
         Ok(Head {
-            norm: self.norm("layernorm", device)?,
+            norm: self.norm("layernorm")?,
             projection: None,
         })
     }

@@ -1,79 +1,102 @@
-//! The bytes of a file of features, which tell whether they are whole.
+//! The bytes of a file of features, from which it can be known whether they are whole.
+//!
+//! ```text
+//! 8 bytes   ANFEAT02
+//! 4 bytes   length of the header, little-endian
+//! header    JSON: what the numbers are
+//! numbers   float32, little-endian: of each map class token and tokens; then the embedding
+//! 16 bytes  the first of the SHA-256 of all before
+//! ```
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{BlockTokens, FeatureRequest, Grid, ImageFeatures};
+use crate::{FeatureMap, Grid, ImageFeatures, LayerId};
 
 /// What a file opens with; another number when the format changes.
-const MAGIC: &[u8; 8] = b"ANFEAT01";
+const MAGIC: &[u8; 8] = b"ANFEAT02";
 
-/// Bytes of a file beside its numbers: magic, four sizes, checksum.
-const FRAME: usize = MAGIC.len() + 4 * size_of::<u32>() + CHECKSUM;
-
-/// Bytes of the SHA-256 over all before it that a file ends with.
+/// Bytes of the checksum.
 const CHECKSUM: usize = 16;
 
-pub(super) fn le_bytes(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
-    values.into_iter().flat_map(f32::to_le_bytes).collect()
+#[derive(Serialize, Deserialize)]
+struct Header {
+    maps: Vec<Map>,
+    /// Length of the embedding, if there is one.
+    embedding: Option<usize>,
 }
 
-/// The bytes of a file: magic, rows, columns, width of a token, width of the embedding, numbers,
-/// checksum.
-pub(super) fn encode(features: &ImageFeatures) -> Vec<u8> {
-    let width = features
-        .blocks
-        .first()
-        .map_or(0, |tokens| tokens.class_token.len());
-    let embedding = features.embedding.as_deref().unwrap_or_default();
-    let Grid { rows, columns } = features.grid;
+#[derive(Serialize, Deserialize)]
+struct Map {
+    layer: LayerId,
+    grid: Grid,
+    dim: usize,
+    class_token: bool,
+}
+
+pub(super) fn le_bytes<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u8> {
+    values.into_iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// The bytes of a file.
+pub(super) fn encode(features: &ImageFeatures) -> serde_json::Result<Vec<u8>> {
+    let map = |map: &FeatureMap| Map {
+        layer: map.layer,
+        grid: map.grid,
+        dim: map.dim,
+        class_token: map.class_token.is_some(),
+    };
+    let header = serde_json::to_vec(&Header {
+        maps: features.maps.iter().map(map).collect(),
+        embedding: features.embedding.as_ref().map(Vec::len),
+    })?;
     let mut bytes = MAGIC.to_vec();
-    for size in [rows, columns, width, embedding.len()] {
-        bytes.extend((size as u32).to_le_bytes());
+    bytes.extend((header.len() as u32).to_le_bytes());
+    bytes.extend(header);
+    for map in &features.maps {
+        bytes.extend(le_bytes(map.class_token.iter().flatten()));
+        bytes.extend(le_bytes(&map.tokens));
     }
-    for tokens in &features.blocks {
-        bytes.extend(le_bytes(tokens.class_token.iter().copied()));
-        bytes.extend(le_bytes(tokens.patch_tokens.iter().copied()));
-    }
-    bytes.extend(le_bytes(embedding.iter().copied()));
+    bytes.extend(le_bytes(features.embedding.iter().flatten()));
     let checksum = Sha256::digest(&bytes);
     bytes.extend(&checksum[..CHECKSUM]);
-    bytes
+    Ok(bytes)
 }
 
-/// What [`encode`] made of the features that `request` asks for; none if it is anything else.
-pub(super) fn decode(bytes: &[u8], request: &FeatureRequest) -> Option<ImageFeatures> {
+/// What [`encode`] was given; none if `bytes` are anything else.
+pub(super) fn decode(bytes: &[u8]) -> Option<ImageFeatures> {
     let (content, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM)?)?;
     if Sha256::digest(content)[..CHECKSUM] != *checksum {
         return None;
     }
-    let content = content.strip_prefix(MAGIC.as_slice())?;
-    let (sizes, numbers) = content.split_at_checked(4 * size_of::<u32>())?;
-    let mut sizes = sizes.as_chunks::<4>().0.iter();
-    let mut size = || Some(u32::from_le_bytes(*sizes.next()?) as usize);
-    let (rows, columns, width, embedding) = (size()?, size()?, size()?, size()?);
-    let (grid, blocks) = (Grid { rows, columns }, &request.blocks);
-    let expected = blocks.len() * width * (1 + grid.len()) + embedding;
-    if bytes.len() != FRAME + expected * size_of::<f32>()
-        || (embedding > 0) != request.embedding.is_some()
-    {
-        return None;
-    }
-    let mut values = numbers
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|&bytes| f32::from_le_bytes(bytes));
-    let mut take = |count: usize| values.by_ref().take(count).collect::<Vec<f32>>();
-    Some(ImageFeatures {
-        grid,
-        blocks: blocks
-            .iter()
-            .map(|&block| BlockTokens {
-                block,
-                class_token: take(width),
-                patch_tokens: take(grid.len() * width),
-            })
-            .collect(),
-        embedding: (embedding > 0).then(|| take(embedding)),
-    })
+    let (length, content) = content.strip_prefix(MAGIC)?.split_first_chunk()?;
+    let (header, numbers) = content.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    let header: Header = serde_json::from_slice(header).ok()?;
+    let mut left = numbers.as_chunks::<4>().0;
+    let mut take = |count: Option<usize>| -> Option<Vec<f32>> {
+        let taken = left.split_off(..count?)?;
+        Some(taken.iter().map(|&x| f32::from_le_bytes(x)).collect())
+    };
+    let map = |map: Map| {
+        let class_token = map.class_token.then(|| take(Some(map.dim)));
+        Some(FeatureMap {
+            layer: map.layer,
+            grid: map.grid,
+            dim: map.dim,
+            class_token: match class_token {
+                Some(class_token) => Some(class_token?),
+                None => None,
+            },
+            tokens: {
+                let places = map.grid.rows.checked_mul(map.grid.columns);
+                take(places.and_then(|places| places.checked_mul(map.dim)))?
+            },
+        })
+    };
+    let maps = header.maps.into_iter().map(map).collect::<Option<_>>()?;
+    let embedding = match header.embedding {
+        Some(length) => Some(take(Some(length))?),
+        None => None,
+    };
+    left.is_empty().then_some(ImageFeatures { maps, embedding })
 }

@@ -23,7 +23,7 @@ use std::time::SystemTime;
 
 pub use encoder::CachedEncoder;
 
-use crate::{FeatureRequest, ImageFeatures};
+use crate::ImageFeatures;
 
 /// A folder of features that does not grow beyond a limit: what was not used for longest goes
 /// first. What this run has used stays; once that alone fills it, no more is kept.
@@ -114,9 +114,9 @@ impl FeatureCache {
     }
 
     /// The features called `name`, if they are there and whole.
-    fn read(&self, name: &str, request: &FeatureRequest) -> Option<ImageFeatures> {
+    fn read(&self, name: &str) -> Option<ImageFeatures> {
         let path = self.path(name);
-        let features = file::decode(&fs::read(&path).ok()?, request)?;
+        let features = file::decode(&fs::read(&path).ok()?)?;
         // Only the order in which files go depends on it.
         let _ = File::options()
             .append(true)
@@ -134,6 +134,13 @@ impl FeatureCache {
         let bytes = file::encode(features);
         let mut state = self.state();
         state.usage.encoded += 1;
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                state.usage.failure = Some(error.to_string());
+                return;
+            }
+        };
         if !self.make_room(&mut state, bytes.len() as u64) {
             return;
         }
@@ -177,67 +184,89 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use candle_core::{Device, Tensor};
+    use anomalens_vision::Preprocessed;
 
-    use super::encoder::join;
     use super::*;
-    use crate::{BackboneError, BlockTokens, Embedding, Features, Grid, ImageEncoder};
+    use crate::{
+        BackboneError, Embedding, EncoderSpec, FeatureMap, FeatureRequest, Grid, ImageEncoder,
+        LayerId, LayerInfo, Precision,
+    };
 
     /// Tokens that follow from the first pixel of each image; counts the images it has seen.
-    #[derive(Default)]
-    struct Counting(AtomicUsize);
+    struct Counting {
+        spec: EncoderSpec,
+        seen: AtomicUsize,
+    }
+
+    impl Default for Counting {
+        fn default() -> Self {
+            let layer = |id, dim| LayerInfo { id, dim, stride: 1 };
+            Self {
+                spec: EncoderSpec {
+                    name: "counting".to_owned(),
+                    layers: vec![layer(LayerId::Block(1), 2), layer(LayerId::Stage(2), 3)],
+                    embedding: 3,
+                    multiple: 1,
+                    precision: Precision::F32,
+                },
+                seen: AtomicUsize::new(0),
+            }
+        }
+    }
 
     impl ImageEncoder for Counting {
-        fn name(&self) -> &str {
-            "counting"
-        }
-
-        fn width(&self) -> usize {
-            2
-        }
-
-        fn blocks(&self) -> usize {
-            2
-        }
-
-        fn patch(&self) -> usize {
-            1
+        fn spec(&self) -> &EncoderSpec {
+            &self.spec
         }
 
         fn encode(
             &self,
-            images: &Tensor,
+            images: &[Preprocessed],
             request: &FeatureRequest,
-        ) -> Result<Features, BackboneError> {
-            let (batch, _, rows, columns) = images.dims4()?;
-            self.0.fetch_add(batch, Ordering::SeqCst);
-            let grid = Grid { rows, columns };
-            let features = (0..batch).map(|i| {
-                let pixel = images.get(i)?.flatten_all()?.to_vec1::<f32>()?[0];
-                let tokens = |&block: &usize| BlockTokens {
-                    block,
-                    class_token: vec![pixel, block as f32],
-                    patch_tokens: vec![pixel * 0.1; 2 * grid.len()],
+        ) -> Result<Vec<ImageFeatures>, BackboneError> {
+            self.seen.fetch_add(images.len(), Ordering::SeqCst);
+            let features = images.iter().map(|image| {
+                let pixel = image.values[0];
+                let grid = Grid {
+                    rows: image.height,
+                    columns: image.width,
+                };
+                let map = |&layer: &LayerId| {
+                    let dim = self.spec.layer(layer)?.dim;
+                    let class_token = match layer {
+                        LayerId::Block(_) => Some(vec![pixel + 1.0; dim]),
+                        LayerId::Stage(_) => None,
+                    };
+                    Ok::<_, BackboneError>(FeatureMap {
+                        layer,
+                        grid,
+                        dim,
+                        tokens: vec![pixel * 0.1; dim * grid.len()],
+                        class_token,
+                    })
                 };
                 Ok(ImageFeatures {
-                    grid,
-                    blocks: request.blocks.iter().map(tokens).collect(),
+                    maps: request.layers.iter().map(map).collect::<Result<_, _>>()?,
                     embedding: request.embedding.map(|_| vec![pixel; 3]),
                 })
             });
-            Ok(join(features.collect::<candle_core::Result<_>>()?)?)
+            features.collect()
         }
     }
 
-    fn images(pixels: &[f32]) -> Tensor {
-        let values = pixels.iter().flat_map(|&pixel| [pixel; 3 * 2 * 3]);
-        Tensor::from_vec(values.collect(), (pixels.len(), 3, 2, 3), &Device::Cpu).unwrap()
+    fn images(pixels: &[f32]) -> Vec<Preprocessed> {
+        let image = |&pixel: &f32| Preprocessed {
+            height: 2,
+            width: 3,
+            values: vec![pixel; 3 * 2 * 3],
+        };
+        pixels.iter().map(image).collect()
     }
 
     fn request(embedding: bool) -> FeatureRequest {
         FeatureRequest {
             embedding: embedding.then_some(Embedding::Normed),
-            ..FeatureRequest::blocks([1, 2])
+            ..FeatureRequest::layers([LayerId::Block(1), LayerId::Stage(2)])
         }
     }
 
@@ -255,23 +284,22 @@ mod tests {
         for embedding in [false, true] {
             let request = request(embedding);
             let encode = |encoder: &dyn ImageEncoder, pixels: &[f32]| {
-                let features = encoder.encode(&images(pixels), &request).unwrap();
-                features.into_images().unwrap()
+                encoder.encode(&images(pixels), &request).unwrap()
             };
             let (network, cached) = both(folder.path(), u64::MAX, "one");
             encode(&cached, &[1.0, 2.0]);
-            assert_eq!(network.0.load(Ordering::SeqCst), 2);
+            assert_eq!(network.seen.load(Ordering::SeqCst), 2);
             // Another run: what is there, between what is not, in the order asked for.
             let (network, cached) = both(folder.path(), u64::MAX, "one");
             let mixed = encode(&cached, &[3.0, 2.0, 4.0, 1.0]);
-            assert_eq!(network.0.load(Ordering::SeqCst), 2, "{embedding}");
+            assert_eq!(network.seen.load(Ordering::SeqCst), 2, "{embedding}");
             assert_eq!(mixed, encode(&Counting::default(), &[3.0, 2.0, 4.0, 1.0]));
             let usage = cached.cache.usage();
             assert_eq!((usage.found, usage.encoded), (2, 2));
             // Another network.
             let (network, cached) = both(folder.path(), u64::MAX, "two");
             encode(&cached, &[1.0]);
-            assert_eq!(network.0.load(Ordering::SeqCst), 1);
+            assert_eq!(network.seen.load(Ordering::SeqCst), 1);
         }
     }
 
@@ -281,9 +309,8 @@ mod tests {
         let request = request(false);
         let (_, cached) = both(folder.path(), u64::MAX, "one");
         let whole = cached.encode(&images(&[1.0]), &request).unwrap();
-        let whole = whole.into_images().unwrap();
-        let name = cached.entry(&images(&[1.0]).get(0).unwrap(), &request);
-        let path = cached.cache.path(&name.unwrap());
+        let name = cached.entry(&images(&[1.0])[0], &request);
+        let path = cached.cache.path(&name);
         let bytes = fs::read(&path).unwrap();
         let mut flipped = bytes.clone();
         flipped[30] ^= 1;
@@ -291,8 +318,8 @@ mod tests {
             fs::write(&path, damaged).unwrap();
             let (network, cached) = both(folder.path(), u64::MAX, "one");
             let again = cached.encode(&images(&[1.0]), &request).unwrap();
-            assert_eq!(again.into_images().unwrap(), whole);
-            assert_eq!(network.0.load(Ordering::SeqCst), 1);
+            assert_eq!(again, whole);
+            assert_eq!(network.seen.load(Ordering::SeqCst), 1);
         }
     }
 
@@ -304,7 +331,7 @@ mod tests {
             let (network, cached) = both(folder.path(), limit, "one");
             cached.encode(&images(&[pixel]), &request).unwrap();
             let size = cached.cache.usage().bytes;
-            (network.0.load(Ordering::SeqCst), size)
+            (network.seen.load(Ordering::SeqCst), size)
         };
         let (_, size) = encode(u64::MAX, 1.0);
         encode(u64::MAX, 2.0);

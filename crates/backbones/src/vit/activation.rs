@@ -1,6 +1,5 @@
 //! The function between the two feed-forward layers of a block.
 
-use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// The factor in QuickGELU.
@@ -14,14 +13,4 @@ pub enum Activation {
     Gelu,
     /// `x * sigmoid(1.702 x)`: all models of OpenAI.
     QuickGelu,
-}
-
-impl Activation {
-    /// The function of every number, without a gradient.
-    pub(crate) fn apply(self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Gelu => x.gelu_erf(),
-            Self::QuickGelu => x * candle_nn::ops::sigmoid(&(x * QUICK_GELU)?)?,
-        }
-    }
 }

@@ -1,47 +1,43 @@
 //! The vision transformer that both families are: pre-norm blocks over a class token and patches.
 //!
 //! ```text
-//! parts.rs       sizes, and the weights part by part; each family reads its own files into them
-//! cpu.rs         the network on the kernels of this processor: what is used on a CPU
-//! leaves.rs      what 8-bit networks are fitted to
-//! candle.rs      the network on candle, for other devices and as the reference; block.rs: a block
-//! packed.rs      packed networks in files that are mapped into memory
-//! position.rs    position embeddings at other sizes
-//! activation.rs  the function between feed-forward layers
+//! parts.rs               sizes, and the weights part by part; each family reads its files into them
+//! kernels.rs             weights, packed for the kernels of this processor
+//! calibration_images.rs  what 8-bit weights are fitted to
+//! packed.rs              packed networks in files that are mapped into memory
+//! position.rs            position embeddings at other sizes
+//! activation.rs          the function between feed-forward layers
+//! reference.rs           the same network on candle, which the tests compare with
 //! ```
 
 mod activation;
-mod block;
-mod candle;
-mod cpu;
-mod leaves;
+mod calibration_images;
+mod kernels;
 mod packed;
 pub(crate) mod parts;
 mod position;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anomalens_kernels::{Engine, Precision};
-use candle_core::{DType, Device, Tensor};
+use anomalens_kernels::{
+    Engine, FeatureRequest, Grid, ImageFeatures, Images, LayerId, Precision, Vit,
+};
+use anomalens_vision::Preprocessed;
+use candle_core::{DType, Tensor};
 
 pub use activation::Activation;
 pub(crate) use activation::QUICK_GELU;
-use candle::CandleNetwork;
-use cpu::CpuNetwork;
 pub use packed::{PackedCopy, PackedNetwork, open_packed};
 use parts::{Shape, Weights};
 
+use crate::encoder::by_size;
 use crate::weights::ContentHash;
-use crate::{BackboneError, FeatureRequest, Features, Grid, ImageEncoder};
-
-/// What computes a network.
-#[derive(Debug, Clone)]
-pub enum Compute {
-    /// The kernels of this processor.
-    Kernels(Kernels),
-    /// candle's operations in float32, on any device.
-    Candle(Device),
-}
+use crate::{BackboneError, EncoderSpec, ImageEncoder, LayerInfo};
 
 /// How the kernels compute a network.
 #[derive(Debug, Clone)]
@@ -76,39 +72,15 @@ impl Kernels {
     }
 }
 
-impl Compute {
-    /// Where tensors are.
-    pub(crate) fn device(&self) -> Device {
-        match self {
-            Self::Kernels(_) => Device::Cpu,
-            Self::Candle(device) => device.clone(),
-        }
-    }
-}
-
-impl From<Kernels> for Compute {
-    fn from(kernels: Kernels) -> Self {
-        Self::Kernels(kernels)
-    }
-}
-
-impl From<&Device> for Compute {
-    fn from(device: &Device) -> Self {
-        Self::Candle(device.clone())
-    }
-}
-
 /// A vision transformer, ready to encode.
 pub(crate) struct VisionTransformer {
+    spec: EncoderSpec,
     shape: Shape,
+    vit: Vit,
     /// `[1 + side * side, width]`, the class token's first.
     positions: Tensor,
-    network: Network,
-}
-
-enum Network {
-    Cpu(Box<CpuNetwork>),
-    Candle(CandleNetwork),
+    /// The position embedding of the grid seen last.
+    resized: Mutex<Option<(Grid, Arc<[f32]>)>>,
 }
 
 impl VisionTransformer {
@@ -116,18 +88,8 @@ impl VisionTransformer {
     pub(crate) fn new(
         shape: Shape,
         weights: &dyn Weights,
-        compute: &Compute,
+        kernels: &Kernels,
     ) -> Result<Self, BackboneError> {
-        let kernels = match compute {
-            Compute::Kernels(kernels) => kernels,
-            Compute::Candle(device) => {
-                return Ok(Self {
-                    positions: weights.positions(device)?,
-                    network: Network::Candle(CandleNetwork::new(&shape, weights, device)?),
-                    shape,
-                });
-            }
-        };
         let Kernels {
             engine,
             precision,
@@ -138,31 +100,50 @@ impl VisionTransformer {
         if let Some(network) = copy.and_then(|copy| copy.open(&shape, engine, precision)) {
             return Ok(network);
         }
-        let positions = weights.positions(&Device::Cpu)?;
+        let positions = weights.positions()?;
         let blocks = blocks.unwrap_or(shape.blocks).min(shape.blocks);
-        let vit = cpu::pack(engine, precision, &shape, blocks, weights, &positions)?;
-        let network = Self {
-            positions: match precision {
-                // As they are kept in packed files.
-                Precision::Int8 => positions.to_dtype(DType::F16)?.to_dtype(DType::F32)?,
-                Precision::F32 | Precision::Half => positions,
-            },
-            network: Network::Cpu(Box::new(CpuNetwork::new(vit))),
-            shape,
+        let vit = kernels::pack(engine, precision, &shape, blocks, weights, &positions)?;
+        let positions = match precision {
+            // As they are kept in packed files.
+            Precision::Int8 => positions.to_dtype(DType::F16)?.to_dtype(DType::F32)?,
+            Precision::F32 | Precision::Half => positions,
         };
+        let network = Self::of_parts(shape, vit, positions, engine.runs(precision));
         if let Some(copy) = copy {
             copy.keep(&network, engine, precision);
         }
         Ok(network)
     }
 
+    fn of_parts(shape: Shape, vit: Vit, positions: Tensor, precision: Precision) -> Self {
+        let layer = |number| LayerInfo {
+            id: LayerId::Block(number),
+            dim: shape.width,
+            stride: shape.patch,
+        };
+        Self {
+            spec: EncoderSpec {
+                name: shape.name.clone(),
+                layers: (1..=shape.blocks).map(layer).collect(),
+                embedding: shape.embedding,
+                multiple: shape.patch,
+                precision,
+            },
+            shape,
+            vit,
+            positions,
+            resized: Mutex::default(),
+        }
+    }
+
     /// The same network with another rule for position embeddings at other sizes.
     pub(crate) fn with_position_resize(mut self, rule: parts::PositionResize) -> Self {
         self.shape.position_resize = rule;
+        self.resized = Mutex::default();
         self
     }
 
-    /// Writes the network, if it is on kernels, to a packed file.
+    /// Writes the network to a packed file.
     pub(crate) fn write_packed(
         &self,
         precision: Precision,
@@ -181,84 +162,72 @@ impl VisionTransformer {
         position::resize(&self.positions, &self.shape, grid)
     }
 
-    /// The grid of a batch of images, or why they or the request do not fit.
-    fn check(&self, images: &Tensor, request: &FeatureRequest) -> Result<Grid, BackboneError> {
-        let Shape { patch, blocks, .. } = self.shape;
-        let first_local = request.dpam.as_ref().map(|dpam| dpam.first_block);
-        if let Some(&block) = request
-            .blocks
-            .iter()
-            .chain(&first_local)
-            .find(|&&block| block == 0 || block > blocks)
-        {
-            return Err(BackboneError::NoSuchBlock {
-                block,
+    /// The same as plain numbers, kept for the next images.
+    fn positions_of(&self, grid: Grid) -> Result<Arc<[f32]>, BackboneError> {
+        let mut last = self.resized.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((known, positions)) if *known == grid => Ok(positions.clone()),
+            _ => {
+                let positions = kernels::numbers(&self.position_embedding(grid)?)?;
+                let positions: Arc<[f32]> = positions.into();
+                *last = Some((grid, positions.clone()));
+                Ok(positions)
+            }
+        }
+    }
+
+    /// Whether the network can give what is requested.
+    fn check(&self, request: &FeatureRequest) -> Result<(), BackboneError> {
+        let local = request.attention.map(|dpam| dpam.first_block);
+        let local = local.map(LayerId::Block);
+        for &layer in request.layers.iter().chain(&local) {
+            self.spec.layer(layer)?;
+        }
+        let last = match request.embedding {
+            Some(_) => self.shape.blocks,
+            None => request.last_block(),
+        };
+        let held = self.vit.blocks();
+        if last > held {
+            return Err(BackboneError::BlockNotHeld {
+                block: last,
                 encoder: self.shape.name.clone(),
-                blocks,
+                held,
             });
         }
-        if let Network::Cpu(network) = &self.network {
-            let last = match request.embedding {
-                Some(_) => blocks,
-                None => request.blocks.iter().copied().max().unwrap_or(0),
-            };
-            let held = network.vit.blocks();
-            if last > held {
-                return Err(BackboneError::BlockNotHeld {
-                    block: last,
-                    encoder: self.shape.name.clone(),
-                    held,
-                });
-            }
-        }
-        match *images.dims() {
-            [_, 3, height, width]
-                if height > 0 && width > 0 && height % patch == 0 && width % patch == 0 =>
-            {
-                Ok(Grid {
-                    rows: height / patch,
-                    columns: width / patch,
-                })
-            }
-            _ => Err(BackboneError::InputShape {
-                found: images.dims().to_vec(),
-                patch,
-            }),
-        }
+        Ok(())
     }
 }
 
 impl ImageEncoder for VisionTransformer {
-    fn name(&self) -> &str {
-        &self.shape.name
+    fn spec(&self) -> &EncoderSpec {
+        &self.spec
     }
 
-    fn width(&self) -> usize {
-        self.shape.width
-    }
-
-    fn embedding_width(&self) -> usize {
-        self.shape.embedding
-    }
-
-    fn blocks(&self) -> usize {
-        self.shape.blocks
-    }
-
-    fn patch(&self) -> usize {
-        self.shape.patch
-    }
-
-    fn encode(&self, images: &Tensor, request: &FeatureRequest) -> Result<Features, BackboneError> {
-        let grid = self.check(images, request)?;
-        match &self.network {
-            Network::Cpu(network) => {
-                network.encode(images, grid, request, || self.position_embedding(grid))
-            }
-            Network::Candle(network) => {
-                let positions = self.position_embedding(grid)?;
-                network.encode(images, grid, request, &positions)
-            }
-        }
+    fn encode(
+        &self,
+        images: &[Preprocessed],
+        request: &FeatureRequest,
+    ) -> Result<Vec<ImageFeatures>, BackboneError> {
+        self.check(request)?;
+        images.iter().try_for_each(|image| self.spec.check(image))?;
+        by_size(images, |same| {
+            let Some(&Preprocessed { height, width, .. }) = same.first().copied() else {
+                return Ok(vec![]);
+            };
+            let patch = self.shape.patch;
+            let grid = Grid {
+                rows: height / patch,
+                columns: width / patch,
+            };
+            let images = Images {
+                pixels: same.iter().map(|image| image.values.as_slice()).collect(),
+                height,
+                width,
+            };
+            Ok(self
+                .vit
+                .encode(&images, &self.positions_of(grid)?, request)?)
+        })
     }
 }

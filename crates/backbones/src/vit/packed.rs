@@ -25,9 +25,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::cpu::{CpuNetwork, config};
+use super::VisionTransformer;
+use super::kernels::config;
 use super::parts::Shape;
-use super::{Network, VisionTransformer};
 use crate::weights::ContentHash;
 use crate::{BackboneError, ImageEncoder};
 
@@ -152,10 +152,7 @@ impl VisionTransformer {
         original: ContentHash,
         path: &Path,
     ) -> io::Result<()> {
-        let Network::Cpu(network) = &self.network else {
-            return Err(io::Error::other("only networks on kernels are packed"));
-        };
-        let sizes = network.vit.sizes();
+        let sizes = self.vit.sizes();
         let header = serde_json::to_vec(&Header {
             shape: self.shape.clone(),
             sizes: Sizes {
@@ -185,7 +182,7 @@ impl VisionTransformer {
             }
         }
         to.align()?;
-        network.vit.write(&mut to)?;
+        self.vit.write(&mut to)?;
         let hash = to.finish()?;
         file.seek(SeekFrom::Start(0))?;
         file.write_all(&MAGIC)?;
@@ -258,12 +255,10 @@ fn open(bytes: &SharedBytes, engine: Engine) -> Result<(VisionTransformer, Heade
     let vit = Vit::read(engine, *precision, config(shape), sizes, bytes, weights)
         .map_err(|error| error.to_string())?;
     let rows = positions.len().checked_div(shape.width).unwrap_or(0);
-    let positions = Tensor::from_vec(positions, (rows, shape.width), &Device::Cpu);
-    let network = VisionTransformer {
-        shape: shape.clone(),
-        positions: positions.map_err(|error| error.to_string())?,
-        network: Network::Cpu(Box::new(CpuNetwork::new(vit))),
-    };
+    let positions = Tensor::from_vec(positions, (rows, shape.width), &Device::Cpu)
+        .map_err(|error| error.to_string())?;
+    let precision = engine.runs(*precision);
+    let network = VisionTransformer::of_parts(shape.clone(), vit, positions, precision);
     Ok((network, header))
 }
 

@@ -1,7 +1,7 @@
 //! A vision transformer as its weight file tells it: sizes, and tensors part by part, so that no
 //! more of a large file is in memory than the part at work.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::Activation;
@@ -90,17 +90,17 @@ pub(crate) struct Head {
     pub(crate) projection: Option<Tensor>,
 }
 
-/// Where the weights of a network are read from, on a device.
+/// Where the weights of a network are read from.
 pub(crate) trait Weights {
     /// The position embedding `[1 + side * side, width]`, the class token's first.
-    fn positions(&self, device: &Device) -> Result<Tensor, BackboneError>;
+    fn positions(&self) -> Result<Tensor, BackboneError>;
 
-    fn stem(&self, device: &Device) -> Result<Stem, BackboneError>;
+    fn stem(&self) -> Result<Stem, BackboneError>;
 
     /// Block `i`, counted from 0.
-    fn block(&self, i: usize, device: &Device) -> Result<BlockParts, BackboneError>;
+    fn block(&self, i: usize) -> Result<BlockParts, BackboneError>;
 
-    fn head(&self, device: &Device) -> Result<Head, BackboneError>;
+    fn head(&self) -> Result<Head, BackboneError>;
 
     /// Gives back memory that what was read so far takes up.
     fn release(&self) {}

@@ -69,7 +69,7 @@ pub(super) fn measure(
     // What the original does again for every image.
     let again = median(common.runs, || make().map(drop))?;
     Ok(json!({
-        "arch": encoder.name(),
+        "arch": encoder.spec().name,
         "threads": rayon::current_num_threads(),
         "shots": shots,
         "images": queries.len(),

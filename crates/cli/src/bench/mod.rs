@@ -14,8 +14,8 @@ use std::time::Instant;
 use anomalens::backbones::{
     Dpam, Embedding, Engine, FeatureRequest, ImageEncoder, SelfAttention, TokenStage,
 };
+use anomalens::vision::Preprocessed;
 use anyhow::{Context, Result};
-use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use super::{End, backbone, print_line, settings};
@@ -181,14 +181,19 @@ fn encoder(common: &Common, weights: &str, dpam: bool, size: usize, batch: usize
     let backbone = common.backbone.open_named(weights)?;
     let open = start.elapsed().as_secs_f64();
     let encoder = backbone.encoder.as_ref();
-    let images = Tensor::zeros((batch, 3, size, size), DType::F32, &Device::Cpu)?;
+    let image = Preprocessed {
+        height: size,
+        width: size,
+        values: vec![0.0; 3 * size * size],
+    };
+    let images = vec![image; batch];
     let request = FeatureRequest {
-        dpam: dpam.then(|| Dpam {
-            first_block: (encoder.blocks() / 4).max(1),
+        attention: dpam.then(|| Dpam {
+            first_block: (encoder.spec().blocks() / 4).max(1),
             attention: SelfAttention::Values,
         }),
         embedding: dpam.then_some(Embedding::Direct),
-        ..FeatureRequest::blocks([encoder.blocks()]).at(TokenStage::Projected)
+        ..FeatureRequest::blocks([encoder.spec().blocks()]).at(TokenStage::Projected)
     };
     let seconds = median(common.runs, || {
         encoder.encode(&images, &request)?;
@@ -196,7 +201,7 @@ fn encoder(common: &Common, weights: &str, dpam: bool, size: usize, batch: usize
     })? / batch as f64;
     let gflops = flops(encoder, &request, size) / seconds / 1e9;
     Ok(json!({
-        "arch": encoder.name(),
+        "arch": encoder.spec().name,
         "engine": Engine::from_env()?.kernel_name(backbone.precision),
         "threads": rayon::current_num_threads(),
         "batch": batch,
@@ -210,16 +215,17 @@ fn encoder(common: &Common, weights: &str, dpam: bool, size: usize, batch: usize
 
 /// Floating-point operations of a vision transformer's matrix products for one square image.
 fn flops(encoder: &dyn ImageEncoder, request: &FeatureRequest, size: usize) -> f64 {
+    let spec = encoder.spec();
     let (width, tokens) = (
-        encoder.width() as f64,
-        ((size / encoder.patch()).pow(2) + 1) as f64,
+        spec.layers.last().map_or(0, |layer| layer.dim) as f64,
+        ((size / spec.multiple).pow(2) + 1) as f64,
     );
     let linear = 12.0 * width * width * tokens; // query, key, value, output; up and down four-fold
     let attention = 2.0 * tokens * tokens * width;
-    let blocks = encoder.blocks() as f64;
+    let blocks = spec.blocks() as f64;
     // The local stream has attention and its output layer in its own blocks.
-    let local = match request.dpam {
-        Some(dpam) => (encoder.blocks() + 1 - dpam.first_block) as f64,
+    let local = match request.attention {
+        Some(dpam) => (spec.blocks() + 1 - dpam.first_block) as f64,
         None => 0.0,
     };
     2.0 * (blocks * (linear + attention) + local * (attention + width * width * tokens))

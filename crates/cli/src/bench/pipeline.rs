@@ -10,7 +10,6 @@ use anomalens::detectors::{
 };
 use anomalens::vision::{Alignment, DecodeOptions};
 use anyhow::{Result, bail};
-use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 
 use super::{Common, median, medians, peak_memory, rounded};
@@ -74,7 +73,7 @@ pub(super) fn measure(
     });
     Ok(json!({
         "method": method.name,
-        "arch": encoder.name(),
+        "arch": encoder.spec().name,
         "preprocess": detector.setup().preprocess,
         "threads": rayon::current_num_threads(),
         "images": sources.len(),
@@ -103,14 +102,12 @@ fn stages(
         let image = source.open(&DecodeOptions::default())?;
         sizes.push((image.height() as usize, image.width() as usize));
         let first = setup.preprocess.apply(&image)?;
-        let second = detector.looks().second(&first, encoder.patch());
+        let second = detector.looks().second(&first, encoder.spec().multiple);
         times[0] += start.elapsed().as_secs_f64();
         let start = Instant::now();
         for (look, input) in looks.iter_mut().zip([Some(first), second]) {
             let Some(input) = input else { continue };
-            let shape = (1, 3, input.height, input.width);
-            let input = Tensor::from_vec(input.values, shape, &Device::Cpu)?;
-            look.extend(encoder.encode(&input, &setup.request)?.into_images()?);
+            look.extend(encoder.encode(&[input], &setup.request)?);
         }
         times[1] += start.elapsed().as_secs_f64();
     }

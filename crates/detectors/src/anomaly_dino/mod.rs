@@ -157,7 +157,7 @@ impl Distances {
         banks: &[Bank],
         config: &Config,
     ) -> Result<Self, DetectorError> {
-        let mut patches = vec![0.0; image.grid.len()];
+        let mut patches = vec![0.0; image.grid().len()];
         let mut whole = 0.0;
         for bank in banks {
             for (sum, distance) in patches.iter_mut().zip(bank.patch_distances(image)?) {

@@ -66,7 +66,7 @@ impl Units {
         let mut patches = Vec::new();
         let (mut patch, mut whole) = (0.0, 0.0);
         for (shot, distances) in shots.iter().zip(&measured) {
-            let grid = shot[0].grid;
+            let grid = shot[0].grid();
             let map = Map::new(grid.rows, grid.columns, distances.joined(own).collect())?;
             patch += map.top_mean(config.top_fraction) / shots.len() as f32;
             whole += distances.whole / shots.len() as f32;

@@ -104,7 +104,7 @@ pub enum ImageScore {
 impl Config {
     /// The paper's settings where the backbone allows them, in proportion where it does not.
     pub(super) fn defaults(encoder: &dyn ImageEncoder, has_text: bool) -> Self {
-        let (patch, blocks) = (encoder.patch().max(1), encoder.blocks());
+        let (patch, blocks) = (encoder.spec().multiple.max(1), encoder.spec().blocks());
         let size = if has_text {
             IMAGE_SIZE
         } else {
@@ -229,7 +229,7 @@ impl Config {
             },
             request: FeatureRequest {
                 stage: TokenStage::Projected,
-                dpam: self.dpam.map(|attention| Dpam {
+                attention: self.dpam.map(|attention| Dpam {
                     first_block: self.dpam_first_block,
                     attention,
                 }),

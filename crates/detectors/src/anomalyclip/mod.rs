@@ -101,7 +101,7 @@ pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, D
         ));
     }
     let setup = config.setup()?;
-    let prompts = Prompts::new(&config, text, encoder.embedding_width(), 0)?;
+    let prompts = Prompts::new(&config, text, encoder.spec().embedding, 0)?;
     saved.copy_into(&prompts)?;
     Ok(Box::new(AnomalyClip::new(config, setup, &prompts)?))
 }
@@ -119,7 +119,7 @@ fn configured(
     settings: &Value,
     encoder: &dyn ImageEncoder,
 ) -> Result<(Config, Option<ClipText>), DetectorError> {
-    let text = encoder.text_encoder()?;
+    let text = encoder.text()?;
     let defaults = Config::defaults(encoder, text.is_some());
     Ok((configure(NAME, &defaults, settings)?, text))
 }
@@ -132,7 +132,7 @@ fn untrained(
 ) -> Result<Box<dyn Detector>, DetectorError> {
     let (config, text) = configured(settings, encoder)?;
     let setup = config.setup()?;
-    let prompts = Prompts::new(&config, text, encoder.embedding_width(), seed)?;
+    let prompts = Prompts::new(&config, text, encoder.spec().embedding, seed)?;
     Ok(Box::new(AnomalyClip::new(config, setup, &prompts)?))
 }
 
@@ -162,16 +162,16 @@ fn train(
         ));
     }
     let setup = config.setup()?;
-    let patches = config.image_size as usize / encoder.patch();
-    let prompts = Prompts::new(&config, text, encoder.embedding_width(), options.seed)?;
+    let patches = config.image_size as usize / encoder.spec().multiple;
+    let prompts = Prompts::new(&config, text, encoder.spec().embedding, options.seed)?;
     if let Some(saved) = &saved {
         saved.copy_into(&prompts)?;
     }
     let record = Record {
-        blocks: setup.request.blocks.len(),
+        blocks: setup.request.layers.len(),
         patches: patches * patches,
-        width: encoder.embedding_width(),
-        embedding: encoder.embedding_width(),
+        width: encoder.spec().embedding,
+        embedding: encoder.spec().embedding,
     };
     let batch = options.batch.unwrap_or(BATCH).max(1);
     let rate = options.learning_rate.unwrap_or(LEARNING_RATE);
@@ -272,11 +272,9 @@ impl AnomalyClip {
         let width = texts[0].len();
         let grid = check_features(image, &self.setup, width)?;
         let mut map = vec![0.0; grid.len()];
-        for block in &self.setup.request.blocks {
-            let tokens = image
-                .block(*block)
-                .ok_or(DetectorError::MissingBlock(*block))?;
-            for (sum, token) in map.iter_mut().zip(tokens.patch_tokens.chunks_exact(width)) {
+        for &layer in &self.setup.request.layers {
+            let tokens = image.map(layer).ok_or(DetectorError::MissingLayer(layer))?;
+            for (sum, token) in map.iter_mut().zip(tokens.tokens.chunks_exact(width)) {
                 *sum += self.probability(texts, token) / self.config.blocks.len() as f32;
             }
         }

@@ -106,7 +106,7 @@ impl Frozen {
             .map(|prompt| tokenizer.tokenize(&prompt, context, TooLong::Error))
             .collect::<Result<Vec<_>, _>>()?;
         let shape = (ids.len(), context);
-        let ids = Tensor::from_vec(ids.concat(), shape, text.device())?;
+        let ids = Tensor::from_vec(ids.concat(), shape, &Device::Cpu)?;
         Ok(Self {
             embeddings: text.embed(&ids)?,
             ends: end_positions(&ids)?,

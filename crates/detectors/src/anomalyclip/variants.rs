@@ -10,8 +10,8 @@ use crate::registry::Variant;
 
 /// The defaults, then every variant: each changes one thing.
 pub(super) fn variants(encoder: &dyn ImageEncoder) -> Result<Vec<Variant>, DetectorError> {
-    let defaults = Config::defaults(encoder, encoder.text_encoder()?.is_some());
-    let blocks = encoder.blocks();
+    let defaults = Config::defaults(encoder, encoder.text()?.is_some());
+    let blocks = encoder.spec().blocks();
     let mut cases: Vec<(String, Value)> = vec![("default".into(), json!({}))];
     let mut add = |name: &str, settings: Value| cases.push((name.to_owned(), settings));
     add("global-only", json!({ "local_weight": 0.0 }));

@@ -93,7 +93,7 @@ impl Config {
     /// The paper's settings where the backbone has a text encoder; where it has not, those that
     /// were chosen on auxiliary data (docs/benchmarks/inctrl.md).
     pub(super) fn defaults(encoder: &dyn ImageEncoder, has_text: bool) -> Self {
-        let (patch, blocks) = (encoder.patch().max(1), encoder.blocks());
+        let (patch, blocks) = (encoder.spec().multiple.max(1), encoder.spec().blocks());
         let (size, preprocessing) = if has_text {
             (IMAGE_SIZE, Preprocessing::ClipCentreCrop)
         } else {
@@ -128,7 +128,7 @@ impl Config {
             patch_residual: true,
             own_residual: !has_text,
             max_term: true,
-            adapter_width: (encoder.embedding_width() / ADAPTER_REDUCTION).max(1),
+            adapter_width: (encoder.spec().embedding / ADAPTER_REDUCTION).max(1),
             episode_shots: 2,
             batch_layout: BatchLayout::Intended,
             trained: None,
@@ -138,8 +138,8 @@ impl Config {
     /// The sizes of the learned parts.
     pub(super) fn sizes(&self, encoder: &dyn ImageEncoder) -> Sizes {
         Sizes {
-            embedding: encoder.embedding_width(),
-            patches: (self.image_size as usize / encoder.patch()).pow(2),
+            embedding: encoder.spec().embedding,
+            patches: (self.image_size as usize / encoder.spec().multiple).pow(2),
             middle: self.adapter_width,
         }
     }

@@ -20,7 +20,7 @@ use super::shots::{Kept, References};
 use super::train::{BETAS, DECAY, FocalLoss, LEARNING_RATE};
 use super::{InCtrl, residual, text};
 use crate::Detector;
-use crate::testing::{Goldens, close, flat};
+use crate::testing::{Goldens, close, exact, flat, inputs};
 use crate::training::{Adam, Batch, Learner, TrainingMask, TrainingSample};
 
 const SEED: u64 = 21;
@@ -51,7 +51,7 @@ fn network() -> ClipVision {
     };
     let checkpoint = Checkpoint::seeded(SEED, architecture.shapes());
     let activation = Some(architecture.activation);
-    ClipVision::new(Arc::new(checkpoint), activation, &Device::Cpu).unwrap()
+    ClipVision::new(Arc::new(checkpoint), activation, &exact()).unwrap()
 }
 
 /// What the frozen encoders make of the images and classes, and what the original made of them.
@@ -75,10 +75,10 @@ fn frozen() -> &'static Frozen {
             ..Config::defaults(&network, true)
         };
         let request = config.setup().unwrap().request;
-        let encoded = network.encode(goldens.get("images"), &request).unwrap();
-        let text = network.text_encoder().unwrap().unwrap();
+        let images = inputs(goldens.get("images"));
+        let text = network.text().unwrap().unwrap();
         Frozen {
-            features: encoded.into_images().unwrap(),
+            features: network.encode(&images, &request).unwrap(),
             texts: CLASSES.map(|class| text::embeddings(&text, class).unwrap()),
             config,
             goldens,
@@ -121,7 +121,7 @@ fn batch(count: usize) -> Batch {
         )),
         blocks: (0..3)
             .map(|block| {
-                let tokens = of(&|image| image.blocks[block].patch_tokens.clone());
+                let tokens = of(&|image| image.maps[block].tokens.clone());
                 tensor(tokens, &[places.len(), 25, 192])
             })
             .collect(),

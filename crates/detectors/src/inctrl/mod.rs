@@ -80,7 +80,7 @@ pub struct InCtrl {
 /// A detector from what was trained and a few normal images.
 pub(crate) fn fit(options: &Value, shots: &Shots) -> Result<Box<dyn Detector>, DetectorError> {
     let encoder = shots.encoder;
-    let text = encoder.text_encoder()?;
+    let text = encoder.text()?;
     let path = options.get("trained").and_then(Value::as_str);
     let learned = path.map(|path| Learned::read(path.as_ref())).transpose()?;
     let defaults = learned.as_ref().and_then(|learned| learned.config.clone());
@@ -107,7 +107,7 @@ fn untrained(
     encoder: &dyn ImageEncoder,
     seed: u32,
 ) -> Result<Box<dyn Detector>, DetectorError> {
-    let text = encoder.text_encoder()?;
+    let text = encoder.text()?;
     let defaults = Config::defaults(encoder, text.is_some());
     let config: Config = configure(NAME, &defaults, settings)?;
     let model = Model::new(&config, config.sizes(encoder), seed)?;
@@ -168,7 +168,7 @@ fn check_fit(
             "it was trained on embeddings of {} numbers, but those of {} have {width}: use the \
              backbone that it was trained with",
             sizes.embedding,
-            encoder.name()
+            encoder.spec().name
         )));
     }
     if sizes.patches != patches {

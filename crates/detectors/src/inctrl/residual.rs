@@ -2,7 +2,7 @@
 //! similar patch of its shots, half of the cosine distance. Beside the paper: how far the means of
 //! two images are apart, and the patches of one image from each other.
 
-use anomalens_backbones::{Grid, ImageFeatures};
+use anomalens_backbones::{Grid, ImageFeatures, LayerId};
 use anomalens_vision::Map;
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -32,8 +32,8 @@ impl Compared {
         let blocks = config.blocks.iter().map(|&block| {
             let tokens = image
                 .block(block)
-                .ok_or(DetectorError::MissingBlock(block))?;
-            Ok((tokens.patch_tokens.clone(), tokens.class_token.len()))
+                .ok_or(DetectorError::MissingLayer(LayerId::Block(block)))?;
+            Ok((tokens.tokens.clone(), tokens.dim))
         });
         Self::new(blocks.collect::<Result<Vec<_>, DetectorError>>()?, config)
     }

@@ -3,7 +3,7 @@
 
 use anomalens_backbones::clip::ClipText;
 use anomalens_backbones::clip::tokenizer::{Tokenizer, TooLong};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::DetectorError;
 use crate::tokens::{dot, normalise};
@@ -100,7 +100,7 @@ fn mean(text: &ClipText, prompts: &[String]) -> Result<Vec<f32>, DetectorError> 
             .iter()
             .map(|prompt| tokenizer.tokenize(prompt, context, TooLong::Truncate))
             .collect::<Result<Vec<_>, _>>()?;
-        let ids = Tensor::from_vec(ids.concat(), (prompts.len(), context), text.device())?;
+        let ids = Tensor::from_vec(ids.concat(), (prompts.len(), context), &Device::Cpu)?;
         for mut embedding in text.encode(&ids)?.to_vec2::<f32>()? {
             normalise(&mut embedding);
             sum.iter_mut().zip(embedding).for_each(|(sum, x)| *sum += x);

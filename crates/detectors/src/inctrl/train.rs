@@ -39,7 +39,7 @@ pub(super) fn train(
     options: &TrainOptions,
     watch: &mut Watch,
 ) -> Result<Trained, DetectorError> {
-    let text = encoder.text_encoder()?;
+    let text = encoder.text()?;
     let defaults = Config::defaults(encoder, text.is_some());
     let config: Config = configure(NAME, &defaults, settings)?;
     if config.trained.is_some() {
@@ -79,9 +79,12 @@ pub(super) fn train(
         encoder,
         setup: &setup,
         record: Record {
-            blocks: setup.request.blocks.len(),
+            blocks: setup.request.layers.len(),
             patches: sizes.patches,
-            width: encoder.width(),
+            width: match setup.request.layers.first() {
+                Some(&layer) => encoder.spec().layer(layer)?.dim,
+                None => 0,
+            },
             embedding: match config.head {
                 Head::Network => sizes.embedding,
                 Head::PowerMean => 0,

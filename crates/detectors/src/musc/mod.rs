@@ -17,7 +17,7 @@ mod whole;
 
 use std::collections::BTreeMap;
 
-use anomalens_backbones::ImageFeatures;
+use anomalens_backbones::{ImageFeatures, LayerId};
 use anomalens_vision::Map;
 use serde_json::Value;
 
@@ -84,10 +84,7 @@ impl Detector for Musc {
                 found: images.len(),
             });
         };
-        let width = first
-            .blocks
-            .first()
-            .map_or(0, |block| block.class_token.len());
+        let width = first.maps.first().map_or(0, |map| map.dim);
         for image in images {
             check_features(image, &self.setup, width)?;
         }
@@ -98,7 +95,7 @@ impl Detector for Musc {
         } = &self.config;
         let mut maps: Vec<Vec<f32>> = images
             .iter()
-            .map(|image| vec![0.0; image.grid.len()])
+            .map(|image| vec![0.0; image.grid().len()])
             .collect();
         let parts = (blocks.len() * neighbourhoods.len()) as f32;
         for &block in blocks {
@@ -111,7 +108,7 @@ impl Detector for Musc {
                 let sets = tokens
                     .iter()
                     .zip(images)
-                    .map(|(tokens, image)| aggregate::average(tokens, image.grid, length, side))
+                    .map(|(tokens, image)| aggregate::average(tokens, image.grid(), length, side))
                     .collect();
                 let scores = mutual::score(sets, length, self.config.lowest_fraction)?;
                 for (map, scores) in maps.iter_mut().zip(scores) {
@@ -126,7 +123,7 @@ impl Detector for Musc {
         let maps: Vec<Map> = maps
             .into_iter()
             .zip(images)
-            .map(|(map, image)| Map::new(image.grid.rows, image.grid.columns, map))
+            .map(|(map, image)| Map::new(image.grid().rows, image.grid().columns, map))
             .collect::<Result<_, _>>()?;
         let mut scores: Vec<f32> = maps
             .iter()
@@ -137,8 +134,11 @@ impl Detector for Musc {
             let last = blocks.iter().max().copied().unwrap_or(0);
             let class_tokens: Vec<&[f32]> = images
                 .iter()
-                .filter_map(|image| Some(image.block(last)?.class_token.as_slice()))
-                .collect();
+                .map(|image| {
+                    let class_token = image.block(last).and_then(|map| map.class_token.as_deref());
+                    class_token.ok_or(DetectorError::NoClassToken(LayerId::Block(last)))
+                })
+                .collect::<Result<_, _>>()?;
             scores = rescore::by_neighbours(&scores, &class_tokens, &self.config.rescore);
         }
         Ok(scores

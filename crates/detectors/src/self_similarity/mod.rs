@@ -118,7 +118,11 @@ impl Units {
 /// The distance of each patch to the rest of its image.
 fn map(image: &ImageFeatures, config: &Config) -> Result<Map, DetectorError> {
     let distances = own_image::distances(image, &config.blocks)?;
-    Ok(Map::new(image.grid.rows, image.grid.columns, distances)?)
+    Ok(Map::new(
+        image.grid().rows,
+        image.grid().columns,
+        distances,
+    )?)
 }
 
 impl Detector for SelfSimilarity {
@@ -143,7 +147,7 @@ impl Detector for SelfSimilarity {
         images
             .iter()
             .map(|image| {
-                let width = image.blocks.first().map_or(0, |b| b.class_token.len());
+                let width = image.maps.first().map_or(0, |map| map.dim);
                 let grid = check_features(image, &self.setup, width)?;
                 let values = map(image, &self.config)?.into_values();
                 let values = values.into_iter().map(|distance| distance / unit);

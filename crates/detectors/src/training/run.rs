@@ -268,11 +268,14 @@ fn train_epoch(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use anomalens_backbones::{BackboneError, FeatureRequest, Features, Grid};
-    use anomalens_vision::{Image, Preprocess};
-    use candle_core::{DType, Device, Var};
+    use anomalens_backbones::{
+        BackboneError, EncoderSpec, FeatureRequest, ImageFeatures, Precision,
+    };
+    use anomalens_vision::{Image, Preprocess, Preprocessed};
+    use candle_core::{Device, Var};
 
     use super::*;
     use crate::training::TrainingMask;
@@ -280,37 +283,29 @@ mod tests {
     /// Sees nothing.
     struct Blind;
 
+    static SPEC: LazyLock<EncoderSpec> = LazyLock::new(|| EncoderSpec {
+        name: "blind".to_owned(),
+        layers: vec![],
+        embedding: 1,
+        multiple: 14,
+        precision: Precision::F32,
+    });
+
     impl ImageEncoder for Blind {
-        fn name(&self) -> &str {
-            "blind"
+        fn spec(&self) -> &EncoderSpec {
+            &SPEC
         }
 
-        fn width(&self) -> usize {
-            1
-        }
-
-        fn blocks(&self) -> usize {
-            1
-        }
-
-        fn patch(&self) -> usize {
-            14
-        }
-
-        fn encode(&self, images: &Tensor, _: &FeatureRequest) -> Result<Features, BackboneError> {
-            let grid = Grid {
-                rows: 1,
-                columns: 1,
+        fn encode(
+            &self,
+            images: &[Preprocessed],
+            _: &FeatureRequest,
+        ) -> Result<Vec<ImageFeatures>, BackboneError> {
+            let features = ImageFeatures {
+                maps: vec![],
+                embedding: Some(vec![0.0]),
             };
-            Ok(Features {
-                grid,
-                blocks: vec![],
-                embedding: Some(Tensor::zeros(
-                    (images.dim(0)?, 1),
-                    DType::F32,
-                    &Device::Cpu,
-                )?),
-            })
+            Ok(vec![features; images.len()])
         }
     }
 

@@ -245,8 +245,12 @@ impl<'a> FeatureStore<'a> {
 /// The numbers that are kept of an image: embedding, then the patch tokens of each block.
 fn numbers(features: &ImageFeatures) -> impl Iterator<Item = f32> + '_ {
     let embedding = features.embedding.iter().flatten().copied();
-    let tokens = features.blocks.iter();
-    embedding.chain(tokens.flat_map(|block| block.patch_tokens.iter().copied()))
+    embedding.chain(
+        features
+            .maps
+            .iter()
+            .flat_map(|map| map.tokens.iter().copied()),
+    )
 }
 
 fn file_error(path: &Path) -> impl Fn(std::io::Error) -> DetectorError + use<> {

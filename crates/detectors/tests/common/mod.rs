@@ -1,61 +1,88 @@
 //! An encoder without weights, and images for it.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use anomalens_backbones::{
-    BackboneError, BlockFeatures, FeatureRequest, Features, Grid, ImageEncoder,
+    BackboneError, EncoderSpec, FeatureMap, FeatureRequest, Grid, ImageEncoder, ImageFeatures,
+    LayerId, LayerInfo, Precision,
 };
-use anomalens_vision::Image;
-use candle_core::Tensor;
+use anomalens_vision::{Image, Preprocessed};
 
 /// Encodes a patch as its mean colour, the same after every block but scaled by the block's
 /// number; the class token is the mean over all patches.
 pub(crate) struct MeanColour;
 
 const PATCH: usize = 14;
+const COLOURS: usize = 3;
+
+static SPEC: LazyLock<EncoderSpec> = LazyLock::new(|| {
+    let layer = |number| LayerInfo {
+        id: LayerId::Block(number),
+        dim: COLOURS,
+        stride: PATCH,
+    };
+    EncoderSpec {
+        name: "mean colour".to_owned(),
+        layers: (1..=12).map(layer).collect(),
+        embedding: COLOURS,
+        multiple: PATCH,
+        precision: Precision::F32,
+    }
+});
 
 impl ImageEncoder for MeanColour {
-    fn name(&self) -> &str {
-        "mean colour"
+    fn spec(&self) -> &EncoderSpec {
+        &SPEC
     }
 
-    fn width(&self) -> usize {
-        3
+    fn encode(
+        &self,
+        images: &[Preprocessed],
+        request: &FeatureRequest,
+    ) -> Result<Vec<ImageFeatures>, BackboneError> {
+        Ok(images
+            .iter()
+            .map(|image| features(image, request))
+            .collect())
     }
+}
 
-    fn blocks(&self) -> usize {
-        12
-    }
-
-    fn patch(&self) -> usize {
-        PATCH
-    }
-
-    fn encode(&self, images: &Tensor, request: &FeatureRequest) -> Result<Features, BackboneError> {
-        let (batch, _, height, width) = images.dims4()?;
-        let grid = Grid {
-            rows: height / PATCH,
-            columns: width / PATCH,
-        };
-        let patches = images
-            .reshape(&[batch, 3, grid.rows, PATCH, grid.columns, PATCH][..])?
-            .mean((3, 5))?
-            .flatten_from(2)?
-            .transpose(1, 2)?
-            .contiguous()?;
-        let blocks = request.blocks.iter().map(|&block| {
-            let patch_tokens = (&patches * block as f64)?;
-            Ok(BlockFeatures {
-                block,
-                class_token: patch_tokens.mean(1)?,
-                patch_tokens,
-            })
-        });
-        Ok(Features {
+fn features(image: &Preprocessed, request: &FeatureRequest) -> ImageFeatures {
+    let grid = Grid {
+        rows: image.height / PATCH,
+        columns: image.width / PATCH,
+    };
+    let colour = |patch: usize, colour: usize| -> f32 {
+        let (row, column) = (patch / grid.columns, patch % grid.columns);
+        let plane = &image.values[colour * image.height * image.width..];
+        let lines = (0..PATCH).map(|y| (row * PATCH + y) * image.width + column * PATCH);
+        let pixels = lines.flat_map(|start| &plane[start..start + PATCH]);
+        pixels.sum::<f32>() / (PATCH * PATCH) as f32
+    };
+    let patches: Vec<f32> = (0..grid.len() * COLOURS)
+        .map(|i| colour(i / COLOURS, i % COLOURS))
+        .collect();
+    let mean = |tokens: &[f32]| -> Vec<f32> {
+        let sum = |colour: usize| tokens.iter().skip(colour).step_by(COLOURS).sum::<f32>();
+        (0..COLOURS)
+            .map(|colour| sum(colour) / grid.len() as f32)
+            .collect()
+    };
+    let map = |&layer: &LayerId| {
+        let (LayerId::Block(number) | LayerId::Stage(number)) = layer;
+        let tokens: Vec<f32> = patches.iter().map(|x| x * number as f32).collect();
+        FeatureMap {
+            layer,
             grid,
-            blocks: blocks.collect::<Result<_, BackboneError>>()?,
-            embedding: request.embedding.map(|_| patches.mean(1)).transpose()?,
-        })
+            dim: COLOURS,
+            class_token: Some(mean(&tokens)),
+            tokens,
+        }
+    };
+    ImageFeatures {
+        maps: request.layers.iter().map(map).collect(),
+        embedding: request.embedding.map(|_| mean(&patches)),
     }
 }
 

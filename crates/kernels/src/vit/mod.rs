@@ -12,12 +12,14 @@ mod work;
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::attention::{Attention, AttentionKind};
+use crate::attention::Attention;
 use crate::engine::{Engine, Precision};
 use crate::error::ShapeError;
+use crate::features::{Grid, ImageFeatures};
 use crate::linear::PackedLinear;
 use crate::parallel::{Parallel, Shared};
 use crate::product::Epilogue;
+use crate::request::{FeatureRequest, LayerId};
 use crate::rows::LayerNorm;
 use crate::team::Team;
 pub use saved::VitSizes;
@@ -40,78 +42,15 @@ pub struct VitConfig {
     pub activation: Epilogue,
 }
 
-/// What is wanted of a batch. Work that nothing of it needs is left out.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct VitRequest {
-    /// The blocks after which tokens are taken, counted from 1, ascending.
-    pub blocks: Vec<usize>,
-    /// How far those tokens have come.
-    pub stage: VitStage,
-    /// The local stream, from which tokens are taken where it runs.
-    pub local: Option<LocalStream>,
-    /// The class token of the own stream after the last block, projected.
-    pub embedding: Option<VitEmbedding>,
-}
-
-/// How far tokens have come when they are taken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum VitStage {
-    /// As the block leaves them.
-    #[default]
-    Block,
-    /// After the final layer norm.
-    Normed,
-    /// After the final layer norm and the projection, where there is one.
-    Projected,
-}
-
-/// What is done to the class token before its projection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VitEmbedding {
-    /// The final layer norm.
-    Normed,
-    /// Nothing.
-    Direct,
-}
-
-/// The local stream of DPAM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LocalStream {
-    /// The first block that has it, counted from 1.
-    pub from: usize,
-    /// What attends to what.
-    pub kind: AttentionKind,
-}
-
-/// A batch of images, `[batch, 3, height, width]`, normalised as the network wants them.
-#[derive(Debug, Clone, Copy)]
+/// A batch of images of one size, normalised as the network wants them.
+#[derive(Debug, Clone)]
 pub struct Images<'a> {
-    /// Row by row, colour by colour, image by image.
-    pub pixels: &'a [f32],
+    /// Each `[3, height, width]`.
+    pub pixels: Vec<&'a [f32]>,
     /// A multiple of the patch's side.
     pub height: usize,
     /// A multiple of the patch's side.
     pub width: usize,
-}
-
-/// What was wanted of a batch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VitFeatures {
-    /// One entry for each wanted block.
-    pub blocks: Vec<VitTokens>,
-    /// `[batch, embedding width]`
-    pub embedding: Option<Vec<f32>>,
-}
-
-/// The tokens of a batch after one block.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VitTokens {
-    /// The block, counted from 1.
-    pub block: usize,
-    /// `[batch, width]`, or the embedding's width if projected.
-    pub class_token: Vec<f32>,
-    /// `[batch, patches, width]`, or the embedding's width if projected.
-    pub patch_tokens: Vec<f32>,
 }
 
 /// A network, packed for one engine and precision.
@@ -235,81 +174,46 @@ impl Vit {
         self.blocks.len()
     }
 
-    /// What is wanted of `images`, with the position embedding `positions`,
+    /// What is wanted of each of `images`, with the position embedding `positions`,
     /// `[1 + patches, width]`, for images of this size.
     ///
     /// # Errors
     /// [`ShapeError`] if the images or the position embedding do not fit, or there is no such
-    /// block.
+    /// layer.
     pub fn encode(
         &self,
-        images: Images,
+        images: &Images,
         positions: &[f32],
-        request: &VitRequest,
-    ) -> Result<VitFeatures, ShapeError> {
-        let (rows, columns, batch) = self.grid(&images, positions)?;
-        let (patches, pixels) = (rows * columns, 3 * images.height * images.width);
-        if let Some(&block) = request
-            .blocks
-            .iter()
-            .find(|&&block| block == 0 || block > self.blocks.len())
-        {
-            ShapeError::check("list of wanted blocks", block, self.blocks.len())?;
+        request: &FeatureRequest,
+    ) -> Result<Vec<ImageFeatures>, ShapeError> {
+        let grid = self.grid(images, positions)?;
+        for layer in &request.layers {
+            let (LayerId::Block(number) | LayerId::Stage(number)) = *layer;
+            let there = matches!(layer, LayerId::Block(_) if self.has(number));
+            if !there {
+                return Err(ShapeError {
+                    what: "list of wanted layers",
+                    expected: self.blocks.len(),
+                    found: number,
+                });
+            }
         }
-
-        let width = match request.stage {
-            VitStage::Projected => self.embedding_width(),
-            VitStage::Block | VitStage::Normed => self.width,
-        };
-        let tokens = |&block: &usize| VitTokens {
-            block,
-            class_token: vec![0.0; batch * width],
-            patch_tokens: vec![0.0; batch * patches * width],
-        };
-        let mut features = VitFeatures {
-            blocks: request.blocks.iter().map(tokens).collect(),
-            embedding: request
-                .embedding
-                .map(|_| vec![0.0; batch * self.embedding_width()]),
-        };
-        let blocks: Vec<_> = features
-            .blocks
-            .iter_mut()
-            .map(|tokens| {
-                (
-                    Shared::new(&mut tokens.class_token),
-                    Shared::new(&mut tokens.patch_tokens),
-                )
-            })
-            .collect();
-        let embedding = features.embedding.as_deref_mut().map(Shared::new);
         let plan = Plan {
             vit: self,
             request,
             positions,
-            rows,
-            columns,
+            grid,
         };
+        let batch = images.pixels.len();
+        let mut features: Vec<ImageFeatures> = (0..batch).map(|_| plan.room()).collect();
+        let shared = Shared::new(&mut features);
         let encode = |image: usize, parallel: Parallel| {
-            let pixels = &images.pixels[image * pixels..(image + 1) * pixels];
             let mut workspace = self.workspaces().pop().unwrap_or_default();
-            workspace.embed(&plan, pixels, parallel);
-            let tokens = |i: usize| {
-                let (class_token, patch_tokens) = &blocks[i];
-                let patches = patches * width;
-                // SAFETY: every image has parts of its own, and is encoded once.
-                unsafe {
-                    (
-                        class_token.part(image * width, width),
-                        patch_tokens.part(image * patches, patches),
-                    )
-                }
-            };
-            workspace.run(&plan, parallel, tokens);
-            if let Some(embedding) = &embedding {
-                let width = self.embedding_width();
-                // SAFETY: as above.
-                let embedding = unsafe { embedding.part(image * width, width) };
+            workspace.embed(&plan, images.pixels[image], parallel);
+            // SAFETY: every image is encoded once.
+            let features = unsafe { &mut shared.part(image, 1)[0] };
+            workspace.run(&plan, parallel, &mut features.maps);
+            if let Some(embedding) = &mut features.embedding {
                 workspace.embedding(&plan, embedding);
             }
             self.workspaces().push(workspace);
@@ -327,22 +231,23 @@ impl Vit {
         Ok(features)
     }
 
-    /// Patches from top to bottom and from left to right, and the number of images.
-    fn grid(
-        &self,
-        images: &Images,
-        positions: &[f32],
-    ) -> Result<(usize, usize, usize), ShapeError> {
+    /// Whether there is a block of this number, counted from 1.
+    fn has(&self, block: usize) -> bool {
+        (1..=self.blocks.len()).contains(&block)
+    }
+
+    /// The patches of each image.
+    fn grid(&self, images: &Images, positions: &[f32]) -> Result<Grid, ShapeError> {
         let patch = self.config.patch;
         let (rows, columns) = (images.height / patch, images.width / patch);
         ShapeError::check("image's height", images.height, rows * patch)?;
         ShapeError::check("image's width", images.width, columns * patch)?;
         let tokens = 1 + rows * columns;
         ShapeError::check("position embedding", positions.len(), tokens * self.width)?;
-        let pixels = 3 * images.height * images.width;
-        let batch = images.pixels.len().checked_div(pixels).unwrap_or(0);
-        ShapeError::check("batch of images", images.pixels.len(), batch * pixels)?;
-        Ok((rows, columns, batch))
+        for pixels in &images.pixels {
+            ShapeError::check("image", pixels.len(), 3 * images.height * images.width)?;
+        }
+        Ok(Grid { rows, columns })
     }
 
     fn workspaces(&self) -> std::sync::MutexGuard<'_, Vec<Workspace>> {

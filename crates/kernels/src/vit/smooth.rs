@@ -8,9 +8,10 @@
 
 use super::weights::{Block, BlockWeights, LinearWeights, NormWeights};
 use super::work::{Plan, Workspace};
-use super::{Images, Vit, VitRequest};
+use super::{Images, Vit};
 use crate::error::ShapeError;
 use crate::parallel::Parallel;
+use crate::request::FeatureRequest;
 
 /// How much of the differences between channels the weights take over: SmoothQuant's alpha.
 const SHARE: f32 = 0.65;
@@ -31,20 +32,17 @@ impl Vit {
     /// [`ShapeError`] if the images or the position embedding do not fit, or there are blocks.
     pub fn calibration(
         &self,
-        images: Images,
+        images: &Images,
         positions: &[f32],
     ) -> Result<Calibration, ShapeError> {
         ShapeError::check("list of blocks before calibration", self.blocks.len(), 0)?;
-        let (rows, columns, _) = self.grid(&images, positions)?;
         let plan = Plan {
             vit: self,
-            request: &VitRequest::default(),
+            request: &FeatureRequest::default(),
             positions,
-            rows,
-            columns,
+            grid: self.grid(images, positions)?,
         };
-        let pixels = 3 * images.height * images.width;
-        let embedded = images.pixels.chunks_exact(pixels).map(|pixels| {
+        let embedded = images.pixels.iter().map(|pixels| {
             let mut workspace = Workspace::default();
             workspace.embed(&plan, pixels, Parallel::Pool);
             workspace

@@ -1,23 +1,45 @@
 //! One image on its way through a network.
 
+use super::Vit;
 use super::weights::Block;
-use super::{Vit, VitEmbedding, VitRequest, VitStage};
-use crate::attention::{AttentionKind, AttentionScratch};
+use crate::attention::AttentionScratch;
+use crate::features::{FeatureMap, Grid, ImageFeatures};
 use crate::linear::LinearScratch;
 use crate::parallel::Parallel;
 use crate::product::Epilogue;
+use crate::request::{Embedding, FeatureRequest, LayerId, SelfAttention, TokenStage};
 use crate::rows::{LayerNorm, Rows, layer_norm};
 
 /// What is the same for all images of a batch.
 pub(super) struct Plan<'a> {
     pub(super) vit: &'a Vit,
-    pub(super) request: &'a VitRequest,
+    pub(super) request: &'a FeatureRequest,
     /// `[1 + rows * columns, width]`
     pub(super) positions: &'a [f32],
-    /// Patches from top to bottom.
-    pub(super) rows: usize,
-    /// Patches from left to right.
-    pub(super) columns: usize,
+    /// The patches of each image.
+    pub(super) grid: Grid,
+}
+
+impl Plan<'_> {
+    /// Room for the features of one image.
+    pub(super) fn room(&self) -> ImageFeatures {
+        let (vit, request, grid) = (self.vit, self.request, self.grid);
+        let dim = match request.stage {
+            TokenStage::Projected => vit.embedding_width(),
+            TokenStage::Block | TokenStage::Normed => vit.width,
+        };
+        let map = |&layer: &LayerId| FeatureMap {
+            layer,
+            grid,
+            dim,
+            tokens: vec![0.0; grid.len() * dim],
+            class_token: Some(vec![0.0; dim]),
+        };
+        ImageFeatures {
+            maps: request.layers.iter().map(map).collect(),
+            embedding: request.embedding.map(|_| vec![0.0; vit.embedding_width()]),
+        }
+    }
 }
 
 /// What one image needs on its way; nothing is allocated for a second image of the same size.
@@ -42,7 +64,7 @@ impl Workspace {
     pub(super) fn embed(&mut self, plan: &Plan, pixels: &[f32], parallel: Parallel) {
         let vit = plan.vit;
         let patch = vit.config.patch;
-        let (rows, columns) = (plan.rows, plan.columns);
+        let Grid { rows, columns } = plan.grid;
         self.patches.resize(rows * columns * 3 * patch * patch, 0.0);
         for (i, line) in self.patches.chunks_exact_mut(patch).enumerate() {
             // Lines of pixels: by row of the patch, colour, and patch.
@@ -85,16 +107,11 @@ impl Workspace {
         &self.normed
     }
 
-    /// Runs the blocks that anything wanted depends on. `place` tells where the class token and
-    /// the patch tokens of the wanted block of an index go.
-    pub(super) fn run<'a>(
-        &mut self,
-        plan: &Plan,
-        parallel: Parallel,
-        place: impl Fn(usize) -> (&'a mut [f32], &'a mut [f32]),
-    ) {
+    /// Runs the blocks that anything wanted depends on, and fills `maps` with the tokens after
+    /// theirs.
+    pub(super) fn run(&mut self, plan: &Plan, parallel: Parallel, maps: &mut [FeatureMap]) {
         let (vit, request) = (plan.vit, plan.request);
-        let last_wanted = request.blocks.iter().copied().max().unwrap_or(0);
+        let last_wanted = request.last_block();
         let last = match request.embedding {
             Some(_) => vit.blocks.len(),
             None => last_wanted,
@@ -102,30 +119,31 @@ impl Workspace {
         let all = self.tokens(vit);
         for (block, number) in vit.blocks[..last].iter().zip(1..) {
             let local = request
-                .local
-                .filter(|local| (local.from.max(1)..=last_wanted).contains(&number));
-            if local.is_some_and(|local| number == local.from.max(1)) {
+                .attention
+                .filter(|local| (local.first_block.max(1)..=last_wanted).contains(&number));
+            if local.is_some_and(|local| number == local.first_block.max(1)) {
                 self.local.clone_from(&self.tokens);
             }
-            let wanted = request.blocks.iter().position(|&block| block == number);
+            let layer = LayerId::Block(number);
             // The tokens of the own stream that something after this block needs.
-            let rows = match wanted {
+            let rows = match request.layers.contains(&layer) {
                 _ if number < last => all,
-                Some(_) if local.is_none() => all,
+                true if local.is_none() => all,
                 _ => usize::from(request.embedding.is_some()),
             };
-            self.attend(vit, block, rows, local.map(|local| local.kind), parallel);
+            let own = local.map(|local| local.attention);
+            self.attend(vit, block, rows, own, parallel);
             if rows > 0 {
                 self.feed_forward(vit, block, rows, parallel);
             }
-            if let Some(i) = wanted {
-                let tokens = match local {
-                    Some(_) => &self.local,
-                    None => &self.tokens,
-                };
-                let (class, patches) = tokens.split_at(vit.width);
-                let (to_class, to_patches) = place(i);
-                for (from, to) in [(class, to_class), (patches, to_patches)] {
+            let tokens = match local {
+                Some(_) => &self.local,
+                None => &self.tokens,
+            };
+            let (class, patches) = tokens.split_at(vit.width);
+            for map in maps.iter_mut().filter(|map| map.layer == layer) {
+                let to_class = map.class_token.as_mut().map(|to| (class, to));
+                for (from, to) in to_class.into_iter().chain([(patches, &mut map.tokens)]) {
                     finish(vit, request.stage, from, to, &mut self.linear, parallel);
                 }
             }
@@ -138,22 +156,22 @@ impl Workspace {
         let class = &self.tokens[..vit.width];
         let (linear, serial) = (&mut self.linear, Parallel::Serial);
         match (plan.request.embedding, &vit.projection) {
-            (Some(VitEmbedding::Direct), Some(projection)) => {
+            (Some(Embedding::Direct), Some(projection)) => {
                 projection.forward(class, None, to, Epilogue::Store, linear, serial);
             }
-            (Some(VitEmbedding::Direct), None) => to.copy_from_slice(class),
-            _ => finish(vit, VitStage::Projected, class, to, linear, serial),
+            (Some(Embedding::Direct), None) => to.copy_from_slice(class),
+            _ => finish(vit, TokenStage::Projected, class, to, linear, serial),
         }
     }
 
     /// The first half of a block: attention of the first `rows` tokens of the own stream, and of
-    /// all of the local one.
+    /// all of the local one, in which `local` attends to itself.
     pub(super) fn attend(
         &mut self,
         vit: &Vit,
         block: &Block,
         rows: usize,
-        local: Option<AttentionKind>,
+        local: Option<SelfAttention>,
         parallel: Parallel,
     ) {
         let (width, all) = (vit.width, self.tokens(vit));
@@ -175,13 +193,9 @@ impl Workspace {
             .qkv
             .forward_to(to, tokens, norm, store, linear, parallel);
         let format = vit.attention.output_format(block.output.format());
-        let mut outputs = vec![(
-            AttentionKind::Qk,
-            attended.target(rows, width, format),
-            rows,
-        )];
-        if let Some(kind) = local {
-            outputs.push((kind, attended_local.target(all, width, format), all));
+        let mut outputs = vec![(None, attended.target(rows, width, format), rows)];
+        if local.is_some() {
+            outputs.push((local, attended_local.target(all, width, format), all));
         }
         // SAFETY: the targets have been made for so many rows.
         unsafe {
@@ -228,7 +242,7 @@ impl Workspace {
 /// Brings the tokens `from` to a stage.
 fn finish(
     vit: &Vit,
-    stage: VitStage,
+    stage: TokenStage,
     from: &[f32],
     to: &mut [f32],
     linear: &mut LinearScratch,
@@ -236,8 +250,8 @@ fn finish(
 ) {
     let norm = &vit.final_norm;
     match (stage, &vit.projection) {
-        (VitStage::Block, _) => to.copy_from_slice(from),
-        (VitStage::Projected, Some(projection)) => {
+        (TokenStage::Block, _) => to.copy_from_slice(from),
+        (TokenStage::Projected, Some(projection)) => {
             let norm = Some(norm);
             projection.forward(from, norm, to, Epilogue::Store, linear, parallel);
         }

@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use anomalens_kernels::{AttentionKind, Engine, LocalStream, Precision, VitRequest, VitStage};
+use anomalens_kernels::{Dpam, Engine, FeatureRequest, Precision, SelfAttention, TokenStage};
 
 use crate::network::{BLOCKS, EMBEDDING, Network, SIZE, TOKENS, images_of, numbers};
 
@@ -38,16 +38,14 @@ fn a_second_image_allocates_its_features_alone() {
     const SMALL: usize = 1024;
     let network = Network::new();
     let images = numbers(3 * SIZE.0 * SIZE.1, 92, 1.0);
-    let request = VitRequest {
-        blocks: vec![2, BLOCKS],
-        stage: VitStage::Projected,
-        local: Some(LocalStream {
-            from: 2,
-            kind: AttentionKind::Vv,
+    let request = FeatureRequest {
+        attention: Some(Dpam {
+            first_block: 2,
+            attention: SelfAttention::Values,
         }),
-        embedding: None,
+        ..FeatureRequest::blocks([2, BLOCKS]).at(TokenStage::Projected)
     };
-    let features = request.blocks.len() * TOKENS * EMBEDDING * size_of::<f32>();
+    let features = request.layers.len() * TOKENS * EMBEDDING * size_of::<f32>();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     pool.unwrap().install(|| {
         for engine in Engine::all() {
@@ -55,7 +53,7 @@ fn a_second_image_allocates_its_features_alone() {
                 let vit = network.packed(engine, precision);
                 let asked = || {
                     let before = ASKED.get();
-                    vit.encode(images_of(&images), &network.positions, &request)
+                    vit.encode(&images_of(&images), &network.positions, &request)
                         .unwrap();
                     ASKED.get() - before
                 };

@@ -7,20 +7,15 @@ mod network;
 mod saved;
 
 use anomalens_kernels::{
-    AttentionKind, Engine, HeadWeights, Images, LocalStream, Precision, StemWeights, Vit,
-    VitEmbedding, VitRequest, VitStage, VitTokens,
+    Dpam, Embedding, Engine, FeatureMap, FeatureRequest, HeadWeights, Images, LayerId, Precision,
+    SelfAttention, StemWeights, TokenStage, Vit,
 };
-use network::{
-    BLOCKS, EMBEDDING, Network, Rows, SIZE, WIDTH, compare, config, images_of, norm, numbers,
-};
+use network::{BLOCKS, Network, Rows, SIZE, WIDTH, compare, config, images_of, norm, numbers};
 
-/// Class and patch tokens of one image.
-fn of_image(tokens: &VitTokens, image: usize, batch: usize) -> Vec<f32> {
-    let part = |all: &[f32]| {
-        let size = all.len() / batch;
-        all[image * size..][..size].to_vec()
-    };
-    [part(&tokens.class_token), part(&tokens.patch_tokens)].concat()
+/// Class and patch tokens.
+fn tokens(map: &FeatureMap) -> Vec<f32> {
+    let class = map.class_token.as_deref().unwrap();
+    [class, &map.tokens].concat()
 }
 
 #[test]
@@ -29,59 +24,50 @@ fn networks_agree_with_plain_loops() {
     let pixels = 3 * SIZE.0 * SIZE.1;
     let batch = 5;
     let images = numbers(batch * pixels, 92, 1.0);
-    let local = |from, kind| Some(LocalStream { from, kind });
-    let (normed, direct) = (Some(VitEmbedding::Normed), Some(VitEmbedding::Direct));
-    // Every request leaves out other work.
-    type Case = (
-        Vec<usize>,
-        Option<LocalStream>,
-        VitStage,
-        Option<VitEmbedding>,
+    let local = |first_block, attention| {
+        Some(Dpam {
+            first_block,
+            attention,
+        })
+    };
+    let (values, keys, queries) = (
+        SelfAttention::Values,
+        SelfAttention::Keys,
+        SelfAttention::Queries,
     );
-    let cases: [Case; 9] = [
-        (vec![1, 2, BLOCKS], None, VitStage::Block, None),
-        (vec![2], None, VitStage::Normed, None),
-        (vec![3], None, VitStage::Projected, normed),
-        (vec![], None, VitStage::Block, direct),
+    let (normed, direct) = (Some(Embedding::Normed), Some(Embedding::Direct));
+    // Every request leaves out other work.
+    type Case = (Vec<usize>, Option<Dpam>, TokenStage, Option<Embedding>);
+    let cases: [Case; 10] = [
+        (vec![1, 2, BLOCKS], None, TokenStage::Block, None),
+        (vec![BLOCKS, 1, 1], None, TokenStage::Block, None),
+        (vec![2], None, TokenStage::Normed, None),
+        (vec![3], None, TokenStage::Projected, normed),
+        (vec![], None, TokenStage::Block, direct),
         (
             vec![1, 2, BLOCKS],
-            local(2, AttentionKind::Vv),
-            VitStage::Block,
+            local(2, values),
+            TokenStage::Block,
             direct,
         ),
-        (
-            vec![2, 3],
-            local(1, AttentionKind::Kk),
-            VitStage::Projected,
-            None,
-        ),
+        (vec![2, 3], local(1, keys), TokenStage::Projected, None),
         (
             vec![BLOCKS],
-            local(BLOCKS, AttentionKind::Qq),
-            VitStage::Normed,
+            local(BLOCKS, queries),
+            TokenStage::Normed,
             None,
         ),
-        (
-            vec![3],
-            local(2, AttentionKind::Vv),
-            VitStage::Block,
-            normed,
-        ),
-        (
-            vec![1],
-            local(2, AttentionKind::Vv),
-            VitStage::Block,
-            direct,
-        ),
+        (vec![3], local(2, values), TokenStage::Block, normed),
+        (vec![1], local(2, values), TokenStage::Block, direct),
     ];
     for (blocks, local, stage, embedding) in cases {
         let expected: Vec<_> = images
             .chunks(pixels)
             .map(|pixels| network.plain(pixels, local))
             .collect();
-        let request = VitRequest {
-            blocks,
-            local,
+        let request = FeatureRequest {
+            layers: blocks.into_iter().map(LayerId::Block).collect(),
+            attention: local,
             stage,
             embedding,
         };
@@ -100,39 +86,43 @@ fn networks_agree_with_plain_loops() {
                 };
                 let encode = |pixels| {
                     let images = images_of(pixels);
-                    vit.encode(images, &network.positions, &request).unwrap()
+                    vit.encode(&images, &network.positions, &request).unwrap()
                 };
                 let found = encode(&images);
-                for (image, expected) in expected.iter().enumerate() {
-                    let alone = encode(&images[image * pixels..][..pixels]);
-                    for (found, alone) in found.blocks.iter().zip(&alone.blocks) {
-                        let (own, local) = &expected[found.block - 1];
-                        let local_runs = request.local.is_some_and(|l| found.block >= l.from);
-                        let tokens = if local_runs { local } else { own };
+                assert_eq!(found.len(), batch);
+                for ((found, expected), pixels) in
+                    found.iter().zip(&expected).zip(images.chunks(pixels))
+                {
+                    let alone = encode(pixels);
+                    assert_eq!(alone, std::slice::from_ref(found), "{name}: alone");
+                    let layers: Vec<LayerId> = found.maps.iter().map(|map| map.layer).collect();
+                    assert_eq!(layers, request.layers);
+                    for map in &found.maps {
+                        let LayerId::Block(block) = map.layer else {
+                            panic!("{name}")
+                        };
+                        let (own, local) = &expected[block - 1];
+                        let runs = request.attention.is_some_and(|l| block >= l.first_block);
+                        let expected = if runs { local } else { own };
                         let expected = match stage {
-                            VitStage::Block => tokens.clone(),
-                            VitStage::Normed => norm(tokens, network.first.norm(1)),
-                            VitStage::Projected => {
-                                network.projected(&norm(tokens, network.first.norm(1)))
+                            TokenStage::Block => expected.clone(),
+                            TokenStage::Normed => norm(expected, network.first.norm(1)),
+                            TokenStage::Projected => {
+                                network.projected(&norm(expected, network.first.norm(1)))
                             }
                         };
-                        let found = of_image(found, image, batch);
-                        check("tokens", &found, &expected);
-                        assert_eq!(found, of_image(alone, 0, 1), "{name}");
+                        check("tokens", &tokens(map), &expected);
                     }
+                    assert_eq!(found.embedding.is_some(), embedding.is_some());
                     if let Some(found) = &found.embedding {
-                        let found = &found[image * EMBEDDING..][..EMBEDDING];
                         let class = vec![expected[BLOCKS - 1].0[0].clone()];
                         let expected = network.projected(&match embedding {
-                            Some(VitEmbedding::Normed) => norm(&class, network.first.norm(1)),
+                            Some(Embedding::Normed) => norm(&class, network.first.norm(1)),
                             _ => class,
                         });
                         check("embedding", found, &expected);
-                        assert_eq!(alone.embedding.as_deref(), Some(found), "{name}");
                     }
                 }
-                assert_eq!(found.embedding.is_some(), embedding.is_some());
-                assert_eq!(found.blocks.len(), request.blocks.len());
             }
         }
     }
@@ -155,15 +145,12 @@ fn fitted_weights_compute_the_same_and_8_bits_do_so_more_exactly() {
     let pixels = 3 * SIZE.0 * SIZE.1;
     let (image, others) = (numbers(pixels, 92, 1.0), numbers(3 * pixels, 93, 1.0));
     let (expected, _) = &network.plain(&image, None)[BLOCKS - 1];
-    let request = VitRequest {
-        blocks: vec![BLOCKS],
-        ..VitRequest::default()
-    };
+    let request = FeatureRequest::blocks([BLOCKS]);
     for engine in Engine::all() {
         for precision in Precision::ALL {
             let error = |vit: Vit| {
-                let found = vit.encode(images_of(&image), &network.positions, &request);
-                compare(&of_image(&found.unwrap().blocks[0], 0, 1), expected).1
+                let found = vit.encode(&images_of(&image), &network.positions, &request);
+                compare(&tokens(&found.unwrap()[0].maps[0]), expected).1
             };
             let plain = error(network.packed(engine, precision));
             let fitted = error(network.fitted(engine, precision, Some(&others)));
@@ -184,16 +171,14 @@ fn what_does_not_fit_is_named() {
     let network = Network::new();
     let vit = network.packed(Engine::detect(), Precision::F32);
     let pixels = numbers(3 * SIZE.0 * SIZE.1, 92, 1.0);
-    let encode = |pixels: &[f32], height, positions: &[f32], blocks: &[usize]| {
+    let encode = |pixels: &[f32], height, positions: &[f32], layers: &[LayerId]| {
         let images = Images {
+            pixels: vec![pixels],
             height,
-            ..images_of(pixels)
+            width: SIZE.1,
         };
-        let request = VitRequest {
-            blocks: blocks.to_vec(),
-            ..VitRequest::default()
-        };
-        vit.encode(images, positions, &request)
+        let request = FeatureRequest::layers(layers.iter().copied());
+        vit.encode(&images, positions, &request)
             .map_err(|error| error.what)
     };
     let positions = &network.positions[..];
@@ -203,24 +188,29 @@ fn what_does_not_fit_is_named() {
             encode(&pixels, SIZE.0 + 1, positions, &[]),
             "image's height",
         ),
-        (
-            encode(&pixels[1..], SIZE.0, positions, &[]),
-            "batch of images",
-        ),
+        (encode(&pixels[1..], SIZE.0, positions, &[]), "image"),
         (
             encode(&pixels, SIZE.0, &positions[1..], &[]),
             "position embedding",
         ),
         (
-            encode(&pixels, SIZE.0, positions, &[BLOCKS + 1]),
-            "list of wanted blocks",
+            encode(&pixels, SIZE.0, positions, &[LayerId::Block(BLOCKS + 1)]),
+            "list of wanted layers",
+        ),
+        (
+            encode(&pixels, SIZE.0, positions, &[LayerId::Block(0)]),
+            "list of wanted layers",
+        ),
+        (
+            encode(&pixels, SIZE.0, positions, &[LayerId::Stage(1)]),
+            "list of wanted layers",
         ),
     ];
     for (found, what) in cases {
         assert_eq!(found.err(), Some(what));
     }
     // Blocks that are there already were not fitted.
-    assert!(vit.calibration(images_of(&pixels), positions).is_err());
+    assert!(vit.calibration(&images_of(&pixels), positions).is_err());
     let mut short = Network::new();
     short.class_token.pop();
     let stem = StemWeights {

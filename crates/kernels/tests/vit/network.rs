@@ -1,8 +1,8 @@
 //! A small network, and the same in plain float64 loops.
 
 use anomalens_kernels::{
-    AttentionKind, BlockWeights, Engine, Epilogue, HeadWeights, Images, LinearWeights, LocalStream,
-    NormWeights, Precision, StemWeights, Vit, VitConfig,
+    BlockWeights, Dpam, Engine, Epilogue, HeadWeights, Images, LinearWeights, NormWeights,
+    Precision, SelfAttention, StemWeights, Vit, VitConfig,
 };
 
 pub(crate) const WIDTH: usize = 48;
@@ -160,7 +160,7 @@ pub(crate) fn plain(
     class_token: &[f32],
     positions: &[f32],
     pixels: &[f32],
-    local: Option<LocalStream>,
+    local: Option<Dpam>,
 ) -> Vec<(Rows, Rows)> {
     let columns = SIZE.1 / PATCH;
     let patch = |i: usize| -> Vec<f64> {
@@ -196,11 +196,14 @@ pub(crate) fn plain(
         }
         tokens = add(&tokens, &linear(&hidden, block.down), scale2);
         local_tokens = match local {
-            Some(LocalStream { from, kind }) if number >= from => {
-                let part = match kind {
-                    AttentionKind::Vv => 2,
-                    AttentionKind::Kk => 1,
-                    AttentionKind::Qq | AttentionKind::Qk => 0,
+            Some(Dpam {
+                first_block,
+                attention: own,
+            }) if number >= first_block => {
+                let part = match own {
+                    SelfAttention::Values => 2,
+                    SelfAttention::Keys => 1,
+                    SelfAttention::Queries => 0,
                 };
                 let attended = linear(&attention(&qkv, part, part), block.output);
                 add(&local_tokens, &attended, scale1)
@@ -280,7 +283,7 @@ impl Network {
         let mut vit = Vit::new(engine, precision, config(), &stem, &head).unwrap();
         let mut calibration = pixels.map(|pixels| {
             let images = images_of(pixels);
-            vit.calibration(images, &self.positions).unwrap()
+            vit.calibration(&images, &self.positions).unwrap()
         });
         for block in &self.blocks {
             vit.push(&block.block(), calibration.as_mut()).unwrap();
@@ -289,7 +292,7 @@ impl Network {
     }
 
     /// The tokens of both streams after each block.
-    pub(crate) fn plain(&self, pixels: &[f32], local: Option<LocalStream>) -> Vec<(Rows, Rows)> {
+    pub(crate) fn plain(&self, pixels: &[f32], local: Option<Dpam>) -> Vec<(Rows, Rows)> {
         let (class_token, positions) = (&self.class_token, &self.positions);
         plain(
             &self.first,
@@ -322,7 +325,7 @@ pub(crate) fn config() -> VitConfig {
 
 pub(crate) fn images_of(pixels: &[f32]) -> Images<'_> {
     Images {
-        pixels,
+        pixels: pixels.chunks(3 * SIZE.0 * SIZE.1).collect(),
         height: SIZE.0,
         width: SIZE.1,
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anomalens_kernels::{
-    Engine, MappedFile, Precision, SharedBytes, Vit, VitEmbedding, VitRequest, VitSizes, VitStage,
-    VitTokens,
+    Embedding, Engine, FeatureMap, FeatureRequest, MappedFile, Precision, SharedBytes, TokenStage,
+    Vit, VitSizes,
 };
 
 use crate::network::{
@@ -15,11 +15,9 @@ use crate::network::{
 fn saved_networks_encode_as_those_they_were_saved_from() {
     let network = Network::new();
     let images = numbers(3 * SIZE.0 * SIZE.1, 92, 1.0);
-    let request = VitRequest {
-        blocks: vec![2, BLOCKS],
-        stage: VitStage::Projected,
-        local: None,
-        embedding: Some(VitEmbedding::Normed),
+    let request = FeatureRequest {
+        embedding: Some(Embedding::Normed),
+        ..FeatureRequest::blocks([2, BLOCKS]).at(TokenStage::Projected)
     };
     let sizes = VitSizes {
         width: WIDTH,
@@ -30,7 +28,7 @@ fn saved_networks_encode_as_those_they_were_saved_from() {
     let folder = tempfile::tempdir().unwrap();
     for (from, precision) in engines_and_precisions() {
         let vit = network.packed(from, precision);
-        let expected = vit.encode(images_of(&images), &network.positions, &request);
+        let expected = vit.encode(&images_of(&images), &network.positions, &request);
         let expected = expected.unwrap();
         let mut bytes = vec![];
         vit.write(&mut bytes).unwrap();
@@ -47,19 +45,19 @@ fn saved_networks_encode_as_those_they_were_saved_from() {
         {
             let name = format!("{precision} from {from:?} to {to:?}");
             let read = Vit::read(to, precision, config(), sizes, bytes, at).unwrap();
-            let found = read.encode(images_of(&images), &network.positions, &request);
+            let found = read.encode(&images_of(&images), &network.positions, &request);
             let found = found.unwrap();
             if from == to {
                 assert_eq!(found, expected, "{name}");
             }
-            let pairs = found.blocks.iter().zip(&expected.blocks);
+            let pairs = found[0].maps.iter().zip(&expected[0].maps);
             for (found, expected) in pairs {
-                let rows = |tokens: &VitTokens| -> Rows {
-                    let rows = tokens.patch_tokens.chunks(EMBEDDING);
+                let rows = |map: &FeatureMap| -> Rows {
+                    let rows = map.tokens.chunks(EMBEDDING);
                     rows.map(|row| row.iter().map(|&x| f64::from(x)).collect())
                         .collect()
                 };
-                let (cosine, _) = compare(&found.patch_tokens, &rows(expected));
+                let (cosine, _) = compare(&found.tokens, &rows(expected));
                 assert!(cosine > 0.995, "{name}: {cosine}");
             }
         }

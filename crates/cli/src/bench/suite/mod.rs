@@ -278,7 +278,7 @@ fn report(
         backbone: format!(
             "{} ({}, {})",
             backbone.name,
-            backbone.encoder.name(),
+            backbone.encoder.spec().name,
             backbone.precision
         ),
         notes,

@@ -5,8 +5,8 @@
 
 use crate::checkpoint::uniform;
 
-/// Leaves of an image: enough to cover it.
-const LEAVES: usize = 300;
+/// Rectangles of an image: enough to cover it.
+const RECTANGLES: usize = 300;
 
 /// Which numbers they follow from.
 const STREAM: u64 = 0x1ea5;
@@ -28,7 +28,7 @@ fn image(i: usize, side: usize, random: &mut Random) -> Vec<f32> {
     let (grey, grain) = ((i / 4).is_multiple_of(2), 0.1 * random.next());
     let light = 0.5 + (random.next() - 0.5) * (1.0 - contrast);
     let mut pixels = vec![0.0; 3 * side * side];
-    for _ in 0..LEAVES {
+    for _ in 0..RECTANGLES {
         let shade = random.next();
         let colour = [(); 3].map(|()| if grey { shade } else { random.next() });
         let mut span = || {
