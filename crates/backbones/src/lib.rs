@@ -35,6 +35,6 @@ pub use anomalens_kernels::{
 pub use embedded::{DEFAULT_WEIGHTS, EMBEDDED, Embedded, write_embedded};
 pub use encoder::{EncoderSpec, ImageEncoder, LayerInfo};
 pub use error::BackboneError;
-pub use feature_cache::{CacheUsage, CachedEncoder, FeatureCache};
+pub use feature_cache::{CacheUsage, CachedEncoder, FeatureCache, FeatureKey, Numbers};
 pub use load::{Backbone, OpenError, load_encoder, write_packed};
 pub use vit::{Activation, Kernels, PackedCopy, PackedNetwork, open_packed};

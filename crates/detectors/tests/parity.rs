@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anomalens_backbones::Precision;
@@ -163,10 +163,13 @@ fn features_on_disk_are_not_computed_twice() {
     let method = find("anomalyclip").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let training = folder.path().join("training");
-    let features = || {
-        let files = std::fs::read_dir(&training).into_iter().flatten().flatten();
-        let mut paths = files.map(|file| file.path());
-        paths.find(|path| path.extension().is_some_and(|e| e == "bf16"))
+    let entries = |folder: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    };
+    let features = || -> Vec<PathBuf> {
+        let shelves = entries(&training.join("features")).into_iter();
+        shelves.flat_map(|shelf| entries(&shelf)).collect()
     };
     let options = |cache| TrainOptions {
         epochs: Some(2),
@@ -174,7 +177,7 @@ fn features_on_disk_are_not_computed_twice() {
         cache,
         ..TrainOptions::default()
     };
-    // Broken off after five images, and then in the middle of the sixth.
+    // Broken off after five images, of which one is damaged afterwards.
     let stopped = train_in(
         method,
         folder.path(),
@@ -186,10 +189,10 @@ fn features_on_disk_are_not_computed_twice() {
     );
     let stopped = stopped.unwrap();
     assert_eq!(stopped.log.stopped.as_deref(), Some("interrupted"));
-    let file = features().unwrap();
-    let mut bytes = std::fs::read(&file).unwrap();
-    bytes.extend([7; 9]);
-    std::fs::write(&file, bytes).unwrap();
+    let files = features();
+    assert_eq!(files.len(), 5);
+    let bytes = std::fs::read(&files[0]).unwrap();
+    std::fs::write(&files[0], &bytes[..bytes.len() - 9]).unwrap();
     let mut seen = vec![];
     let rest = train_in(method, folder.path(), options(Cache::Disk), &mut |event| {
         if let TrainEvent::Encoded(done) = event {
@@ -197,8 +200,8 @@ fn features_on_disk_are_not_computed_twice() {
         }
         ControlFlow::Continue(())
     });
-    assert_eq!(seen, [5, 6, 7, 8]);
-    assert_eq!(features(), None, "removed when the run is done");
+    assert_eq!(seen, [4, 5, 6, 7, 8]);
+    assert!(features().is_empty(), "removed when the run is done");
     std::fs::remove_dir_all(&training).unwrap();
     let watch = &mut |_| ControlFlow::Continue(());
     let memory = train_in(method, folder.path(), options(Cache::Memory), watch);

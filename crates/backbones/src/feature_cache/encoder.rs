@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use anomalens_vision::Preprocessed;
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
-use super::{FeatureCache, file};
+use super::{FeatureCache, FeatureKey, Numbers};
 use crate::clip::ClipText;
 use crate::{BackboneError, EncoderSpec, FeatureRequest, ImageEncoder, ImageFeatures};
 
@@ -32,21 +31,16 @@ impl CachedEncoder {
         }
     }
 
-    /// What the features of `image` are called.
-    pub(super) fn entry(&self, image: &Preprocessed, request: &FeatureRequest) -> String {
+    /// What the features of `image` are kept under.
+    pub(super) fn key(&self, image: &Preprocessed, request: &FeatureRequest) -> FeatureKey {
         let Preprocessed {
             height,
             width,
             values,
         } = image;
-        let mut hash = Sha256::new();
-        hash.update(format!(
-            "{}\n{request:?}\n{height} {width}\n",
-            self.identity
-        ));
-        hash.update(file::le_bytes(values));
-        let digest = hash.finalize();
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        let about = format!("{request:?} {height} {width}");
+        let pixels = Numbers::F32.bytes(values);
+        FeatureKey::of([self.identity.as_bytes(), about.as_bytes(), &pixels])
     }
 }
 
@@ -60,12 +54,12 @@ impl ImageEncoder for CachedEncoder {
         images: &[Preprocessed],
         request: &FeatureRequest,
     ) -> Result<Vec<ImageFeatures>, BackboneError> {
-        let looked_up: Vec<(String, Option<ImageFeatures>)> = images
+        let looked_up: Vec<(FeatureKey, Option<ImageFeatures>)> = images
             .par_iter()
             .map(|image| {
-                let name = self.entry(image, request);
-                let features = self.cache.read(&name);
-                (name, features)
+                let key = self.key(image, request);
+                let features = self.cache.read(&key);
+                (key, features)
             })
             .collect();
         let missing: Vec<Preprocessed> = images
@@ -75,10 +69,13 @@ impl ImageEncoder for CachedEncoder {
             .map(|(image, _)| image.clone())
             .collect();
         let mut fresh = self.network.encode(&missing, request)?.into_iter();
-        let all = looked_up.into_iter().filter_map(|(name, found)| {
+        let all = looked_up.into_iter().filter_map(|(key, found)| {
             found.or_else(|| {
                 let features = fresh.next()?;
-                self.cache.add(&name, &features);
+                // That it cannot be written costs time later, and is no reason to stop.
+                if let Err(error) = self.cache.add(&key, &features) {
+                    self.cache.state().usage.failure = Some(error.to_string());
+                }
                 Some(features)
             })
         });

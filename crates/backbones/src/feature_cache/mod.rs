@@ -1,10 +1,10 @@
 //! Features of images kept on disk, so that an image goes through a network once, whatever is made
 //! of its features later.
 //!
-//! A file is named after everything that its features follow from: the network and how exactly it
-//! computes, the pixels as the network sees them (the image's content and its preprocessing), and
-//! what is asked for. Numbers are kept as they were computed, in float32: results are the same with
-//! and without.
+//! A file is named after everything that its features follow from. For [`CachedEncoder`], whose
+//! results are the same with and without, that is the network and how exactly it computes, the
+//! pixels as the network sees them, and what is requested. Training keeps its features in the same
+//! files, but in half the space and without looking at the pixels again.
 //!
 //! ```text
 //! encoder.rs  a network whose features are looked up before they are computed
@@ -22,6 +22,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 pub use encoder::CachedEncoder;
+pub use file::Numbers;
+use sha2::{Digest, Sha256};
 
 use crate::ImageFeatures;
 
@@ -30,15 +32,33 @@ use crate::ImageFeatures;
 pub struct FeatureCache {
     folder: PathBuf,
     limit: u64,
+    numbers: Numbers,
     state: Mutex<State>,
+}
+
+/// What the features of an image are kept under: a hash of everything that they follow from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FeatureKey(String);
+
+impl FeatureKey {
+    /// The key of features that follow from `parts`.
+    pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        let digest = hash.finalize();
+        Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
 }
 
 #[derive(Default)]
 struct State {
     /// Files of earlier runs, the one that was not used for longest first.
     old: VecDeque<(PathBuf, u64)>,
-    /// Names that this run has read or written.
-    used: HashSet<String>,
+    /// What this run has read or written.
+    used: HashSet<FeatureKey>,
     usage: CacheUsage,
 }
 
@@ -56,11 +76,12 @@ pub struct CacheUsage {
 }
 
 impl FeatureCache {
-    /// Opens `folder`, which is made if it is not there, for at most `limit` bytes.
+    /// Opens `folder`, which is made if it is not there, for at most `limit` bytes; what is added
+    /// is kept as `numbers`.
     ///
     /// # Errors
     /// When the folder cannot be made or read.
-    pub fn open(folder: &Path, limit: u64) -> io::Result<Self> {
+    pub fn open(folder: &Path, limit: u64, numbers: Numbers) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let mut files: Vec<(SystemTime, PathBuf, u64)> = vec![];
         for shelf in fs::read_dir(folder)? {
@@ -89,6 +110,7 @@ impl FeatureCache {
         let cache = Self {
             folder: folder.to_owned(),
             limit,
+            numbers,
             state: Mutex::new(state),
         };
         cache.make_room(&mut cache.state(), 0);
@@ -109,13 +131,14 @@ impl FeatureCache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(&name[..2]).join(&name[2..])
+    fn path(&self, FeatureKey(name): &FeatureKey) -> PathBuf {
+        let (shelf, file) = name.split_at(2);
+        self.folder.join(shelf).join(file)
     }
 
-    /// The features called `name`, if they are there and whole.
-    fn read(&self, name: &str) -> Option<ImageFeatures> {
-        let path = self.path(name);
+    /// The features under `key`, if they are there and whole.
+    pub fn read(&self, key: &FeatureKey) -> Option<ImageFeatures> {
+        let path = self.path(key);
         let features = file::decode(&fs::read(&path).ok()?)?;
         // Only the order in which files go depends on it.
         let _ = File::options()
@@ -124,37 +147,28 @@ impl FeatureCache {
             .and_then(|file| file.set_modified(SystemTime::now()));
         let mut state = self.state();
         state.usage.found += 1;
-        state.used.insert(name.to_owned());
+        state.used.insert(key.clone());
         Some(features)
     }
 
-    /// Keeps `features` under `name` if there is room. That it cannot be written costs time later,
-    /// and is no reason to stop.
-    fn add(&self, name: &str, features: &ImageFeatures) {
-        let bytes = file::encode(features);
+    /// Keeps `features` under `key` if there is room; the file appears whole or not at all.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn add(&self, key: &FeatureKey, features: &ImageFeatures) -> io::Result<()> {
+        let bytes = file::encode(features, self.numbers)?;
         let mut state = self.state();
         state.usage.encoded += 1;
-        let bytes = match bytes {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                state.usage.failure = Some(error.to_string());
-                return;
-            }
-        };
-        if !self.make_room(&mut state, bytes.len() as u64) {
-            return;
+        if self.make_room(&mut state, bytes.len() as u64) {
+            self.write(key, &bytes)?;
+            state.usage.bytes += bytes.len() as u64;
+            state.used.insert(key.clone());
         }
-        match self.write(name, &bytes) {
-            Ok(()) => {
-                state.usage.bytes += bytes.len() as u64;
-                state.used.insert(name.to_owned());
-            }
-            Err(error) => state.usage.failure = Some(error.to_string()),
-        }
+        Ok(())
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let path = self.path(name);
+    fn write(&self, key: &FeatureKey, bytes: &[u8]) -> io::Result<()> {
+        let path = self.path(key);
         let shelf = path.parent().unwrap_or(&self.folder);
         fs::create_dir_all(shelf)?;
         let mut file = tempfile::Builder::new().tempfile_in(shelf)?;
@@ -169,7 +183,7 @@ impl FeatureCache {
             let Some((path, size)) = state.old.pop_front() else {
                 return false;
             };
-            let is_used = state.used.iter().any(|name| self.path(name) == path);
+            let is_used = state.used.iter().any(|key| self.path(key) == path);
             if !is_used && fs::remove_file(&path).is_ok() {
                 state.usage.bytes = state.usage.bytes.saturating_sub(size);
             }
@@ -273,7 +287,7 @@ mod tests {
     /// The network, and the same with its features in `folder`.
     fn both(folder: &Path, limit: u64, identity: &str) -> (Arc<Counting>, CachedEncoder) {
         let network = Arc::new(Counting::default());
-        let cache = Arc::new(FeatureCache::open(folder, limit).unwrap());
+        let cache = Arc::new(FeatureCache::open(folder, limit, Numbers::F32).unwrap());
         let cached = CachedEncoder::new(network.clone(), identity, cache);
         (network, cached)
     }
@@ -309,8 +323,8 @@ mod tests {
         let request = request(false);
         let (_, cached) = both(folder.path(), u64::MAX, "one");
         let whole = cached.encode(&images(&[1.0]), &request).unwrap();
-        let name = cached.entry(&images(&[1.0])[0], &request);
-        let path = cached.cache.path(&name);
+        let key = cached.key(&images(&[1.0])[0], &request);
+        let path = cached.cache.path(&key);
         let bytes = fs::read(&path).unwrap();
         let mut flipped = bytes.clone();
         flipped[30] ^= 1;
@@ -340,5 +354,23 @@ mod tests {
         assert_eq!(encode(2 * size, 1.0).0, 0, "it stayed");
         assert_eq!(encode(2 * size, 2.0).0, 1, "it went");
         assert_eq!(encode(size / 2, 1.0), (1, 0), "nothing fits");
+    }
+
+    #[test]
+    fn numbers_are_rounded_where_half_the_space_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let features = Counting::default().encode(&images(&[1.234_567]), &request(true));
+        let features = &features.unwrap()[0];
+        let kept = |numbers: Numbers| {
+            let cache = FeatureCache::open(folder.path(), u64::MAX, numbers).unwrap();
+            let (key, before) = (FeatureKey::of([&[numbers as u8][..]]), cache.usage().bytes);
+            cache.add(&key, features).unwrap();
+            (cache.read(&key).unwrap(), cache.usage().bytes - before)
+        };
+        let (exact, size) = kept(Numbers::F32);
+        assert_eq!(&exact, features);
+        let (rounded, half) = kept(Numbers::Bf16);
+        assert_eq!(rounded.embedding, Some(vec![1.234_375; 3]));
+        assert!(half < size, "{half} {size}");
     }
 }

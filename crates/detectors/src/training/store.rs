@@ -1,19 +1,18 @@
-//! Features of the frozen backbone, computed once and kept as bfloat16 in memory or in a file: an
+//! Features of the frozen backbone, computed once and kept as bfloat16 in memory or on disk: an
 //! epoch then costs no pass through the network.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Instant, UNIX_EPOCH};
 
-use anomalens_backbones::{BackboneError, ImageFeatures};
+use anomalens_backbones::{
+    BackboneError, FeatureCache, FeatureKey, FeatureMap, ImageFeatures, Numbers,
+};
 use candle_core::{Device, Tensor};
 use half::bf16;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::{Run, TrainOptions, TrainingSample};
+use super::{Run, TrainOptions};
 use crate::stream::encode_images;
 use crate::{DetectorError, ImageSource, Looks, StreamOptions, stream_features};
 
@@ -24,7 +23,7 @@ pub enum Cache {
     /// In memory.
     #[default]
     Memory,
-    /// In a file beside the checkpoints, so that a run that was killed need not encode again.
+    /// In files beside the checkpoints, so that a run that was killed need not encode again.
     Disk,
     /// Nowhere: every epoch encodes every image again.
     Off,
@@ -72,8 +71,9 @@ pub(crate) struct FeatureStore<'a> {
 enum Place {
     Memory(Vec<bf16>),
     Disk {
-        file: File,
-        path: PathBuf,
+        cache: FeatureCache,
+        /// For each sample.
+        keys: Vec<FeatureKey>,
         /// Whether it is for this run alone.
         own: bool,
     },
@@ -89,28 +89,22 @@ impl<'a> FeatureStore<'a> {
         options: &'a TrainOptions,
         mut progress: impl FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Option<(Self, Option<f64>)>, DetectorError> {
-        let mut done = 0;
+        let mut left: Vec<usize> = (0..plan.samples.len()).collect();
         let place = match options.cache {
             Cache::Memory => Place::Memory(Vec::with_capacity(
                 plan.record.numbers() * plan.samples.len(),
             )),
             Cache::Disk => {
-                let folder = options.features.as_ref().unwrap_or(&options.folder);
-                let path = folder.join(format!("features-{}.bf16", key(plan, options)));
-                let failed = file_error(&path);
-                let file = File::options()
-                    .read(true)
-                    .append(true)
-                    .create(true)
-                    .open(&path)
-                    .map_err(&failed)?;
-                // Whole records stay; one that was cut off is made again.
-                let record = plan.record.bytes(1).max(1);
-                let whole = file.metadata().map_err(&failed)?.len() / record;
-                file.set_len(whole * record).map_err(&failed)?;
-                done = whole as usize;
                 let own = options.features.is_none();
-                Place::Disk { file, path, own }
+                let folder = match &options.features {
+                    Some(folder) => folder.clone(),
+                    None => options.folder.join("features"),
+                };
+                let cache = FeatureCache::open(&folder, u64::MAX, Numbers::Bf16)
+                    .map_err(file_error(&folder))?;
+                let keys = keys(plan, options);
+                left.retain(|&i| cache.read(&keys[i]).is_none());
+                Place::Disk { cache, keys, own }
             }
             Cache::Off => Place::Off,
         };
@@ -123,25 +117,32 @@ impl<'a> FeatureStore<'a> {
             return Ok(Some((store, None)));
         }
         let start = Instant::now();
-        let left = plan.samples.iter().skip(done).map(|s| s.source.clone());
-        let left: Vec<ImageSource> = left.collect();
+        let done = plan.samples.len() - left.len();
+        let sources = left.iter().map(|&i| plan.samples[i].source.clone());
+        let sources: Vec<ImageSource> = sources.collect();
         let mut outcome = Ok(());
         let mut stopped = done > 0 && progress(done).is_break();
         if !stopped {
             let (encoder, setup) = (plan.encoder, plan.setup);
-            stream_features(encoder, setup, &left, &options.stream, |index, encoded| {
-                let added = match encoded {
-                    Ok((features, _)) => store.add(&features),
-                    Err(error) => Err(DetectorError::TrainingImage(error)),
-                };
-                if added.is_err() {
-                    outcome = added;
-                    return ControlFlow::Break(());
-                }
-                let flow = progress(done + index + 1);
-                stopped = flow.is_break();
-                flow
-            })?;
+            stream_features(
+                encoder,
+                setup,
+                &sources,
+                &options.stream,
+                |index, encoded| {
+                    let added = match encoded {
+                        Ok((features, _)) => store.add(left[index], features),
+                        Err(error) => Err(DetectorError::TrainingImage(error)),
+                    };
+                    if added.is_err() {
+                        outcome = added;
+                        return ControlFlow::Break(());
+                    }
+                    let flow = progress(done + index + 1);
+                    stopped = flow.is_break();
+                    flow
+                },
+            )?;
         }
         outcome?;
         let each = start.elapsed().as_secs_f64() / left.len() as f64;
@@ -149,13 +150,21 @@ impl<'a> FeatureStore<'a> {
         Ok((!stopped).then_some((store, all)))
     }
 
-    fn add(&mut self, features: &ImageFeatures) -> Result<(), DetectorError> {
-        let numbers = numbers(features).map(bf16::from_f32);
+    fn add(&mut self, sample: usize, features: ImageFeatures) -> Result<(), DetectorError> {
         match &mut self.place {
-            Place::Memory(values) => values.extend(numbers),
-            Place::Disk { file, path, .. } => {
-                let bytes: Vec<u8> = numbers.flat_map(bf16::to_le_bytes).collect();
-                file.write_all(&bytes).map_err(file_error(path))?;
+            Place::Memory(values) => values.extend(numbers(&features).map(bf16::from_f32)),
+            Place::Disk { cache, keys, .. } => {
+                let kept = |map: FeatureMap| FeatureMap {
+                    class_token: None,
+                    ..map
+                };
+                let features = ImageFeatures {
+                    maps: features.maps.into_iter().map(kept).collect(),
+                    embedding: features.embedding,
+                };
+                cache
+                    .add(&keys[sample], &features)
+                    .map_err(file_error(cache.folder()))?;
             }
             Place::Off => {}
         }
@@ -164,14 +173,7 @@ impl<'a> FeatureStore<'a> {
 
     /// The features of the samples at `indices`.
     pub(crate) fn batch(&mut self, indices: &[usize]) -> Result<Batch, DetectorError> {
-        let Run {
-            encoder,
-            setup,
-            samples,
-            record,
-            ..
-        } = self.plan;
-        let length = record.numbers();
+        let length = self.plan.record.numbers();
         let mut values: Vec<f32> = Vec::with_capacity(length * indices.len());
         match &mut self.place {
             Place::Memory(stored) => {
@@ -180,23 +182,22 @@ impl<'a> FeatureStore<'a> {
                     values.extend(stored.iter().map(|x| x.to_f32()));
                 }
             }
-            Place::Disk { file, path, .. } => {
-                let mut bytes = vec![0; length * size_of::<bf16>()];
+            Place::Disk { cache, keys, .. } => {
                 for &i in indices {
-                    file.seek(SeekFrom::Start((i * bytes.len()) as u64))
-                        .and_then(|_| file.read_exact(&mut bytes))
-                        .map_err(file_error(path))?;
-                    let (words, _) = bytes.as_chunks::<2>();
-                    values.extend(words.iter().map(|&word| bf16::from_le_bytes(word).to_f32()));
+                    let features = match cache.read(&keys[i]) {
+                        Some(features) => features,
+                        // Someone else removed or damaged it.
+                        None => {
+                            let mut features = encode(self.plan, self.stream, &[i])?;
+                            features.pop().unwrap_or_default()
+                        }
+                    };
+                    let rounded = |x: f32| bf16::from_f32(x).to_f32();
+                    values.extend(numbers(&features).map(rounded));
                 }
             }
             Place::Off => {
-                let images = indices
-                    .iter()
-                    .map(|&i| samples[i].source.open(&self.stream.limits.into()))
-                    .collect::<Result<Vec<_>, _>>()
-                    .map_err(DetectorError::TrainingImage)?;
-                for features in encode_images(*encoder, setup, Looks::Once, &images)? {
+                for features in encode(self.plan, self.stream, indices)? {
                     values.extend(numbers(&features));
                 }
             }
@@ -209,13 +210,8 @@ impl<'a> FeatureStore<'a> {
     pub(crate) fn close(self) -> Result<(), DetectorError> {
         match self.place {
             Place::Disk {
-                file,
-                path,
-                own: true,
-            } => {
-                drop(file);
-                std::fs::remove_file(&path).map_err(file_error(&path))
-            }
+                cache, own: true, ..
+            } => std::fs::remove_dir_all(cache.folder()).map_err(file_error(cache.folder())),
             _ => Ok(()),
         }
     }
@@ -253,6 +249,20 @@ fn numbers(features: &ImageFeatures) -> impl Iterator<Item = f32> + '_ {
     )
 }
 
+/// The features of the samples at `indices`, in float32.
+fn encode(
+    plan: &Run,
+    stream: &StreamOptions,
+    indices: &[usize],
+) -> Result<Vec<ImageFeatures>, DetectorError> {
+    let images = indices
+        .iter()
+        .map(|&i| plan.samples[i].source.open(&stream.limits.into()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(DetectorError::TrainingImage)?;
+    encode_images(plan.encoder, plan.setup, Looks::Once, &images)
+}
+
 fn file_error(path: &Path) -> impl Fn(std::io::Error) -> DetectorError + use<> {
     let path = path.to_owned();
     move |source| DetectorError::TrainingFile {
@@ -261,21 +271,17 @@ fn file_error(path: &Path) -> impl Fn(std::io::Error) -> DetectorError + use<> {
     }
 }
 
-/// Tells features apart that differ in their weights, their preprocessing or their images.
-fn key(plan: &Run, options: &TrainOptions) -> String {
-    let images = plan.samples.iter().map(|TrainingSample { source, .. }| {
+/// What the features of each sample follow from: weights, preprocessing and request, image file.
+fn keys(plan: &Run, options: &TrainOptions) -> Vec<FeatureKey> {
+    let common = format!("{} {:?}", options.backbone, plan.setup);
+    let key = |source: &ImageSource| {
         let file = std::fs::metadata(&source.path).ok();
         let changed = file.as_ref().and_then(|file| file.modified().ok());
         let age = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let size = file.map(|file| file.len());
-        format!("{:?} {:?} {size:?} {age:?}\n", source.path, source.crop)
-    });
-    let mut hash = Sha256::new();
-    hash.update(format!("{} {:?}\n", options.backbone, plan.setup));
-    images.for_each(|image| hash.update(image));
-    let bytes = hash.finalize();
-    bytes[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+        let image = format!("{:?} {:?} {size:?} {age:?}", source.path, source.crop);
+        FeatureKey::of([common.as_bytes(), image.as_bytes()])
+    };
+    let samples = plan.samples.iter();
+    samples.map(|sample| key(&sample.source)).collect()
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anomalens::backbones::weights::Store;
-use anomalens::backbones::{Backbone, CachedEncoder, Engine, FeatureCache, ImageEncoder};
+use anomalens::backbones::{Backbone, CachedEncoder, Engine, FeatureCache, ImageEncoder, Numbers};
 use anyhow::{Context, Result, bail};
 
 use super::{Args, tell};
@@ -21,7 +21,7 @@ pub(super) fn feature_cache(args: &Args) -> Result<Option<Arc<FeatureCache>>> {
     if !(gigabytes >= 0.0 && gigabytes.is_finite()) {
         bail!("--feature-cache-size must be 0 or more GB");
     }
-    let cache = FeatureCache::open(&folder, (gigabytes * 1e9) as u64)
+    let cache = FeatureCache::open(&folder, (gigabytes * 1e9) as u64, Numbers::F32)
         .with_context(|| format!("cannot keep features in {}", folder.display()))?;
     Ok(Some(Arc::new(cache)))
 }
