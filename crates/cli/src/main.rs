@@ -105,7 +105,7 @@ fn main() -> ExitCode {
         Ok(End::Incomplete) => ExitCode::FAILURE,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", sentence(&error));
+            let _ = writeln!(std::io::stderr(), "error: {}", escaped(&sentence(&error)));
             ExitCode::FAILURE
         }
     }
@@ -130,6 +130,17 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
             .downcast_ref::<std::io::Error>()
             .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
     })
+}
+
+/// A text without the control characters by which a name of a file could steer a terminal.
+fn escaped(text: &str) -> String {
+    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    text.chars()
+        .map(|c| match steers(c) {
+            true => c.escape_default().to_string(),
+            false => c.to_string(),
+        })
+        .collect()
 }
 
 /// Prints a line of results to standard output.

@@ -8,7 +8,7 @@
 //! calibration.rs   the threshold of a detector's decisions, and how good these are
 //! published.rs     the papers' figures, each with its source
 //! picture.rs       heat maps, overlays and boxes of predictions
-//! results.rs       the folder of results that `detect` fills
+//! results/         the folder of results that `detect` fills
 //! table.rs         tables as Markdown
 //! training.rs      data sets to learn from
 //! ```
@@ -33,7 +33,10 @@ pub use evaluation::{
 };
 pub use measure::{Breakdown, KindResult};
 pub use pixels::{RegionResult, Resolution};
-pub use results::{Record, ResultFolder, ResultRecord, ResultsError};
+pub use results::{
+    FileStamp, Record, ResultFolder, ResultRecord, ResultsError, is_result_folder, picture_names,
+    write_table,
+};
 pub use run::{Contestant, RunOptions, evaluate, shot};
 pub use table::Table;
 pub use training::{Fold, training_samples};

@@ -2,7 +2,7 @@
 
 use anomalens_detectors::{NormalRange, Prediction};
 use anomalens_vision::{
-    ColourMap, Filter, GeometryError, Image, Rect, draw_contours, heat_map, overlay,
+    ColourMap, Filter, GeometryError, Image, Map, Rect, draw_contours, heat_map, overlay,
 };
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +108,31 @@ pub fn draw(image: &Image, prediction: &Prediction, style: Style) -> Result<Draw
     })
 }
 
+/// The anomaly map at the image's size, `[height, width]`; NaN where the network did not see the
+/// image.
+///
+/// # Errors
+/// [`GeometryError`] for an image whose shape is too extreme.
+pub fn full_map(prediction: &Prediction) -> Result<Map, GeometryError> {
+    let size = prediction.size;
+    let (width, height) = (size.width as usize, size.height as usize);
+    let seen = size.footprint;
+    let (columns, rows) = (seen.width.round() as usize, seen.height.round() as usize);
+    let map = prediction.smooth_map(rows.clamp(1, height), columns.clamp(1, width))?;
+    if (map.columns(), map.rows()) == (width, height) {
+        return Ok(map);
+    }
+    let (left, top) = (
+        (seen.x.round() as usize).min(width - map.columns()),
+        (seen.y.round() as usize).min(height - map.rows()),
+    );
+    let mut values = vec![f32::NAN; width * height];
+    for (row, seen) in map.values().chunks_exact(map.columns()).enumerate() {
+        values[(top + row) * width + left..][..seen.len()].copy_from_slice(seen);
+    }
+    Map::new(height, width, values)
+}
+
 /// The anomalous parts of a prediction, the highest peak first.
 ///
 /// # Errors
@@ -149,7 +174,49 @@ fn scaled(width: u32, height: u32, style: &Style) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
+    use anomalens_detectors::ImageSize;
+
     use super::*;
+
+    #[test]
+    fn a_full_map_is_nan_outside_of_what_was_seen() {
+        let rect = |x: f32, y: f32, width: f32, height: f32| Rect {
+            x,
+            y,
+            width,
+            height,
+        };
+        // (name, what was seen, first row, numbers in all)
+        let nan = f32::NAN;
+        for (name, footprint, first_row, count) in [
+            ("all", rect(0.0, 0.0, 4.0, 3.0), [1.0; 4], 12),
+            (
+                "the middle",
+                rect(1.0, 0.0, 2.0, 3.0),
+                [nan, 1.0, 1.0, nan],
+                6,
+            ),
+            ("the end", rect(3.0, 1.0, 1.0, 2.0), [nan; 4], 2),
+        ] {
+            let prediction = Prediction {
+                score: 1.0,
+                map: Map::new(1, 1, vec![1.0]).unwrap(),
+                range: NormalRange::default(),
+                smoothing: 0.0,
+                size: ImageSize {
+                    width: 4,
+                    height: 3,
+                    footprint,
+                },
+            };
+            let map = full_map(&prediction).unwrap();
+            assert_eq!((map.rows(), map.columns()), (3, 4), "{name}");
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&map.values()[..4]), bits(&first_row), "{name}");
+            let numbers = map.values().iter().filter(|value| !value.is_nan());
+            assert_eq!(numbers.count(), count, "{name}");
+        }
+    }
 
     #[test]
     fn pictures_keep_their_proportions() {

@@ -22,6 +22,7 @@ mod error;
 mod image;
 mod interpolate;
 mod map;
+mod map_file;
 mod mask;
 mod native;
 mod picture;

@@ -12,6 +12,7 @@ pub(crate) struct Sandbox {
     folder: TempDir,
 }
 
+#[allow(dead_code)] // Every test file uses its own part.
 impl Sandbox {
     /// An empty folder but for `tiny.safetensors`, a DINOv2 of width 64 with made-up weights.
     pub(crate) fn new() -> Self {

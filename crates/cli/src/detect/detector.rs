@@ -1,0 +1,78 @@
+//! The detector that the arguments of `detect` name or describe, and its backbone.
+
+use anomalens::backbones::Backbone;
+use anomalens::detectors::{
+    Detector, DetectorError, DetectorFile, Needs, Scope, few_shot_default, find as find_method,
+};
+use anyhow::{Context, Result, bail};
+
+use super::Args;
+use crate::fit;
+
+/// The detector for images of `class`, where it must be told.
+fn of_class(detector: Box<dyn Detector>, class: Option<&str>) -> Result<Box<dyn Detector>> {
+    let Some(class) = class else {
+        return match detector.classes() {
+            [] | [_] => Ok(detector),
+            several => Err(DetectorError::ClassNeeded(several.join(", ")).into()),
+        };
+    };
+    let chosen = detector.for_class(class)?;
+    chosen.context("the detector is the same for all classes: leave --class out")
+}
+
+/// The detector that the arguments name or describe, and its backbone.
+pub(super) fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
+    if let Some(path) = &args.detector {
+        let mut file = DetectorFile::load(path)?;
+        file.detector = of_class(file.detector, args.class.as_deref())?;
+        if file.detector.scope() != Scope::Image {
+            require_company(images)?;
+        }
+        let backbone = args
+            .backbone
+            .open_for(&file)
+            .with_context(|| format!("{} needs its backbone", path.display()))?;
+        return Ok((file, backbone));
+    }
+    let named = match &args.method {
+        Some(name) => Some(find_method(name)?),
+        None if args.normal.is_empty() => Some(find_method("self-similarity")?),
+        None => None,
+    };
+    if named.is_some_and(|method| method.needs == Needs::Nothing) {
+        require_company(images)?;
+    }
+    let options = args.settings.options()?;
+    let normal = fit::normal_images(named, &args.normal, None)?;
+    let backbone = args.settings.open(&args.backbone)?;
+    let encoder = backbone.encoder.as_ref();
+    let method = named.map_or_else(|| few_shot_default(encoder), Ok)?;
+    let detector = method.fit(&options, encoder, &normal)?;
+    let detector = of_class(detector, args.class.as_deref())?;
+    let data = match normal.len() {
+        0 => "none".to_owned(),
+        count => format!("{count} normal images"),
+    };
+    let (backbone_ref, provenance) = (fit::reference(&backbone), fit::provenance(data));
+    Ok((
+        DetectorFile {
+            detector,
+            backbone: backbone_ref,
+            provenance,
+            calibration: None,
+        },
+        backbone,
+    ))
+}
+
+/// Images that are scored against each other must be several.
+fn require_company(images: usize) -> Result<()> {
+    if images < 2 {
+        bail!(
+            "one image has no others to be scored against: leave --method out, name normal images \
+             with --normal, or give more images of the same thing"
+        );
+    }
+    Ok(())
+}
