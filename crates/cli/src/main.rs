@@ -145,7 +145,11 @@ fn escaped(text: &str) -> String {
 
 /// Prints a line of results to standard output.
 fn print_line(line: impl std::fmt::Display) -> anyhow::Result<()> {
-    Ok(writeln!(std::io::stdout().lock(), "{line}")?)
+    Ok(writeln!(
+        std::io::stdout().lock(),
+        "{}",
+        escaped(&line.to_string())
+    )?)
 }
 
 /// The command line as it was given, quoted where a shell needs it.

@@ -90,10 +90,11 @@ impl Progress {
 
     #[allow(clippy::print_stderr)] // Where there is no terminal the bar prints nothing.
     fn line(&self, text: &str) {
+        let text = crate::escaped(text);
         if self.bar.is_hidden() {
             eprintln!("{text}");
         } else {
-            self.bar.println(text);
+            self.bar.println(&text);
         }
     }
 }

@@ -31,7 +31,11 @@ pub(super) fn scores(records: &[&ResultRecord], calibrated: bool) -> String {
         [format!("{score:.4}")]
             .into_iter()
             .chain(decision.into_iter().flatten())
-            .chain([record.regions.len().to_string(), record.image.clone()])
+            .chain([
+                record.regions.len().to_string(),
+                // A line for each image, whatever its name.
+                record.image.replace(['\n', '\t'], " "),
+            ])
             .collect()
     });
     let titles: &[&str] = match calibrated {
