@@ -32,7 +32,7 @@ pub fn picture_names<'a>(images: impl IntoIterator<Item = (&'a Path, &'a Path)>)
     let is_taken = |name: &Path| {
         let name = folded(name);
         let folder = |ending: &&str| folders.contains(&format!("{name}.{ending}"));
-        uses.get(&name).is_some_and(|&uses| uses > 1) || ENDINGS.iter().any(|e| folder(e))
+        uses.get(&name).is_some_and(|&uses| uses > 1) || ENDINGS.iter().any(folder)
     };
     images
         .iter()
