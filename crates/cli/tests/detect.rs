@@ -149,9 +149,9 @@ fn what_is_wanted_now_is_made_now() {
 fn a_group_that_changed_is_scored_again() {
     let sandbox = sandbox();
     let run = |what: &str| {
-        let run = sandbox.run(&format!(
-            "detect test --method musc -o out --no-pictures --weights tiny.safetensors --json"
-        ));
+        let run = sandbox.run(
+            "detect test --method musc -o out --no-pictures --weights tiny.safetensors --json",
+        );
         assert_eq!(run.code, Some(0), "{what}: {run:?}");
         by_image(&run)
     };
