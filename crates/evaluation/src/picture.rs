@@ -40,6 +40,16 @@ impl Default for Style {
     }
 }
 
+impl Style {
+    /// The width and height at which an image is drawn, in pixels; never 0.
+    pub fn size(&self, width: u32, height: u32) -> (u32, u32) {
+        let scale = f64::from(self.longer_side) / f64::from(width.max(height));
+        let scale = if self.enlarge { scale } else { scale.min(1.0) };
+        let side = |side: u32| ((f64::from(side) * scale).round() as u32).max(1);
+        (side(width), side(height))
+    }
+}
+
 /// A part of an image that looks unlike anything normal, in pixels of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct AnomalousArea {
@@ -90,7 +100,7 @@ pub fn draw(image: &Image, prediction: &Prediction, style: Style) -> Result<Draw
         Some(crop(image, seen)?)
     };
     let image = cut.as_ref().unwrap_or(image);
-    let (width, height) = scaled(image.width(), image.height(), &style);
+    let (width, height) = style.size(image.width(), image.height());
     let image = image.resize(width, height, Filter::Bilinear)?;
     let map = prediction.smooth_map(height as usize, width as usize)?;
     let range = colour_range(prediction.range);
@@ -138,8 +148,19 @@ pub fn full_map(prediction: &Prediction) -> Result<Map, GeometryError> {
 /// # Errors
 /// [`GeometryError`] for an image whose shape is too extreme.
 pub fn boxes(prediction: &Prediction) -> Result<Vec<AnomalousArea>, GeometryError> {
+    boxes_at(prediction, Style::default())
+}
+
+/// [`boxes`], found on a map of the size that `style` draws.
+///
+/// # Errors
+/// As [`boxes`].
+pub fn boxes_at(
+    prediction: &Prediction,
+    style: Style,
+) -> Result<Vec<AnomalousArea>, GeometryError> {
     let seen = prediction.size.footprint;
-    let (width, height) = scaled(seen.width as u32, seen.height as u32, &Style::default());
+    let (width, height) = style.size(seen.width as u32, seen.height as u32);
     let map = prediction.smooth_map(height as usize, width as usize)?;
     let (across, down) = (seen.width / width as f32, seen.height / height as f32);
     let regions = map.regions(prediction.range.extreme).into_iter();
@@ -162,14 +183,6 @@ fn crop(image: &Image, area: Rect) -> Result<Image, GeometryError> {
         area.width as u32,
         area.height as u32,
     )
-}
-
-/// The size at which an image is drawn.
-fn scaled(width: u32, height: u32, style: &Style) -> (u32, u32) {
-    let scale = f64::from(style.longer_side) / f64::from(width.max(height));
-    let scale = if style.enlarge { scale } else { scale.min(1.0) };
-    let side = |side: u32| ((f64::from(side) * scale).round() as u32).max(1);
-    (side(width), side(height))
 }
 
 #[cfg(test)]
@@ -232,7 +245,7 @@ mod tests {
                 enlarge,
                 ..Style::default()
             };
-            assert_eq!(scaled(width, height, &style), expected);
+            assert_eq!(style.size(width, height), expected);
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! image.rs      auroc, average_precision, f1_max, Confusion       one score per image
+//! operating.rs  OperatingPoint                                  what is found at a rate of false alarms
 //! curves.rs     roc_curve, precision_recall_curve, thin           points for plots
 //! delong.rs     delong, auroc_interval                            whether two AUROCs differ
 //! interval.rs   bootstrap, Interval                               how sure a metric is
@@ -44,6 +45,7 @@ mod guarantee;
 mod image;
 mod interval;
 mod normal;
+mod operating;
 mod overlap;
 mod pimo;
 mod pixel;
@@ -62,6 +64,7 @@ pub use error::{Class, Level, MetricError};
 pub use guarantee::{BOUND_CONFIDENCE, Guarantee};
 pub use image::{Confusion, auroc, average_precision, f1_max};
 pub use interval::{ImageMetric, Interval, bootstrap, bootstrap_values};
+pub use operating::OperatingPoint;
 pub use overlap::{RegionOverlap, region_overlaps};
 pub use pimo::{Aupimo, PimoOptions};
 pub use pixel::{DEFAULT_FPR_LIMIT, PixelMetrics, PixelOptions, ScoredMask};

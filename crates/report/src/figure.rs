@@ -1,32 +1,37 @@
-//! An image's pictures: the part of it that the network saw, and the same under its heat map, with
-//! the outlines of what the detector and the mask call anomalous; smaller, its map and mask too.
+//! An image's pictures: the part of it that the network saw, its heat map, and both in one with the
+//! outlines of what the detector and the mask call anomalous and boxes around the regions.
 
 use std::error::Error;
 
 use anomalens_datasets::{Label, Sample};
-use anomalens_detectors::Prediction;
-use anomalens_vision::{ColourMap, GeometryError, Image, Limits, Mask, draw_contours};
+use anomalens_detectors::{NormalRange, Prediction};
+use anomalens_vision::{ColourMap, Filter, GeometryError, Image, Limits, Mask, draw_contours};
+use askama::Template;
+use askama::filters::HtmlSafe;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
-use anomalens_evaluation::picture::{Drawn, Style, draw};
+use anomalens_evaluation::picture::{AnomalousArea, Drawn, Style, boxes_at, draw};
 use anomalens_evaluation::pixels::seen_mask;
 use anomalens_evaluation::run::source;
 
+use crate::page::three;
+use crate::results::ResultImage;
+
 /// Pictures small enough for a page with many of them.
-const STYLE: Style = Style {
+const LARGE: Style = Style {
     colours: COLOURS,
     longer_side: 256,
     enlarge: true,
     contour_width: 1,
 };
 
-/// Pictures of which a page has a thousand times three or four.
+/// Pictures of which a page has thousands.
 const SMALL: Style = Style {
     longer_side: 144,
-    ..STYLE
+    ..LARGE
 };
 
 /// Below this, the outlines fray.
@@ -36,14 +41,52 @@ const JPEG_QUALITY: u8 = 85;
 const MASK_OUTLINE: [u8; 3] = [0, 200, 255];
 
 /// Colours of heat maps and their legend.
-pub(super) const COLOURS: ColourMap = ColourMap::Inferno;
+const COLOURS: ColourMap = ColourMap::Inferno;
 
-/// The two pictures of a figure, of the same size.
+/// What the colours and outlines of the pictures mean.
+#[derive(Template)]
+#[template(path = "legend.html")]
+pub(super) struct Legend {
+    /// The colours from cold to hot, for a CSS gradient.
+    colours: String,
+    /// The scores at their ends, if they are the same for all images.
+    range: Option<(String, String)>,
+    has_masks: bool,
+}
+
+impl HtmlSafe for Legend {}
+
+impl Legend {
+    pub(super) fn new(range: Option<NormalRange>, has_masks: bool) -> Self {
+        const STOPS: u8 = 16;
+        let stop = |i: u8| {
+            let [red, green, blue] = COLOURS.colour(f32::from(i) / f32::from(STOPS));
+            format!("rgb({red} {green} {blue})")
+        };
+        Self {
+            colours: (0..=STOPS).map(stop).collect::<Vec<_>>().join(", "),
+            range: range.map(|NormalRange { typical, extreme }| {
+                (three(typical.into()), three(extreme.into()))
+            }),
+            has_masks,
+        }
+    }
+}
+
+/// The pictures of an image: itself, its heat map, its mask where there is one, and the overlay.
 pub(super) struct Pictures {
-    /// The image, as a `data:` address.
-    pub(super) image: String,
-    /// The image under its heat map, as a `data:` address.
-    pub(super) heat: String,
+    pub(super) shown: Vec<Picture>,
+    /// Boxes around the regions, in pixels of the image.
+    pub(super) boxes: Vec<AnomalousArea>,
+    /// The part of the image that the pictures show, as an SVG view box.
+    pub(super) view: String,
+}
+
+/// A picture, as a `data:` address.
+pub(super) struct Picture {
+    /// What it shows: `image`, `heat map`, `mask` or `overlay`.
+    pub(super) what: &'static str,
+    pub(super) address: String,
     /// Width in pixels.
     pub(super) width: u32,
     /// Height in pixels.
@@ -51,68 +94,104 @@ pub(super) struct Pictures {
 }
 
 impl Pictures {
-    /// Reads the image (and its mask) again and draws it.
-    pub(super) fn draw(
+    /// Large pictures of a labelled image, which is read again.
+    pub(super) fn large(
         sample: &Sample,
         prediction: &Prediction,
         limits: &Limits,
     ) -> Result<Self, Box<dyn Error>> {
-        let (drawn, _) = drawn(sample, prediction, limits, STYLE)?;
+        let (pictures, _) = Self::draw(sample, prediction, limits, LARGE)?;
+        Ok(pictures)
+    }
+
+    /// Small pictures of a labelled image, with its mask.
+    pub(super) fn small(
+        sample: &Sample,
+        prediction: &Prediction,
+        limits: &Limits,
+    ) -> Result<Self, Box<dyn Error>> {
+        let (mut pictures, mask) = Self::draw(sample, prediction, limits, SMALL)?;
+        if let Some(mask) = mask {
+            let mask = Picture {
+                what: "mask",
+                address: address("png", &mask.to_png()?),
+                width: mask.width(),
+                height: mask.height(),
+            };
+            pictures.shown.insert(2, mask);
+        }
+        Ok(pictures)
+    }
+
+    fn draw(
+        sample: &Sample,
+        prediction: &Prediction,
+        limits: &Limits,
+        style: Style,
+    ) -> Result<(Self, Option<Mask>), Box<dyn Error>> {
+        let (drawn, mask) = drawn(sample, prediction, limits, style)?;
+        let seen = prediction.size.footprint;
+        let pictures = Self {
+            shown: vec![
+                Picture::new("image", &drawn.image)?,
+                Picture::new("heat map", &drawn.heat_map)?,
+                Picture::new("overlay", &drawn.overlay)?,
+            ],
+            boxes: boxes_at(prediction, style)?,
+            view: format!("{} {} {} {}", seen.x, seen.y, seen.width, seen.height),
+        };
+        Ok((pictures, mask))
+    }
+
+    /// Small pictures of an image and of the files that were made of it.
+    pub(super) fn of_result(result: &ResultImage, limits: &Limits) -> Result<Self, Box<dyn Error>> {
+        let mut shown = vec![];
+        let mut view = String::new();
+        if let Some(source) = &result.source {
+            let image = source.open(limits)?;
+            let [x, y, width, height] =
+                source.crop.unwrap_or([0, 0, image.width(), image.height()]);
+            view = format!("{x} {y} {width} {height}");
+            shown.push(Picture::shrunk("image", &image)?);
+        }
+        for (what, path) in [("heat map", &result.heat_map), ("overlay", &result.overlay)] {
+            if let Some(path) = path {
+                shown.push(Picture::shrunk(what, &Image::open(path, limits)?)?);
+            }
+        }
         Ok(Self {
-            image: jpeg_address(&drawn.image)?,
-            heat: jpeg_address(&drawn.overlay)?,
-            width: drawn.image.width(),
-            height: drawn.image.height(),
+            shown,
+            boxes: result.regions.clone(),
+            view,
         })
     }
 
     /// Whether the pictures are better placed one below the other.
     pub(super) fn is_wide(&self) -> bool {
-        2 * self.width >= 3 * self.height
+        let first = self.shown.first();
+        first.is_some_and(|picture| picture.width >= 2 * picture.height)
+    }
+
+    /// Whether the boxes are drawn over the picture of this index: over the last one, which has the
+    /// heat map under it where there is one.
+    pub(super) fn has_boxes(&self, index: &usize) -> bool {
+        index + 1 == self.shown.len() && !self.boxes.is_empty() && !self.view.is_empty()
     }
 }
 
-/// Small pictures of an image, of the same size, as `data:` addresses.
-pub(super) struct Thumbnails {
-    image: String,
-    map: String,
-    mask: Option<String>,
-    overlay: String,
-    /// Width in pixels.
-    pub(super) width: u32,
-    /// Height in pixels.
-    pub(super) height: u32,
-}
-
-impl Thumbnails {
-    /// Reads the image (and its mask) again and draws it.
-    pub(super) fn draw(
-        sample: &Sample,
-        prediction: &Prediction,
-        limits: &Limits,
-    ) -> Result<Self, Box<dyn Error>> {
-        let (drawn, mask) = drawn(sample, prediction, limits, SMALL)?;
-        let mask = mask.map(|mask| Ok::<_, Box<dyn Error>>(address("png", &mask.to_png()?)));
+impl Picture {
+    fn new(what: &'static str, image: &Image) -> Result<Self, Box<dyn Error>> {
         Ok(Self {
-            image: jpeg_address(&drawn.image)?,
-            map: jpeg_address(&drawn.heat_map)?,
-            mask: mask.transpose()?,
-            overlay: jpeg_address(&drawn.overlay)?,
-            width: drawn.image.width(),
-            height: drawn.image.height(),
+            what,
+            address: jpeg_address(image)?,
+            width: image.width(),
+            height: image.height(),
         })
     }
 
-    /// The pictures and what they are.
-    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        [
-            ("image", Some(&self.image)),
-            ("map", Some(&self.map)),
-            ("mask", self.mask.as_ref()),
-            ("overlay", Some(&self.overlay)),
-        ]
-        .into_iter()
-        .filter_map(|(what, address)| Some((what, address?.as_str())))
+    fn shrunk(what: &'static str, image: &Image) -> Result<Self, Box<dyn Error>> {
+        let (width, height) = SMALL.size(image.width(), image.height());
+        Self::new(what, &image.resize(width, height, Filter::Bilinear)?)
     }
 }
 

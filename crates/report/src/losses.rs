@@ -1,10 +1,10 @@
-//! The losses of a training run as a picture: one line for the whole, one for each part.
+//! The losses of a training run as a picture: one line for their sum, one for each part.
 
 use std::path::Path;
 
 use crate::ReportError;
+use crate::frame::write_page;
 
-use anomalens_base::write_atomic;
 use anomalens_detectors::training::EpochLog;
 use askama::Template;
 use askama::filters::HtmlSafe;
@@ -43,8 +43,8 @@ impl LossPlot {
     /// The plot of `epochs`; none if there are none.
     pub(super) fn new(epochs: &[EpochLog]) -> Option<Self> {
         let (first, last) = (epochs.first()?, epochs.last()?);
-        let whole = epochs.iter().map(|epoch| epoch.loss).collect();
-        let mut lines: Vec<(String, Vec<f64>)> = vec![("loss".to_owned(), whole)];
+        let sum = epochs.iter().map(|epoch| epoch.loss).collect();
+        let mut lines: Vec<(String, Vec<f64>)> = vec![("loss".to_owned(), sum)];
         for (i, (name, _)) in first.parts.iter().enumerate() {
             let values = epochs.iter().filter_map(|e| Some(e.parts.get(i)?.1));
             lines.push((name.clone(), values.collect()));
@@ -89,14 +89,7 @@ impl LossPlot {
 /// # Errors
 /// [`ReportError::Write`] if the file cannot be written.
 pub fn write_loss_curve(path: &Path, epochs: &[EpochLog]) -> Result<(), ReportError> {
-    let text = match LossPlot::new(epochs) {
-        Some(plot) => plot.render()?,
-        None => return Ok(()),
-    };
-    write_atomic(path, text.as_bytes()).map_err(|source| ReportError::Write {
-        path: path.to_owned(),
-        source,
-    })
+    LossPlot::new(epochs).map_or(Ok(()), |plot| write_page(path, &plot))
 }
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
 //! What the page says, in the words and numbers that `templates/report.html` prints.
 
-use anomalens_detectors::NormalRange;
 use askama::Template;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use sha2::{Digest, Sha256};
 
 use crate::ReportContext;
 use crate::choice::{Standing, most_anomalous, most_wrong_anomalous, most_wrong_normal};
 use crate::curves::CurvePlot;
-use crate::figure::{COLOURS, Pictures, label};
+use crate::figure::{Legend, Pictures, label};
+use crate::found::{Found, RATES};
+use crate::frame::Frame;
 use crate::images::{ImageTable, Share};
 use crate::losses::LossPlot;
 use crate::plots::HistogramPlot;
@@ -21,19 +19,13 @@ use anomalens_evaluation::{ClassResult, Evaluation, Metrics};
 #[derive(Template)]
 #[template(path = "report.html")]
 pub(super) struct Page<'a> {
+    frame: Frame<'a>,
     context: &'a ReportContext,
     columns: Columns,
     runs: Vec<Run<'a>>,
     compared: Vec<Compared<'a>>,
     losses: Option<LossPlot>,
-    /// The colours of the heat maps, for a CSS gradient.
-    colours: String,
-    script: &'static str,
-    /// Its SHA-256 in base 64, by which the browser knows it: no other script runs.
-    script_hash: String,
 }
-
-const SCRIPT: &str = include_str!("../templates/report.js");
 
 /// Which metrics the tables have.
 struct Columns {
@@ -78,15 +70,18 @@ impl Columns {
 
 /// One evaluation.
 struct Run<'a> {
+    /// Which one, counted from 1.
+    place: usize,
     evaluation: &'a Evaluation,
     title: String,
+    /// Defects found in all classes together, each at its own threshold.
+    found: Vec<Found>,
     /// Classes and what is undefined in them.
     undefined: Vec<(&'a str, &'a str)>,
     classes: Vec<Class<'a>>,
     galleries: Vec<Gallery<'a>>,
     tables: Vec<ImageTable<'a>>,
-    /// What is typical of normal patches and extreme for them, if it is the same for all images.
-    range: Option<(String, String)>,
+    legend: Legend,
     /// Images that could not be used, and why.
     failed: Vec<(&'a str, &'a str)>,
 }
@@ -94,6 +89,8 @@ struct Run<'a> {
 /// One class of an evaluation.
 struct Class<'a> {
     result: &'a ClassResult,
+    /// Defects found, at each of [`RATES`].
+    found: Vec<Found>,
     /// What each is a curve of, and the curve.
     curves: Vec<(&'static str, Result<CurvePlot, String>)>,
     histogram: Result<HistogramPlot, String>,
@@ -129,23 +126,29 @@ impl<'a> Page<'a> {
     pub(super) fn new(evaluations: &'a [Evaluation], context: &'a ReportContext) -> Self {
         let has_masks = evaluations.iter().any(has_masks);
         Self {
+            frame: Frame::with_script(&context.heading),
             context,
             columns: Columns {
                 image: &IMAGE_COLUMNS,
                 pixel: if has_masks { &PIXEL_COLUMNS } else { &[] },
             },
-            runs: evaluations
-                .iter()
-                .map(|evaluation| {
-                    Run::new(evaluation, Share::WHOLE.part(evaluations.len()), context)
+            runs: (1..)
+                .zip(evaluations)
+                .map(|(place, evaluation)| {
+                    let share = Share::ALL.part(evaluations.len());
+                    Run::new(place, evaluation, share, context)
                 })
                 .collect(),
             compared: compared(evaluations, &context.published),
             losses: LossPlot::new(&context.losses),
-            colours: colours(),
-            script: SCRIPT,
-            script_hash: BASE64_STANDARD.encode(Sha256::digest(SCRIPT)),
         }
+    }
+}
+
+impl Page<'_> {
+    /// Whether some run says more of its classes than its summary.
+    fn has_classes(&self) -> bool {
+        self.runs.iter().any(Run::has_classes)
     }
 }
 
@@ -156,7 +159,12 @@ fn has_masks(evaluation: &Evaluation) -> bool {
 }
 
 impl<'a> Run<'a> {
-    fn new(evaluation: &'a Evaluation, share: Share, context: &ReportContext) -> Self {
+    fn new(
+        place: usize,
+        evaluation: &'a Evaluation,
+        share: Share,
+        context: &ReportContext,
+    ) -> Self {
         let standings = Standing::of_all(evaluation);
         let gallery = |heading, without, chosen: Vec<Standing<'a>>| Gallery {
             heading,
@@ -194,26 +202,27 @@ impl<'a> Run<'a> {
         let range = ranges
             .next()
             .filter(|first| ranges.all(|range| range == *first));
-        let range = range
-            .map(|NormalRange { typical, extreme }| (three(typical.into()), three(extreme.into())));
+        let classes: Vec<Class> = evaluation
+            .classes
+            .iter()
+            .map(|class| Class::new(class, context))
+            .collect();
         Self {
+            place,
             evaluation,
             title: title(evaluation),
+            found: Found::together(classes.iter().map(|class| &class.found)),
             undefined: undefined(evaluation),
-            classes: evaluation
-                .classes
-                .iter()
-                .map(|class| Class::new(class, context))
-                .collect(),
+            classes,
             galleries,
             tables: {
                 let share = share.part(evaluation.classes.len());
                 let classes = evaluation.classes.iter();
                 classes
-                    .map(|class| ImageTable::new(class, share, context))
+                    .map(|class| ImageTable::of_class(class, share, context))
                     .collect()
             },
-            range,
+            legend: Legend::new(range, has_masks(evaluation)),
             failed: failed.collect(),
         }
     }
@@ -225,10 +234,6 @@ impl<'a> Run<'a> {
 
     fn seconds(&self) -> String {
         format!("{:.1}", self.evaluation.seconds)
-    }
-
-    fn has_masks(&self) -> bool {
-        has_masks(self.evaluation)
     }
 }
 
@@ -270,6 +275,7 @@ impl<'a> Class<'a> {
         ];
         Self {
             result,
+            found: RATES.map(|rate| Found::of_class(result, rate)).to_vec(),
             curves: of_images.into_iter().chain(of_pixels).collect(),
             histogram: HistogramPlot::new(result),
             decided: context
@@ -283,7 +289,7 @@ impl<'a> Class<'a> {
 impl<'a> Figure<'a> {
     fn new(standing: Standing<'a>, context: &ReportContext) -> Self {
         let (sample, prediction) = (&standing.record.sample, standing.prediction);
-        let pictures = Pictures::draw(sample, prediction, &context.limits);
+        let pictures = Pictures::large(sample, prediction, &context.limits);
         Self {
             standing,
             pictures: pictures.map_err(|error| error.to_string()),
@@ -350,16 +356,6 @@ fn compared<'a>(evaluations: &'a [Evaluation], published: &'a [Published]) -> Ve
 
 fn shots(shots: Option<usize>) -> String {
     shots.map_or_else(|| "none".to_owned(), |shots| shots.to_string())
-}
-
-/// The colour scale from cold to hot.
-fn colours() -> String {
-    const STOPS: u8 = 16;
-    let stop = |i: u8| {
-        let [red, green, blue] = COLOURS.colour(f32::from(i) / f32::from(STOPS));
-        format!("rgb({red} {green} {blue})")
-    };
-    (0..=STOPS).map(stop).collect::<Vec<_>>().join(", ")
 }
 
 /// A number as the report prints it.

@@ -102,9 +102,13 @@ const LEAST_SIDE: f64 = 0.2;
 #[derive(Template)]
 #[template(path = "histogram.svg")]
 pub(super) struct HistogramPlot {
-    class: String,
+    /// Of what the scores are.
+    name: String,
+    /// Whether normal and anomalous images are told apart.
+    labelled: bool,
     /// Where the upward and the downward axis meet.
     middle: String,
+    across_axis: Axis,
     across: Vec<Tick>,
     up: Vec<Tick>,
     down: Vec<Tick>,
@@ -115,11 +119,11 @@ pub(super) struct HistogramPlot {
     threshold: Option<Threshold>,
 }
 
-/// The threshold with the highest F1 and what it decides.
+/// A threshold as a dashed line.
 struct Threshold {
     position: String,
-    value: String,
-    confusion: Confusion,
+    /// What it is and what it decides.
+    note: String,
 }
 
 impl HtmlSafe for HistogramPlot {}
@@ -144,11 +148,64 @@ impl HistogramPlot {
                 .filter(|score| score.is_finite())
                 .collect()
         };
-        let (normal, anomalous) = (of_label(false), of_label(true));
-        let all = || normal.iter().chain(&anomalous).copied();
-        let (Some(low), Some(high)) = (all().reduce(f64::min), all().reduce(f64::max)) else {
+        let plot = Self::draw(&of_label(false), Some(&of_label(true)), None)?;
+        let best = f1_max(&scores, &labels).ok();
+        let best = best.and_then(|F1Max { threshold, .. }| {
+            let confusion = Confusion::at(&scores, &labels, threshold).ok()?;
+            Some((threshold, confusion))
+        });
+        Ok(Self {
+            name: class.class.clone(),
+            ..match best {
+                Some((threshold, confusion)) => plot.with_threshold(threshold, |value| {
+                    let Confusion {
+                        true_positives,
+                        false_positives,
+                        false_negatives,
+                        true_negatives,
+                    } = confusion;
+                    format!(
+                        "Dashed line: the threshold {value}, at which F1 is highest. It finds \
+                         {true_positives} of {} anomalous images and calls {false_positives} of \
+                         {} normal ones anomalous.",
+                        true_positives + false_negatives,
+                        false_positives + true_negatives,
+                    )
+                }),
+                None => plot,
+            }
+        })
+    }
+
+    /// The histogram of images without labels, or why there is none.
+    pub(super) fn unlabelled(scores: &[f32], threshold: Option<f32>) -> Result<Self, String> {
+        let finite = scores.iter().map(|&score| f64::from(score));
+        let finite: Vec<f64> = finite.filter(|score| score.is_finite()).collect();
+        let plot = Self::draw(&finite, None, threshold)?;
+        Ok(match threshold {
+            Some(threshold) => plot.with_threshold(threshold, |value| {
+                format!("Dashed line: the threshold {value}.")
+            }),
+            None => plot,
+        })
+    }
+
+    /// The bars and axes, which reach to `reached`; without `anomalous` all bars go upwards.
+    fn draw(
+        normal: &[f64],
+        anomalous: Option<&[f64]>,
+        reached: Option<f32>,
+    ) -> Result<Self, String> {
+        let scores = || normal.iter().chain(anomalous.unwrap_or_default()).copied();
+        if scores().next().is_none() {
             return Err("no image has a score".to_owned());
-        };
+        }
+        let reached = reached.filter(|value| value.is_finite()).map(f64::from);
+        let all = || scores().chain(reached);
+        let (low, high) = (
+            all().fold(f64::INFINITY, f64::min),
+            all().fold(f64::NEG_INFINITY, f64::max),
+        );
         // Equal scores make one bar in the middle.
         let margin = if low < high {
             0.0
@@ -159,54 +216,54 @@ impl HistogramPlot {
             from: (low - margin, Self::LEFT),
             to: (high + margin, Self::RIGHT),
         };
-        let normal_shares = shares(&normal, across);
-        let anomalous_shares = shares(&anomalous, across);
-        let (up, down) = share_axes(&normal_shares, &anomalous_shares);
+        let normal_shares = shares(normal, across);
+        let anomalous_shares = shares(anomalous.unwrap_or_default(), across);
+        let (up, down) = match anomalous {
+            Some(_) => share_axes(&normal_shares, &anomalous_shares),
+            None => {
+                let largest = normal_shares.iter().copied().fold(0.0, f64::max);
+                let axis = |top| Axis {
+                    from: (0.0, Self::BOTTOM),
+                    to: top,
+                };
+                (axis((largest, Self::TOP)), axis((0.0, Self::BOTTOM)))
+            }
+        };
         let share_step = (up.to.0 + down.to.0) / SHARE_TICKS;
-        let best = f1_max(&scores, &labels)
-            .ok()
-            .map(|F1Max { threshold, .. }| threshold);
-        let threshold = best
-            .filter(|threshold| threshold.is_finite())
-            .and_then(|threshold| {
-                Some(Threshold {
-                    position: svg(across.at(threshold.into())),
-                    value: three(threshold.into()),
-                    confusion: Confusion::at(&scores, &labels, threshold).ok()?,
-                })
-            });
         Ok(Self {
-            class: class.class.clone(),
+            name: String::new(),
+            labelled: anomalous.is_some(),
             middle: svg(up.from.1),
+            across_axis: across,
             across: across.ticks((across.to.0 - across.from.0) / SCORE_TICKS, number),
             up: up.ticks(share_step, percent),
-            down: down.ticks(share_step, percent),
+            down: match anomalous {
+                Some(_) => down.ticks(share_step, percent),
+                None => vec![],
+            },
             normal: normal.len(),
-            anomalous: anomalous.len(),
+            anomalous: anomalous.unwrap_or_default().len(),
             normal_bars: bars(&normal_shares, up),
             anomalous_bars: bars(&anomalous_shares, down),
-            threshold,
+            threshold: None,
         })
     }
 
+    /// With a line at `threshold`, if the axis reaches it; `note` says what its value is.
+    fn with_threshold(self, threshold: f32, note: impl FnOnce(String) -> String) -> Self {
+        let Axis { from, to } = self.across_axis;
+        let value = f64::from(threshold);
+        let inside = (from.0..=to.0).contains(&value);
+        let threshold = inside.then(|| Threshold {
+            position: svg(self.across_axis.at(value)),
+            note: note(three(value)),
+        });
+        Self { threshold, ..self }
+    }
+
     /// What the dashed line is.
-    pub(super) fn threshold_note(&self) -> Option<String> {
-        let Threshold {
-            value, confusion, ..
-        } = self.threshold.as_ref()?;
-        let Confusion {
-            true_positives,
-            false_positives,
-            false_negatives,
-            true_negatives,
-        } = confusion;
-        Some(format!(
-            "Dashed line: the threshold {value}, at which F1 is highest. It finds \
-             {true_positives} of {} anomalous images and calls {false_positives} of {} normal \
-             ones anomalous.",
-            true_positives + false_negatives,
-            false_positives + true_negatives,
-        ))
+    pub(super) fn threshold_note(&self) -> Option<&str> {
+        Some(&self.threshold.as_ref()?.note)
     }
 }
 

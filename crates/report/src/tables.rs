@@ -4,9 +4,10 @@ use anomalens_evaluation::Table;
 use askama::Template;
 
 use crate::ReportError;
+use crate::frame::Frame;
 
-/// What stands above the tables.
-#[derive(Debug, Clone)]
+/// What stands above a page, and how the page was made.
+#[derive(Debug, Clone, Default)]
 pub struct Heading {
     /// The title.
     pub title: String,
@@ -18,15 +19,15 @@ pub struct Heading {
     pub program: String,
     /// The backbone.
     pub backbone: String,
-    /// What must be known of the tables, such as what is missing.
+    /// What must be known to read the page, such as what is missing.
     pub notes: Vec<String>,
 }
 
 #[derive(Template)]
 #[template(path = "tables.html")]
 struct Page<'a> {
+    frame: Frame<'a>,
     explained: &'a str,
-    heading: &'a Heading,
     tables: &'a [Table],
 }
 
@@ -40,8 +41,8 @@ pub fn tables_page(
     tables: &[Table],
 ) -> Result<String, ReportError> {
     let page = Page {
+        frame: Frame::plain(heading),
         explained,
-        heading,
         tables,
     };
     Ok(page.render()?)

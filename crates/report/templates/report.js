@@ -35,6 +35,7 @@ function headers(table) {
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   headers(table).forEach((header, column) => {
+    if (header.classList.contains("unsorted")) return;
     const button = document.createElement("button");
     button.type = "button";
     button.append(...header.childNodes);
@@ -57,15 +58,21 @@ function share(part, whole) {
   return whole === 0 ? "undefined" : (part / whole).toFixed(3);
 }
 
-// Decides every image of a class anew: all count, though not all may be listed.
-function decide(images, { normal, anomalous }, threshold) {
+// What a threshold makes of all images, though not all may be listed.
+function sentence({ scores, normal, anomalous }, threshold) {
   const above = (scores) => scores.filter((score) => score >= threshold).length;
+  if (scores) return `calls ${above(scores)} of ${scores.length} images anomalous`;
   const [found, alarms] = [above(anomalous), above(normal)];
-  images.querySelector(".threshold").textContent = threshold.toFixed(3);
-  images.querySelector(".decided").textContent =
+  return (
     `finds ${found} of ${anomalous.length} anomalous images and calls ${alarms} of ` +
     `${normal.length} normal ones anomalous: precision ${share(found, found + alarms)}, ` +
-    `recall ${share(found, anomalous.length)}, F1 ${share(2 * found, found + alarms + anomalous.length)}`;
+    `recall ${share(found, anomalous.length)}, F1 ${share(2 * found, found + alarms + anomalous.length)}`
+  );
+}
+
+function decide(images, scores, threshold) {
+  images.querySelector(".threshold").textContent = threshold.toFixed(3);
+  images.querySelector(".decided").textContent = sentence(scores, threshold);
   for (const row of images.querySelectorAll("tr[data-score]")) {
     const isAnomalous = Number(row.dataset.score) >= threshold;
     row.querySelector(".decision").textContent = isAnomalous ? "anomalous" : "normal";
@@ -76,7 +83,9 @@ for (const images of document.querySelectorAll(".images")) {
   const slider = images.querySelector("input[type=range]");
   if (!slider) continue;
   slider.closest(".slider").hidden = false;
-  const read = (scores) => (scores === "" ? [] : scores.split(" ").map(Number));
-  const scores = { normal: read(images.dataset.normal), anomalous: read(images.dataset.anomalous) };
+  const scores = {};
+  for (const [name, values] of Object.entries(images.dataset)) {
+    scores[name] = values === "" ? [] : values.split(" ").map(Number);
+  }
   slider.addEventListener("input", () => decide(images, scores, Number(slider.value)));
 }
