@@ -72,7 +72,10 @@ pub(super) fn run(args: &Args) -> Result<End> {
     }
     let backbone = args.backbone.open_for(&file)?;
     catch_interrupts();
-    let progress = Progress::images("scoring", images.sources.len());
+    let progress = Progress::images(
+        &format!("scoring with {}", file.detector.method()),
+        images.sources.len(),
+    );
     let calibrated = calibrate(
         backbone.encoder.as_ref(),
         file.detector.as_ref(),

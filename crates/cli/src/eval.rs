@@ -11,7 +11,7 @@ use anomalens::evaluation::published;
 use anomalens::evaluation::{
     Contestant, Decisions, Evaluation, Fold, Resolution, RunOptions, evaluate,
 };
-use anomalens::report::{ReportContext, write_report};
+use anomalens::report::{Heading, ReportContext, write_report};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
@@ -127,7 +127,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         .map(|calibration| decisions(&evaluations, calibration))
         .unwrap_or_default();
     if let Some(path) = &args.report {
-        let title = format!("Anomalens on {}", data.layout.name);
+        let title = title(&data);
         let losses = saved.as_ref().map(|file| file.provenance.losses.clone());
         let context = ReportContext {
             losses: losses.unwrap_or_default(),
@@ -301,7 +301,10 @@ pub(super) fn evaluate_shown(
     options: &RunOptions,
 ) -> Result<Vec<Evaluation>> {
     catch_interrupts();
-    let progress = Progress::images(&format!("evaluating on {}", data.layout.name), 0);
+    let mut methods: Vec<&str> = contestants.iter().map(Contestant::name).collect();
+    methods.dedup();
+    let name = format!("{} on {}", methods.join(", "), data.layout.name);
+    let progress = Progress::images(&name, 0);
     let encoder = backbone.encoder.as_ref();
     let evaluations = evaluate(encoder, data, contestants, options, &mut |done, total| {
         progress.set(done as u64, Some(total as u64));
@@ -315,14 +318,25 @@ pub(super) fn evaluate_shown(
     evaluations?.context("interrupted; an evaluation has no partial result")
 }
 
-/// What the report tells beside the evaluations.
+/// The title of a report: which folder, read as which layout.
+fn title(data: &DataSet) -> String {
+    let root = std::path::absolute(&data.root);
+    let root = root.as_deref().unwrap_or(&data.root);
+    let folder = root.file_name().unwrap_or(root.as_os_str());
+    format!("{} ({})", folder.display(), data.layout.name)
+}
+
+/// What the report says besides the evaluations.
 pub(super) fn context(title: String, backbone: &Backbone, data: &str) -> ReportContext {
     ReportContext {
-        title,
-        command: command_line(),
-        date: now(),
-        program: format!("anomalens {}", env!("CARGO_PKG_VERSION")),
-        backbone: format!("{} ({})", backbone.name, backbone.encoder.spec().name),
+        heading: Heading {
+            title,
+            command: command_line(),
+            date: now(),
+            program: format!("anomalens {}", env!("CARGO_PKG_VERSION")),
+            backbone: format!("{} ({})", backbone.name, backbone.encoder.spec().name),
+            notes: vec![],
+        },
         backbone_sha256: backbone.sha256.to_string(),
         published: published::figures(data).cloned().collect(),
         losses: vec![],

@@ -52,7 +52,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the whole way on real solar-cell images; nothing else is needed
+    /// Show all steps on real solar-cell images; nothing else is needed
     Demo(demo::Args),
     /// Score images and write heat maps
     Detect(detect::Args),

@@ -1,9 +1,8 @@
 //! What a long command shows while it works: a bar on a terminal, plain lines otherwise, nothing
 //! of it on standard output. And Ctrl-C, which ends a command between two images.
 
-use std::sync::Mutex;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,11 +14,21 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Progress {
     bar: ProgressBar,
     name: String,
-    /// When the last plain line was written.
-    last: Mutex<Instant>,
     unit: Unit,
+    /// When the command began, at the latest.
+    begun: Instant,
+    state: Mutex<State>,
 }
 
+/// What is known of the pace.
+struct State {
+    /// When the last plain line was written.
+    line: Instant,
+    /// When the first of what this run did itself was done, and how far it was before.
+    from: Option<(Instant, u64)>,
+}
+
+#[derive(Clone, Copy)]
 enum Unit {
     Bytes,
     Images,
@@ -32,13 +41,13 @@ impl Progress {
             name,
             None,
             Unit::Bytes,
-            "{msg} {bytes}/{total_bytes} {wide_bar} {eta}",
+            "{msg} {bytes}/{total_bytes} {wide_bar} {prefix}",
         )
     }
 
     /// Progress over `total` images.
     pub(super) fn images(name: &str, total: usize) -> Self {
-        let template = "{msg} {pos}/{len} {wide_bar} {per_sec} {eta}";
+        let template = "{msg} {pos}/{len} {wide_bar} {prefix}";
         Self::new(name, Some(total as u64), Unit::Images, template)
     }
 
@@ -52,12 +61,16 @@ impl Progress {
         Self {
             bar,
             name: name.to_owned(),
-            last: Mutex::new(Instant::now()),
             unit,
+            begun: Instant::now(),
+            state: Mutex::new(State {
+                line: Instant::now(),
+                from: None,
+            }),
         }
     }
 
-    /// Tells something beside the bar.
+    /// Reports something next to the bar.
     pub(super) fn note(&self, text: &str) {
         self.line(&format!("{}: {text}", self.name));
     }
@@ -67,20 +80,40 @@ impl Progress {
         if let Some(total) = total {
             self.bar.set_length(total);
         }
+        let total = total.or(self.bar.length());
+        let mut state = self.state();
+        let (since, before) = *state.from.get_or_insert_with(|| match self.unit {
+            // A download may begin in the middle of a file.
+            Unit::Bytes => (Instant::now(), done),
+            // The first image that is reported is one of this run; those before it are not.
+            Unit::Images => (self.begun, done.saturating_sub(1)),
+        });
+        let left = total.and_then(|total| {
+            let left = total.saturating_sub(done);
+            remaining(done.saturating_sub(before), left, since.elapsed())
+        });
+        let left = left.map(in_words).unwrap_or_default();
+        self.bar.set_prefix(left.clone());
         self.bar.set_position(done);
-        let Ok(mut last) = self.last.lock() else {
-            return;
-        };
-        if self.bar.is_hidden() && last.elapsed() >= LINE_EVERY {
-            *last = Instant::now();
-            let total = total.or(self.bar.length());
+        if self.bar.is_hidden() && state.line.elapsed() >= LINE_EVERY {
+            state.line = Instant::now();
             let of = |n: u64| match self.unit {
                 Unit::Bytes => format!("{} MB", n / 1_000_000),
                 Unit::Images => n.to_string(),
             };
-            let total = total.map_or_else(String::new, |total| format!(" of {}", of(total)));
-            self.line(&format!("{}: {}{total}", self.name, of(done)));
+            let mut line = format!("{}: {}", self.name, of(done));
+            if let Some(total) = total {
+                line += &format!(" of {}", of(total));
+            }
+            if !left.is_empty() {
+                line += &format!(", {left}");
+            }
+            self.line(&line);
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the bar away.
@@ -96,6 +129,26 @@ impl Progress {
         } else {
             self.bar.println(&text);
         }
+    }
+}
+
+/// The time that `left` takes at the mean pace of the run; none before that is known.
+fn remaining(done: u64, left: u64, elapsed: Duration) -> Option<Duration> {
+    const SETTLED: Duration = Duration::from_secs(2);
+    if done == 0 || left == 0 || elapsed < SETTLED {
+        return None;
+    }
+    Duration::try_from_secs_f64(elapsed.as_secs_f64() * left as f64 / done as f64).ok()
+}
+
+/// A remaining time as exact as it deserves.
+fn in_words(left: Duration) -> String {
+    let seconds = left.as_secs();
+    match seconds {
+        0..10 => "a few seconds left".to_owned(),
+        10..90 => format!("about {} s left", seconds.div_ceil(10) * 10),
+        90..5400 => format!("about {} min left", seconds.div_ceil(60)),
+        _ => format!("about {} h left", seconds.div_ceil(3600)),
     }
 }
 
@@ -119,4 +172,37 @@ pub(super) fn catch_interrupts() {
 /// Whether Ctrl-C was pressed.
 pub(super) fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remaining_time_is_that_of_the_mean_pace() {
+        for (name, done, left, elapsed, expected) in [
+            ("nothing done", 0, 100, 60, None),
+            ("all done", 100, 0, 60, None),
+            ("too early", 8, 392, 1, None),
+            ("seconds", 96, 4, 60, Some("a few seconds left")),
+            ("a minute", 50, 50, 61, Some("about 70 s left")),
+            ("minutes", 100, 300, 60, Some("about 3 min left")),
+            ("hours", 10, 100_000, 10, Some("about 28 h left")),
+            ("absurd", 1, u64::MAX, u64::MAX, None),
+        ] {
+            let left = remaining(done, left, Duration::from_secs(elapsed));
+            assert_eq!(left.map(in_words).as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_run_did_does_not_count() {
+        let second_ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
+        let mut progress = Progress::images("scoring with lens", 1000);
+        progress.begun = second_ago(100).unwrap();
+        progress.set(901, None); // 900 were done before, the first took 100 seconds.
+        assert_eq!(progress.bar.prefix(), "about 3 h left");
+        progress.set(910, None);
+        assert_eq!(progress.bar.prefix(), "about 15 min left");
+    }
 }

@@ -369,7 +369,7 @@ fn everything_works_without_any_download() {
 
 #[cfg(feature = "embedded")]
 #[test]
-fn the_demo_without_network_says_that_its_defects_are_drawn() {
+fn the_demo_without_network_says_that_its_defects_are_synthetic() {
     let sandbox = Sandbox::new();
     let run = sandbox.run("demo --json");
     assert_eq!(run.code, Some(0), "{run:?}");
@@ -377,15 +377,15 @@ fn the_demo_without_network_says_that_its_defects_are_drawn() {
     assert_eq!(result["backbone"], "dinov2-s-focus-int8");
     let note = result["note"].as_str().unwrap();
     assert!(
-        note.contains("defects drawn on generated textures"),
+        note.contains("synthetic defects on generated textures"),
         "{note}"
     );
     for run in result["results"].as_array().unwrap() {
-        assert_eq!(run["data"], "drawn defects");
+        assert_eq!(run["data"], "synthetic defects");
         assert!(run["image_auroc"].as_f64().unwrap() > 0.5, "{run}");
     }
     let report = std::fs::read_to_string(sandbox.path("anomalens-demo/report.html")).unwrap();
-    assert!(report.contains("drawn defects on generated textures, not real ones"));
+    assert!(report.contains("synthetic defects on generated textures, not real ones"));
 }
 
 #[test]

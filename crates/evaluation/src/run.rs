@@ -49,6 +49,8 @@ pub struct RunOptions {
     pub only: Option<Fold>,
     /// The ids of the normal images that methods are given, of all classes; none to draw them.
     pub listed_shots: Option<Vec<String>>,
+    /// Whether a run that is broken off gives the results of what was scored until then.
+    pub partial: bool,
     /// Batches and limits.
     pub stream: StreamOptions,
 }
@@ -65,7 +67,8 @@ impl RunOptions {
 
 /// Evaluates all `contestants` on the test images of `data`; those that want the same input share
 /// one pass through the network. `progress` is told after each image how many there are in all;
-/// if it breaks off, the evaluation ends without a result.
+/// if it breaks off, the evaluation ends: without a result, or, with [`RunOptions::partial`], with that
+/// of the images that were scored.
 ///
 /// # Errors
 /// [`EvaluationError`], among others if a class has fewer normal images than shots are asked for.
@@ -118,7 +121,7 @@ pub fn evaluate(
                 flow
             },
         )?;
-        if stopped {
+        if stopped && !options.partial {
             return Ok(None);
         }
         for (i, records) in records.into_iter().enumerate() {
@@ -134,6 +137,9 @@ pub fn evaluate(
                 })
                 .collect();
             classes[i].push(class_result(class, images, data.has_masks, options)?);
+        }
+        if stopped {
+            break;
         }
     }
     let results =
@@ -163,6 +169,14 @@ impl Fitted<'_> {
 }
 
 impl<'a> Contestant<'a> {
+    /// The name of its method.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Method { method, .. } => method.name,
+            Self::Ready(detector) => detector.method(),
+        }
+    }
+
     fn fit(
         &self,
         encoder: &dyn ImageEncoder,
@@ -208,16 +222,16 @@ impl<'a> Contestant<'a> {
     }
 
     fn summary(&self, data: &str, classes: Vec<ClassResult>, seconds: f64) -> Evaluation {
-        let (method, shots, seed) = match self {
-            Self::Ready(detector) => (detector.method(), None, 0),
+        let (shots, seed) = match self {
+            Self::Ready(_) => (None, 0),
             Self::Method {
                 method,
                 shots,
                 seed,
                 ..
             } => match method.needs {
-                Needs::NormalImages => (method.name, Some(*shots), *seed),
-                Needs::Nothing | Needs::Optional | Needs::Training => (method.name, None, *seed),
+                Needs::NormalImages => (Some(*shots), *seed),
+                Needs::Nothing | Needs::Optional | Needs::Training => (None, *seed),
             },
         };
         let scored: usize = classes
@@ -227,7 +241,7 @@ impl<'a> Contestant<'a> {
         let all: usize = classes.iter().map(|class| class.images.len()).sum();
         Evaluation {
             data: data.to_owned(),
-            method: method.to_owned(),
+            method: self.name().to_owned(),
             shots,
             seed,
             metrics: Metrics::mean(classes.iter().map(|class| &class.metrics)),
