@@ -323,7 +323,12 @@ fn title(data: &DataSet) -> String {
     let root = std::path::absolute(&data.root);
     let root = root.as_deref().unwrap_or(&data.root);
     let folder = root.file_name().unwrap_or(root.as_os_str());
-    format!("{} ({})", folder.display(), data.layout.name)
+    let (folder, layout) = (folder.to_string_lossy(), data.layout.name);
+    if folder == layout {
+        format!("Anomalens on {layout}")
+    } else {
+        format!("Anomalens on {folder} ({layout})")
+    }
 }
 
 /// What the report says besides the evaluations.

@@ -5,7 +5,9 @@ use std::error::Error;
 
 use anomalens_datasets::{Label, Sample};
 use anomalens_detectors::{NormalRange, Prediction};
-use anomalens_vision::{ColourMap, Filter, GeometryError, Image, Limits, Mask, draw_contours};
+use anomalens_vision::{
+    ColourMap, DecodeOptions, Filter, GeometryError, Image, Limits, Mask, draw_contours,
+};
 use askama::Template;
 use askama::filters::HtmlSafe;
 use base64::Engine;
@@ -144,11 +146,14 @@ impl Pictures {
     }
 
     /// Small pictures of an image and of the files that were made of it.
-    pub(super) fn of_result(result: &ResultImage, limits: &Limits) -> Result<Self, Box<dyn Error>> {
+    pub(super) fn of_result(
+        result: &ResultImage,
+        decode: &DecodeOptions,
+    ) -> Result<Self, Box<dyn Error>> {
         let mut shown = vec![];
         let mut view = String::new();
         if let Some(source) = &result.source {
-            let image = source.open(limits)?;
+            let image = source.open(decode)?;
             let [x, y, width, height] =
                 source.crop.unwrap_or([0, 0, image.width(), image.height()]);
             view = format!("{x} {y} {width} {height}");
@@ -156,7 +161,7 @@ impl Pictures {
         }
         for (what, path) in [("heat map", &result.heat_map), ("overlay", &result.overlay)] {
             if let Some(path) = path {
-                shown.push(Picture::shrunk(what, &Image::open(path, limits)?)?);
+                shown.push(Picture::shrunk(what, &Image::open(path)?)?);
             }
         }
         Ok(Self {

@@ -4,6 +4,7 @@
 use anomalens_detectors::Calibration;
 use anomalens_evaluation::ClassResult;
 use anomalens_metrics::{Confusion, f1_max};
+use anomalens_vision::DecodeOptions;
 use rayon::prelude::*;
 
 use crate::ReportContext;
@@ -128,7 +129,7 @@ impl<'a> ImageTable<'a> {
         images: &'a [ResultImage],
         share: Share,
         decider: Option<&Decider>,
-        limits: &anomalens_vision::Limits,
+        decode: &DecodeOptions,
     ) -> Self {
         let mut scored: Vec<(f32, &ResultImage)> = images
             .iter()
@@ -138,7 +139,7 @@ impl<'a> ImageTable<'a> {
         let scores: Vec<f32> = scored.iter().map(|(score, _)| *score).collect();
         let listed = scored.iter().take(share.rows).enumerate();
         let row = |(index, &(score, image)): (usize, &(f32, &'a ResultImage))| {
-            let draw = || Pictures::of_result(image, limits);
+            let draw = || Pictures::of_result(image, decode);
             let decided = || Some(score >= decider?.threshold);
             ImageRow {
                 name: &image.name,

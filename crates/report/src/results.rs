@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anomalens_detectors::ImageSource;
 use anomalens_evaluation::picture::AnomalousArea;
-use anomalens_vision::Limits;
+use anomalens_vision::DecodeOptions;
 use askama::Template;
 
 use crate::figure::Legend;
@@ -64,8 +64,8 @@ pub struct ResultsContext {
     pub detector: String,
     /// The threshold, if there is one.
     pub decider: Option<Decider>,
-    /// What an image file may cost; images are read again for their pictures.
-    pub limits: Limits,
+    /// How images are decoded, which are read again for their pictures.
+    pub decode: DecodeOptions,
 }
 
 /// Writes the page of `images`, the highest score first, to `path`; an existing file is replaced only
@@ -112,7 +112,7 @@ impl<'a> Page<'a> {
         let failed = images.iter().filter(|image| image.score.is_none());
         Self {
             frame: Frame::with_script(&context.heading),
-            table: ImageTable::of_results(images, Share::ALL, decider, &context.limits),
+            table: ImageTable::of_results(images, Share::ALL, decider, &context.decode),
             histogram: HistogramPlot::unlabelled(&scores, decider.map(|d| d.threshold)),
             called: (!decisions.is_empty()).then(|| {
                 let called = decisions.iter().filter(|anomalous| **anomalous);

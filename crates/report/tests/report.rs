@@ -408,6 +408,40 @@ fn galleries_show_the_extremes_in_order() {
 }
 
 #[test]
+fn the_report_opens_with_what_is_found() {
+    let folder = Folder::new();
+    let class = |name: &str, normal: usize, scale: f32| {
+        let normal = (0..normal).map(|i| (Label::Normal, scale * i as f32 / normal as f32));
+        let anomalous = [0.5, 0.93, 0.97, 1.5].map(|score| (Label::Anomalous, scale * score));
+        folder.class(name, &normal.chain(anomalous).collect::<Vec<_>>())
+    };
+    let one = folder.report(&[evaluation(vec![class("nut", 30, 1.0)])], &context());
+    assert_eq!(texts(&one, "h2")[0], "How many defects are found");
+    assert_eq!(
+        texts(&one, ".found tbody td"),
+        [
+            "2 of 4 no false alarm in 30 normal images, score 0.970 or higher; too few normal images \
+             for this rate, which needs 100",
+            "2 of 4 1 false alarm in 30 normal images, score 0.967 or higher",
+            "3 of 4 3 false alarms in 30 normal images, score 0.900 or higher",
+        ]
+    );
+    // Each class has its own threshold; sums have none.
+    let classes = vec![class("nut", 30, 1.0), class("bolt", 100, 7.0)];
+    let two = folder.report(&[evaluation(classes)], &context());
+    assert_eq!(
+        texts(&two, "section:first-child .found tbody td"),
+        [
+            "3 of 8 1 false alarm in 130 normal images; too few normal images in some class, this \
+             rate needs 100 in each",
+            "4 of 8 6 false alarms in 130 normal images",
+            "6 of 8 13 false alarms in 130 normal images",
+        ]
+    );
+    assert_eq!(elements(&two, "#curves-1 .found tbody tr").len(), 2);
+}
+
+#[test]
 fn classes_are_ranked_by_themselves() {
     let folder = Folder::new();
     // The scores of the second class are a hundred times larger, and all in order.
@@ -435,7 +469,7 @@ fn classes_are_ranked_by_themselves() {
     );
     assert_eq!(
         texts(&page, "#curves-1 h3"),
-        ["Classes", "Defects found in each class", "Scores"]
+        ["Classes", "Defects found in each class"]
     );
     assert_eq!(
         texts(&page, "#curves-1 table:not(.found) tbody tr"),
@@ -745,7 +779,7 @@ fn a_report_of_very_many_images_lists_those_out_of_order() {
     let listed = texts(&page, ".images tbody tr th");
     assert_eq!(listed.len(), 5000 + 5);
     let ids = listed.iter().filter(|id| !id.starts_with("x.png"));
-    assert_eq!(ids.count(), 5 + 5, "what is out of order is there");
+    assert_eq!(ids.count(), 2 + 5, "what is out of order is there");
     let note = &texts(&page, ".images .note")[0];
     assert!(
         note.contains("4000 images have no pictures and 6005 are not listed"),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anomalens_evaluation::picture::AnomalousArea;
 use anomalens_report::{Decider, Heading, ResultImage, ResultsContext, write_results_report};
-use anomalens_vision::{Image, Limits};
+use anomalens_vision::{DecodeOptions, Image};
 use common::{all_text, elements, parse, texts};
 use scraper::Html;
 
@@ -37,7 +37,7 @@ fn context(decider: Option<Decider>) -> ResultsContext {
         },
         detector: "lens, 4 reference images".to_owned(),
         decider,
-        limits: Limits::default(),
+        decode: DecodeOptions::default(),
     }
 }
 
@@ -130,7 +130,7 @@ fn images_come_by_score_with_pictures_and_boxes() {
     );
     assert_eq!(
         texts(&page, "#flagged li"),
-        ["alone.png: the image is blank"]
+        ["alone.png : the image is blank"]
     );
     assert!(elements(&page, "input").is_empty(), "no threshold to move");
     assert!(all_text(&page).contains("There is no threshold"));

@@ -11,19 +11,19 @@ use scraper::{ElementRef, Html, Selector};
 use sha2::{Digest, Sha256};
 
 /// Checks that a page is valid HTML that loads nothing, and parses it.
-pub fn parse(path: &Path) -> Html {
+pub(crate) fn parse(path: &Path) -> Html {
     let page = Html::parse_document(&std::fs::read_to_string(path).unwrap());
     assert_eq!(page.errors, Vec::<String>::new());
     check_self_contained(&page);
     page
 }
 
-pub fn elements<'a>(page: &'a Html, selector: &str) -> Vec<ElementRef<'a>> {
+pub(crate) fn elements<'a>(page: &'a Html, selector: &str) -> Vec<ElementRef<'a>> {
     page.select(&Selector::parse(selector).unwrap()).collect()
 }
 
 /// The words of each element, with single spaces.
-pub fn texts(page: &Html, selector: &str) -> Vec<String> {
+pub(crate) fn texts(page: &Html, selector: &str) -> Vec<String> {
     let words = |element: ElementRef| {
         element
             .text()
@@ -34,12 +34,12 @@ pub fn texts(page: &Html, selector: &str) -> Vec<String> {
     elements(page, selector).into_iter().map(words).collect()
 }
 
-pub fn all_text(page: &Html) -> String {
+pub(crate) fn all_text(page: &Html) -> String {
     texts(page, "body").concat()
 }
 
 /// Checks that nothing is loaded from elsewhere and that no script but the page's own can run.
-pub fn check_self_contained(page: &Html) {
+pub(crate) fn check_self_contained(page: &Html) {
     for element in elements(page, "*") {
         for (name, value) in element.value().attrs() {
             let loads = ["src", "srcset", "href", "data", "action", "poster"].contains(&name);
@@ -59,7 +59,7 @@ pub fn check_self_contained(page: &Html) {
 
 /// The page's own script, which the browser knows by its hash; no other would run.
 fn the_script_is_the_only_one(page: &Html) {
-    let script = include_str!("../templates/report.js");
+    let script = include_str!("../../templates/report.js");
     let found: Vec<String> = elements(page, "script")
         .iter()
         .map(|element| element.text().collect())
