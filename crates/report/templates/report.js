@@ -36,10 +36,17 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   headers(table).forEach((header, column) => {
     if (header.classList.contains("unsorted")) return;
-    const button = document.createElement("button");
-    button.type = "button";
+    // Browsers do not print a button again where the head of a table is repeated.
+    const button = document.createElement("span");
+    button.setAttribute("role", "button");
+    button.tabIndex = 0;
     button.append(...header.childNodes);
     header.append(button);
+    button.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      button.click();
+    });
     button.addEventListener("click", () => {
       const first = header.classList.contains("number") ? "descending" : "ascending";
       const other = first === "ascending" ? "descending" : "ascending";
