@@ -4,6 +4,13 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod common;
 
+use std::ops::ControlFlow;
+
+use anomalens::backbones::weights::Store;
+use anomalens::backbones::{Backbone, Precision};
+use anomalens::datasets::DataSet;
+use anomalens::detectors::{FitOptions, find};
+use anomalens::evaluation::{Contestant, RunOptions, evaluate};
 use common::{Sandbox, png};
 
 const EVAL: &str = "eval --method anomaly-dino --shots 2 --data folder:data \
@@ -110,5 +117,48 @@ fn a_size_that_cannot_be_is_refused() {
                 .contains("give a number of pixels from 1 to 4096, or original"),
             "{run:?}"
         );
+    }
+}
+
+#[test]
+fn a_run_that_is_broken_off_gives_what_was_scored() {
+    let sandbox = Sandbox::new();
+    sandbox.data();
+    sandbox.class("data/bolt");
+    let reference = format!("folder:{}", sandbox.path("data").display());
+    let data = DataSet::open(&reference.parse().unwrap()).unwrap();
+    let weights = sandbox.path("tiny.safetensors").display().to_string();
+    let store = Store::new(sandbox.path("cache"));
+    let backbone = Backbone::open(&weights, Precision::Float32, &store, &|_| {}).unwrap();
+    let contestants = [Contestant::Method {
+        method: find("anomaly-dino").unwrap(),
+        options: FitOptions::new(),
+        shots: 2,
+        seed: 0,
+    }];
+    // Two classes of six images each, broken off in the first, at its end, and in the second.
+    for (name, last, partial, classes, images) in [
+        ("no result", 4, false, None, None),
+        ("first class", 4, true, Some(1), Some(4)),
+        ("second class", 8, true, Some(2), Some(8)),
+        ("not broken off", 13, true, Some(2), Some(12)),
+    ] {
+        let options = RunOptions {
+            partial,
+            ..RunOptions::default()
+        };
+        let progress = &mut |done, total| {
+            assert_eq!(total, 12);
+            match done < last {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        let encoder = backbone.encoder.as_ref();
+        let found = evaluate(encoder, &data, &contestants, &options, progress).unwrap();
+        let found = found.as_ref().map(|evaluations| &evaluations[0]);
+        assert_eq!(found.map(|found| found.classes.len()), classes, "{name}");
+        assert_eq!(found.map(|found| found.images), images, "{name}");
+        assert_eq!(found.map_or(0, |found| found.failed), 0, "{name}");
     }
 }

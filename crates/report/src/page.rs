@@ -237,7 +237,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What tells this evaluation from others.
+/// What distinguishes this evaluation from others.
 fn title(evaluation: &Evaluation) -> String {
     let Evaluation {
         data, method, seed, ..
