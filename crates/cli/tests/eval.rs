@@ -129,7 +129,7 @@ fn a_run_that_is_broken_off_gives_what_was_scored() {
     let data = DataSet::open(&reference.parse().unwrap()).unwrap();
     let weights = sandbox.path("tiny.safetensors").display().to_string();
     let store = Store::new(sandbox.path("cache"));
-    let backbone = Backbone::open(&weights, Precision::Float32, &store, &|_| {}).unwrap();
+    let backbone = Backbone::open(&weights, Precision::F32, &store, &|_| {}).unwrap();
     let contestants = [Contestant::Method {
         method: find("anomaly-dino").unwrap(),
         options: FitOptions::new(),
