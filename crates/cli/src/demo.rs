@@ -93,7 +93,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         ..RunOptions::default()
     };
     let contestants = contestants(backbone.encoder.as_ref())?;
-    let evaluate = |data| evaluate_shown(&backbone, data, &contestants, &options);
+    let evaluate = |data: &DataSet| evaluate_shown(&backbone, data, &contestants, &options);
     let mut evaluations = vec![];
     if demo.images > FIRST {
         evaluations = evaluate(&first(&data, FIRST))?;
