@@ -8,9 +8,9 @@ use crate::BenchmarkError;
 use anomalens_backbones::ImageEncoder;
 use anomalens_datasets::DataSet;
 use anomalens_detectors::training::{TrainEvent, TrainOptions, Trained, TrainingSample};
-use anomalens_detectors::{Detector, FitOptions, Method, Variant};
+use anomalens_detectors::{Detector, Method, MethodSettings, TrainContext, Variant};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use anomalens_evaluation::results::Record;
 use anomalens_evaluation::table::fraction;
@@ -21,11 +21,13 @@ use anomalens_evaluation::{
 /// What is compared on what.
 pub struct Ablation<'a> {
     /// The method.
-    pub method: &'static Method,
+    pub method: &'static dyn Method,
     /// Settings of all variants; a variant's own take their place.
-    pub settings: FitOptions,
+    pub settings: MethodSettings,
     /// The variants.
     pub variants: Vec<Variant>,
+    /// A checkpoint that training starts from.
+    pub start: Option<PathBuf>,
     /// The network.
     pub encoder: &'a dyn ImageEncoder,
     /// The images that are learned from.
@@ -46,7 +48,7 @@ pub struct AblationRecord {
     /// The variant.
     pub variant: String,
     /// The settings that differ from the defaults.
-    pub settings: FitOptions,
+    pub settings: MethodSettings,
     /// The data set.
     pub data: String,
     /// The loss in the last epoch.
@@ -116,17 +118,21 @@ impl Ablation<'_> {
                 ..self.training.clone()
             };
             let mut interrupted = false;
-            let trained = self.method.train(
-                &self.settings(variant),
-                self.encoder,
-                self.samples,
-                &options,
-                &mut |event| {
+            let context = TrainContext {
+                settings: &self.settings(variant)?,
+                encoder: self.encoder,
+                samples: self.samples,
+                start: self.start.as_deref(),
+                options: &options,
+            };
+            let trained = self
+                .method
+                .require_trainer()?
+                .train(&context, &mut |event| {
                     let flow = watch(AblationEvent::Training(&variant.name, event));
                     interrupted |= flow.is_break();
                     flow
-                },
-            )?;
+                })?;
             if interrupted {
                 return Ok(None);
             }
@@ -139,8 +145,8 @@ impl Ablation<'_> {
                 .collect();
             // Those that want the same features at once, so that few results are ever lost.
             while let Some(first) = left.first() {
-                let setup = first.trained.detector.setup().clone();
-                let same = |one: &&Learned| one.trained.detector.setup().join(&setup).is_some();
+                let input = first.trained.detector.input().clone();
+                let same = |one: &&Learned| one.trained.detector.input().join(&input).is_some();
                 let (group, others): (Vec<_>, Vec<_>) = left.into_iter().partition(same);
                 left = others;
                 let Some(records) = self.measure(name, data, &group, watch)? else {
@@ -171,18 +177,13 @@ impl Ablation<'_> {
 
     /// The settings of `variant` over the common ones; a multi-class method gets the names of the
     /// classes that it is measured on.
-    fn settings(&self, variant: &Variant) -> FitOptions {
+    fn settings(&self, variant: &Variant) -> Result<MethodSettings, BenchmarkError> {
         let mut settings = self.settings.clone();
         settings.extend(variant.settings.clone());
-        if settings.get("object_aware") == Some(&Value::Bool(true)) {
-            let classes: Vec<&String> = self
-                .tests
-                .iter()
-                .flat_map(|(_, data)| &data.classes)
-                .collect();
-            settings.insert("classes".to_owned(), json!(classes));
-        }
-        settings
+        let classes = self.tests.iter().flat_map(|(_, data)| &data.classes);
+        let classes: Vec<&str> = classes.map(String::as_str).collect();
+        let trainer = self.method.require_trainer()?;
+        Ok(trainer.class_settings(settings, &classes))
     }
 
     fn measure(

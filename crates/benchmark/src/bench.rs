@@ -10,15 +10,12 @@ use anomalens_backbones::ImageEncoder;
 use anomalens_backbones::weights::ContentHash;
 use anomalens_datasets::{DataRef, DataSet};
 use anomalens_detectors::training::{TrainEvent, TrainOptions};
-use anomalens_detectors::{BackboneRef, DetectorFile, FitOptions, Method, Needs, Provenance};
+use anomalens_detectors::{BackboneRef, DetectorFile, Method, MethodSettings, Need, Provenance};
 use serde_json::{Value, json};
 
 use crate::cell::{Cell, CellName, fingerprint};
 use crate::teaching::{Lesson, Taught};
 use anomalens_evaluation::{Contestant, ResultFolder, RunOptions, evaluate};
-
-/// Settings that name something learned before: the method then needs no lesson.
-const LEARNED: [&str; 2] = ["trained", "prompts"];
 
 /// Methods, data sets and all that their results follow from.
 pub struct Bench<'a> {
@@ -50,9 +47,11 @@ pub struct Bench<'a> {
 #[derive(Debug, Clone)]
 pub struct Entrant {
     /// The method.
-    pub method: &'static Method,
+    pub method: &'static dyn Method,
     /// Settings that replace its defaults.
-    pub options: FitOptions,
+    pub options: MethodSettings,
+    /// What was trained before: the method then needs no training here.
+    pub trained: Option<PathBuf>,
     /// Numbers of normal images that it is given, if it needs any.
     pub shots: Vec<usize>,
     /// Seeds of their choice.
@@ -296,14 +295,14 @@ impl Running<'_, '_> {
         let Entrant {
             method, options, ..
         } = group.entrant;
-        let mut options = options.clone();
+        let mut trained = group.entrant.trained.clone();
         let mut learned = None;
         if let Some(lesson) = group.lesson {
-            let path = bench.teach(&mut self.taught, method, lesson, self.watch)?;
-            if method.needs == Needs::Training {
+            let path = bench.teach(&mut self.taught, *method, lesson, self.watch)?;
+            if method.info().requirements.references == Need::No {
                 learned = Some(DetectorFile::load(&path)?.detector);
             } else {
-                options.insert("trained".to_owned(), json!(path));
+                trained = Some(path);
             }
         }
         let contestants: Vec<Contestant> = group
@@ -312,8 +311,9 @@ impl Running<'_, '_> {
             .map(|cell| match &learned {
                 Some(detector) => Contestant::Ready(detector.as_ref()),
                 None => Contestant::Method {
-                    method,
+                    method: *method,
                     options: options.clone(),
+                    trained: trained.clone(),
                     shots: cell.shots.unwrap_or(0),
                     seed: cell.seed,
                 },
@@ -359,25 +359,29 @@ impl Entrant {
     /// What it is called in the tables.
     fn name(&self) -> String {
         match &self.tuned_on {
-            Some(data) => format!("{} tuned on {data}", self.method.name),
-            None => self.method.name.to_owned(),
+            Some(data) => format!("{} tuned on {data}", self.method.info().name),
+            None => self.method.info().name.to_owned(),
         }
     }
 
     /// The hashes of what was learned before: a file is known by what is in it. One that cannot be
     /// read is told of where it is used.
     fn files(&self) -> Vec<String> {
-        let paths = LEARNED
-            .iter()
-            .filter_map(|name| self.options.get(*name)?.as_str());
-        let hashes = paths.map(|path| ContentHash::of_path(path.as_ref()));
+        let hashes = self.trained.iter().map(|path| ContentHash::of_path(path));
         hashes.flatten().map(|hash| hash.to_string()).collect()
+    }
+
+    /// Whether it can learn from images of which only the masks tell normal from anomalous.
+    pub fn tunes_on_masks(&self) -> bool {
+        let trainer = self.method.trainer();
+        trainer.is_some_and(|trainer| trainer.mask_settings(&self.options).is_some())
     }
 
     /// Whether it must learn from another data set first.
     fn needs_lesson(&self) -> bool {
-        let is_given = LEARNED.iter().any(|name| self.options.contains_key(*name));
-        self.method.is_trained() && (self.tuned_on.is_some() || !is_given)
+        let is_given = self.trained.is_some();
+        let required = self.method.info().requirements.training == Need::Required;
+        required && (self.tuned_on.is_some() || !is_given)
     }
 
     /// Its cells on a class: one for each number of shots and each seed, if they matter.
@@ -390,13 +394,18 @@ impl Entrant {
             seed,
             settings: settings.clone(),
         };
-        if self.method.needs != Needs::NormalImages {
+        let references = self.method.requirements(&self.options).references;
+        if references == Need::No {
             return vec![cell(None, 0)];
         }
-        self.shots
-            .iter()
-            .flat_map(|&shots| self.seeds.iter().map(move |&seed| (shots, seed)))
-            .map(|(shots, seed)| cell(Some(shots), seed))
+        let some = self.shots.iter().filter(|&&shots| shots > 0);
+        let some = some.flat_map(|&shots| self.seeds.iter().map(move |&seed| (shots, seed)));
+        let some = some.map(|(shots, seed)| cell(Some(shots), seed));
+        let without = references == Need::Optional && self.shots.contains(&0);
+        without
+            .then(|| cell(None, 0))
+            .into_iter()
+            .chain(some)
             .collect()
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::BenchmarkError;
 use anomalens_detectors::training::TrainEvent;
-use anomalens_detectors::{DetectorFile, FitOptions, Method, Provenance};
+use anomalens_detectors::{DetectorFile, Method, MethodSettings, Provenance, TrainContext};
 use serde_json::json;
 
 use crate::bench::{Bench, BenchEvent, Entrant, Stop, Watch};
@@ -14,9 +14,6 @@ use anomalens_evaluation::training_samples;
 
 /// The folder of learned detectors, below that of the results.
 const FOLDER: &str = "trained";
-
-/// The setting that names what learning starts from.
-const PROMPTS: &str = "prompts";
 
 /// What was learned from whom in this run, so that a failure is not met twice.
 #[derive(Default)]
@@ -27,9 +24,26 @@ pub(crate) struct Lesson {
     /// The file that it makes, without its folder.
     file: String,
     teacher: String,
-    options: FitOptions,
-    /// What was learned before, to go on from.
-    start: Option<Box<Lesson>>,
+    options: MethodSettings,
+    /// What it starts from, if not from random values.
+    start: Option<Start>,
+}
+
+/// What training starts from.
+enum Start {
+    /// A file of the user.
+    Given(PathBuf),
+    /// What was learned before.
+    Learned(Box<Lesson>),
+}
+
+impl Start {
+    fn identity(&self) -> String {
+        match self {
+            Self::Given(path) => path.display().to_string(),
+            Self::Learned(lesson) => lesson.identity().to_owned(),
+        }
+    }
 }
 
 impl Lesson {
@@ -38,8 +52,8 @@ impl Lesson {
         &self.file
     }
 
-    fn title(&self, method: &Method) -> String {
-        format!("{} learns from {}", method.name, self.teacher)
+    fn title(&self, method: &dyn Method) -> String {
+        format!("{} learns from {}", method.info().name, self.teacher)
     }
 }
 
@@ -49,33 +63,35 @@ impl Bench<'_> {
         let options = &entrant.options;
         let [first, second] = &self.teachers;
         let teacher = if data == first { second } else { first };
+        let given = || entrant.trained.clone().map(Start::Given);
+        let plain = || self.lesson_from(entrant.method, teacher, options.clone(), given());
         let Some(target) = &entrant.tuned_on else {
-            return self.lesson_from(entrant.method, teacher, options.clone(), None);
+            return plain();
         };
-        let mut tuning = options.clone();
         // Where all images are anomalous only masks tell what is normal.
-        tuning.insert("global_weight".to_owned(), json!(0));
-        let start = match options.contains_key(PROMPTS) {
-            true => None,
-            false => Some(self.lesson_from(entrant.method, teacher, options.clone(), None)?),
+        let trainer = entrant.method.require_trainer()?;
+        let tuning = trainer.mask_settings(options).unwrap_or(options.clone());
+        let start = match given() {
+            Some(given) => given,
+            None => Start::Learned(Box::new(plain()?)),
         };
-        self.lesson_from(entrant.method, target, tuning, start)
+        self.lesson_from(entrant.method, target, tuning, Some(start))
     }
 
     fn lesson_from(
         &self,
-        method: &Method,
+        method: &dyn Method,
         teacher: &str,
-        options: FitOptions,
-        start: Option<Lesson>,
+        options: MethodSettings,
+        start: Option<Start>,
     ) -> Result<Lesson, BenchmarkError> {
         let set = self.data_set(teacher)?;
         let classes: Vec<String> = set.classes.iter().map(|c| fingerprint(&set, c)).collect();
         let training = &self.training;
         let identity = json!({
-            "method": method.name,
+            "method": method.info().name,
             "options": options,
-            "start": start.as_ref().map(Lesson::identity),
+            "start": start.as_ref().map(Start::identity),
             "backbone": self.backbone,
             "version": env!("CARGO_PKG_VERSION"),
             "data": classes,
@@ -87,13 +103,13 @@ impl Bench<'_> {
         Ok(Lesson {
             file: format!(
                 "{}-{}-{}.detector",
-                method.name,
+                method.info().name,
                 teacher.chars().map(plain).collect::<String>(),
                 digest(&identity.to_string())
             ),
             teacher: teacher.to_owned(),
             options,
-            start: start.map(Box::new),
+            start,
         })
     }
 
@@ -101,7 +117,7 @@ impl Bench<'_> {
     pub(crate) fn teach(
         &self,
         taught: &mut Taught,
-        method: &Method,
+        method: &dyn Method,
         lesson: &Lesson,
         watch: &mut Watch,
     ) -> Result<PathBuf, Stop> {
@@ -125,7 +141,7 @@ impl Bench<'_> {
     fn learn(
         &self,
         taught: &mut Taught,
-        method: &Method,
+        method: &dyn Method,
         lesson: &Lesson,
         watch: &mut Watch,
     ) -> Result<PathBuf, Stop> {
@@ -133,14 +149,17 @@ impl Bench<'_> {
         if path.is_file() {
             return Ok(path);
         }
-        let mut options = lesson.options.clone();
-        if let Some(start) = &lesson.start {
-            let before = self.teach(taught, method, start, watch)?;
-            let prompts = before.with_extension("training").join("prompts.pth");
-            options.insert(PROMPTS.to_owned(), json!(prompts));
-        }
+        let trainer = method.require_trainer()?;
+        let start = match &lesson.start {
+            None => None,
+            Some(Start::Given(path)) => Some(path.clone()),
+            Some(Start::Learned(start)) => {
+                let before = self.teach(taught, method, start, watch)?;
+                trainer.start_file(&before.with_extension("training"))
+            }
+        };
         let data = self.data_set(&lesson.teacher)?;
-        let samples = training_samples(&data, None, method.trains_on_all());
+        let samples = training_samples(&data, None, trainer.trains_on_all());
         let mut training = self.training.clone();
         training.folder = path.with_extension("training");
         let title = lesson.title(method);
@@ -154,7 +173,14 @@ impl Bench<'_> {
             stopped |= flow.is_break();
             flow
         };
-        let trained = method.train(&options, self.encoder, &samples, &training, &mut told)?;
+        let context = TrainContext {
+            settings: &lesson.options,
+            encoder: self.encoder,
+            samples: &samples,
+            start: start.as_deref(),
+            options: &training,
+        };
+        let trained = trainer.train(&context, &mut told)?;
         if stopped {
             return Err(Stop::BrokenOff);
         }

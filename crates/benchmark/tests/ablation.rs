@@ -80,7 +80,12 @@ fn every_variant_of_anomalyclip_is_learned_and_measured_once() {
     let ablation = Ablation {
         method,
         settings: settings.as_object().unwrap().clone(),
-        variants: method.variants(&network).unwrap(),
+        variants: method
+            .require_trainer()
+            .unwrap()
+            .variants(&network)
+            .unwrap(),
+        start: None,
         encoder: &network,
         samples: &samples,
         tests: &tests,

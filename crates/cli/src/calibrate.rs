@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anomalens::datasets::Sample;
-use anomalens::detectors::{Calibration, DetectorFile, Needs, StreamOptions, find as find_method};
+use anomalens::detectors::{Calibration, DetectorFile, Need, StreamOptions, find as find_method};
 use anomalens::evaluation::{Calibrated, Fold, Labelled, calibrate};
 use anomalens::metrics::{BOUND_CONFIDENCE, Class, Confusion, Guarantee, Rule};
 use anyhow::{Context, Result, bail};
@@ -142,7 +142,9 @@ fn labelled(args: &Args, file: &DetectorFile) -> Result<(Labelled, String)> {
     for class in &args.class {
         data.class(class)?;
     }
-    let of_one = find_method(file.detector.method())?.needs == Needs::NormalImages;
+    let requirements = find_method(file.detector.method())?.info().requirements;
+    let of_one =
+        requirements.references == Need::Required || !file.detector.references().is_empty();
     if of_one && args.class.is_empty() && data.classes.len() > 1 {
         bail!(
             "the detector was made from normal images of one thing, and {reference} has {} classes: \

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anomalens::backbones::{FeatureRequest, ImageFeatures, Precision};
-use anomalens::detectors::{ImageSource, Setup, SourceError, StreamOptions, stream_features};
+use anomalens::detectors::{ImageSource, InputSpec, SourceError, StreamOptions, stream_features};
 use anomalens::vision::Preprocess;
 use anyhow::{Result, bail};
 use serde_json::json;
@@ -32,7 +32,7 @@ pub(super) fn run(
         .zip([Precision::F32, precision])
         .map(|(name, precision)| backbone::open(name, precision))
         .collect::<Result<Vec<_>>>()?;
-    let setup = Setup {
+    let input = InputSpec {
         preprocess: Preprocess::imagenet_square(size),
         request: FeatureRequest::blocks(blocks.iter().copied()),
     };
@@ -41,7 +41,7 @@ pub(super) fn run(
     for sources in sources.chunks(StreamOptions::default().batch) {
         let encoded = backbones
             .iter()
-            .map(|backbone| encode(backbone, &setup, sources))
+            .map(|backbone| encode(backbone, &input, sources))
             .collect::<Result<Vec<_>>>()?;
         let [first, second] = encoded.as_slice() else {
             bail!("name two backbones");
@@ -89,7 +89,7 @@ pub(super) fn run(
 
 fn encode(
     backbone: &anomalens::backbones::Backbone,
-    setup: &Setup,
+    input: &InputSpec,
     sources: &[ImageSource],
 ) -> Result<Vec<ImageFeatures>> {
     let mut features = Vec::new();
@@ -97,7 +97,7 @@ fn encode(
     let options = StreamOptions::default();
     stream_features(
         backbone.encoder.as_ref(),
-        setup,
+        input,
         sources,
         &options,
         |_, encoded| {

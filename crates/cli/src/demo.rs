@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
+use anomalens::backbones::Backbone;
 use anomalens::backbones::weights::{Registry, Store};
-use anomalens::backbones::{Backbone, ImageEncoder};
 use anomalens::datasets::{DataRef, DataSet, Sample, Split};
-use anomalens::detectors::{FitOptions, few_shot_default, find as find_method};
+use anomalens::detectors::methods::lens::Evidence;
+use anomalens::detectors::{DEFAULT_METHOD, MethodSettings, find as find_method};
 use anomalens::evaluation::{Contestant, Evaluation, RunOptions};
 use anomalens::report::write_report;
 use anyhow::{Context, Result};
@@ -92,7 +93,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         partial: true,
         ..RunOptions::default()
     };
-    let contestants = contestants(backbone.encoder.as_ref())?;
+    let contestants = contestants()?;
     let evaluate = |data: &DataSet| evaluate_shown(&backbone, data, &contestants, &options);
     let mut evaluations = vec![];
     if demo.images > FIRST {
@@ -240,21 +241,19 @@ fn first(data: &DataSet, count: usize) -> DataSet {
     data
 }
 
-/// Two and eight shots, and none at all.
-fn contestants(encoder: &dyn ImageEncoder) -> Result<Vec<Contestant<'static>>> {
-    let few_shot = few_shot_default(encoder)?;
-    let zero_shot = find_method("musc")?;
-    let method = |method, shots| Contestant::Method {
+/// Two and eight normal images as reference, and none: the images score each other.
+fn contestants() -> Result<Vec<Contestant<'static>>> {
+    let method = find_method(DEFAULT_METHOD)?;
+    let contestant = |options, shots| Contestant::Method {
         method,
-        options: FitOptions::new(),
+        options,
+        trained: None,
         shots,
         seed: SEED,
     };
-    Ok(SHOTS
-        .iter()
-        .map(|&k| method(few_shot, k))
-        .chain([method(zero_shot, 0)])
-        .collect())
+    let few = SHOTS.map(|shots| contestant(MethodSettings::new(), shots));
+    let batch = contestant(Evidence::Batch.settings(), 0);
+    Ok(few.into_iter().chain([batch]).collect())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anomalens::backbones::Backbone;
 use anomalens::benchmark::Spread;
 use anomalens::datasets::{DataSet, Sample, few_shot, read_shots, write_shots};
-use anomalens::detectors::{Calibration, DetectorFile, Needs, find as find_method};
+use anomalens::detectors::{Calibration, DEFAULT_METHOD, DetectorFile, Need, find as find_method};
 use anomalens::evaluation::published;
 use anomalens::evaluation::{
     Contestant, Decisions, Evaluation, Fold, Resolution, RunOptions, evaluate,
@@ -21,7 +21,7 @@ use super::{End, backbone, calibrate, command_line, data, now, print_line, setti
 /// Measure a method or detector on a labelled data set
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  \
-    anomalens eval --method inctrl --shots 2,4,8 --seed 0,1,2 --data elpv:DIR --report r.html")]
+    anomalens eval --shots 2,4,8 --seed 0,1,2 --data elpv:DIR --report r.html")]
 pub(super) struct Args {
     /// The labelled data set; `anomalens data list` shows the layouts. With `,mask-threshold=N` behind
     /// it, masks mark only what is above N
@@ -35,13 +35,14 @@ pub(super) struct Args {
         long,
         value_name = "METHOD",
         value_delimiter = ',',
-        required_unless_present = "detector"
+        default_value = DEFAULT_METHOD
     )]
     method: Vec<String>,
     /// A detector file made by `anomalens fit`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "shots", "seed", "settings", "trained"])]
     detector: Option<PathBuf>,
-    /// How many normal images the method is given; several numbers make several runs
+    /// How many normal images the method is given, if it takes any; several numbers make several
+    /// runs
     #[arg(long, value_name = "K", value_delimiter = ',', default_value = "2")]
     shots: Vec<usize>,
     /// Seed of their choice; several make several runs
@@ -235,30 +236,32 @@ fn contestants(args: &Args, data: &DataSet) -> Result<Vec<Contestant<'static>>> 
 
 fn contestants_of(name: &str, args: &Args, data: &DataSet) -> Result<Vec<Contestant<'static>>> {
     let method = find_method(name)?;
-    let mut options = args.settings.options()?;
-    if !method.is_trained() && args.method.len() > 1 {
-        // It is meant for those beside.
-        options.remove("trained");
-    }
+    let info = method.info();
+    let options = args.settings.options()?;
+    // Of several methods, it is meant for those that are trained.
+    let trained = args.settings.trained.clone();
+    let trained = trained.filter(|_| method.trainer().is_some() || args.method.len() == 1);
     let one = |shots, seed| Contestant::Method {
         method,
         options: options.clone(),
+        trained: trained.clone(),
         shots,
         seed,
     };
-    if method.needs != Needs::NormalImages {
+    let references = method.requirements(&options).references;
+    if references == Need::No || (args.shots == [0] && references == Need::Optional) {
         return Ok(vec![one(0, 0)]);
     }
     if args.whole {
         bail!(
             "{} draws its normal images from the training images: leave --whole out",
-            method.name
+            info.name
         );
     }
-    if args.shots.contains(&0) {
+    if args.shots.contains(&0) && references == Need::Required {
         bail!(
             "{} needs at least one normal image: --shots 1 or more",
-            method.name
+            info.name
         );
     }
     if let Some(path) = &args.shots_list {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anomalens::backbones::Backbone;
 use anomalens::datasets::{Sample, few_shot};
 use anomalens::detectors::{
-    BackboneRef, DetectorFile, Method, Needs, Provenance, Shot, few_shot_default,
-    find as find_method,
+    BackboneRef, DEFAULT_METHOD, Detector, DetectorFile, FitContext, Method, MethodSettings, Need,
+    Provenance, ReferenceImage, find as find_method,
 };
 use anomalens::evaluation::shot;
 use anomalens::vision::DecodeOptions;
@@ -19,12 +19,12 @@ use super::{End, backbone, command_line, data, images, now, print_line, settings
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     anomalens fit --normal good/ -o bolts.detector\n  \
-    anomalens fit --method inctrl --trained tile.inctrl --normal good/ -o bolts.detector\n  \
+    anomalens fit --trained tile.lens --normal good/ -o bolts.detector\n  \
     anomalens fit --detector bolts.detector --add more/ --remove 3.png -o bolts.detector")]
 pub(super) struct Args {
-    /// The method [default: inctrl; anomaly-dino where the backbone has a text encoder]
-    #[arg(long, value_name = "METHOD")]
-    method: Option<String>,
+    /// The method
+    #[arg(long, value_name = "METHOD", default_value = DEFAULT_METHOD)]
+    method: String,
     /// Normal images: files or folders
     #[arg(long, value_name = "PATH", num_args = 1..)]
     normal: Vec<PathBuf>,
@@ -32,7 +32,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "LAYOUT:PATH", conflicts_with = "normal")]
     data: Vec<data::Reference>,
     /// A detector file to start from, whose normal images are changed; of methods that keep them
-    /// apart, such as inctrl
+    /// apart, such as lens
     #[arg(long, value_name = "FILE",
           conflicts_with_all = ["method", "normal", "data", "shots", "settings", "trained"])]
     detector: Option<PathBuf>,
@@ -63,20 +63,26 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<End> {
     check_output(&args.output)?;
     if let Some(path) = &args.detector {
-        return revise(args, path);
+        return update(args, path);
     }
-    let named = args.method.as_deref().map(find_method).transpose()?;
+    let method = find_method(&args.method)?;
     let options = args.settings.options()?;
     let draw = args.shots.map(|shots| (shots, args.seed));
     let normal = if args.data.is_empty() {
-        normal_images(named, &args.normal, draw)?
+        normal_images(method, &options, &args.normal, draw)?
     } else {
-        training_normals(named, &args.data, draw)?
+        training_normals(method, &options, &args.data, draw)?
     };
+    if normal.is_empty() && options.is_empty() && method.info().name == DEFAULT_METHOD {
+        bail!("fit needs normal images: name them with --normal FOLDER");
+    }
     let backbone = args.settings.open(&args.backbone)?;
     let encoder = backbone.encoder.as_ref();
-    let method = named.map_or_else(|| few_shot_default(encoder), Ok)?;
-    let detector = method.fit(&options, encoder, &normal)?;
+    let detector = method.fit(&FitContext {
+        trained: args.settings.trained.as_deref(),
+        ..FitContext::new(&options, encoder).with_references(&normal)
+    })?;
+    tell_notes(detector.as_ref());
     let paths = args.normal.iter().map(|path| path.display().to_string());
     let sets = args.data.iter().map(data::Reference::to_string);
     let data: Vec<String> = paths.chain(sets).collect();
@@ -90,10 +96,11 @@ pub(super) fn run(args: &Args) -> Result<End> {
     if args.json {
         return print_line(json!({
             "detector": args.output,
-            "method": method.name,
+            "method": method.info().name,
             "backbone": file.backbone,
             "images": normal.len(),
             "config": file.detector.state().config,
+            "notes": file.detector.notes(),
         }))
         .map(|()| End::Done);
     }
@@ -102,7 +109,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     print_line(format!(
         "{} detector from {count} normal {images} written to {}\nnow: anomalens detect IMAGES \
          --detector {}",
-        method.name,
+        method.info().name,
         args.output.display(),
         args.output.display()
     ))?;
@@ -110,7 +117,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
 }
 
 /// Changes the normal images of the detector at `path`.
-fn revise(args: &Args, path: &Path) -> Result<End> {
+fn update(args: &Args, path: &Path) -> Result<End> {
     if args.add.is_empty() && args.remove.is_empty() {
         bail!("nothing is to be changed: name images with --add PATH or --remove NAME");
     }
@@ -124,7 +131,10 @@ fn revise(args: &Args, path: &Path) -> Result<End> {
     let method = find_method(file.detector.method())?;
     let state = file.detector.state();
     let had_threshold = file.calibration.is_some();
-    let detector = method.revise(state, backbone.encoder.as_ref(), &add, &args.remove)?;
+    let settings = MethodSettings::new();
+    let context = FitContext::new(&settings, backbone.encoder.as_ref()).with_references(&add);
+    let detector = method.update_references(state, &context, &args.remove)?;
+    tell_notes(detector.as_ref());
     let paths = args.add.iter().map(|path| format!("+{}", path.display()));
     let removed = args.remove.iter().map(|name| format!("-{name}"));
     let changes: Vec<String> = paths.chain(removed).collect();
@@ -135,18 +145,19 @@ fn revise(args: &Args, path: &Path) -> Result<End> {
         calibration: None,
     };
     file.save(&args.output)?;
-    let shots = file.detector.shots();
+    let shots = file.detector.references();
     if args.json {
         print_line(json!({
             "detector": args.output,
-            "method": method.name,
+            "method": method.info().name,
             "backbone": file.backbone,
             "shots": shots,
+            "notes": file.detector.notes(),
         }))?;
     } else {
         print_line(format!(
             "{} detector with the normal images {} written to {}",
-            method.name,
+            method.info().name,
             shots.join(", "),
             args.output.display()
         ))?;
@@ -157,23 +168,21 @@ fn revise(args: &Args, path: &Path) -> Result<End> {
     Ok(End::Done)
 }
 
-/// Reads the normal images for `method`, or the few-shot default, all or `(shots, seed)` of them;
-/// none may be unusable.
+/// Reads the normal images for `method`, all or `(shots, seed)` of them; none may be unusable.
 pub(super) fn normal_images(
-    method: Option<&Method>,
+    method: &dyn Method,
+    options: &MethodSettings,
     paths: &[PathBuf],
     draw: Option<(usize, u32)>,
-) -> Result<Vec<Shot>> {
-    let (name, needs) = needs(method);
-    match (needs, paths) {
-        (Needs::Nothing | Needs::Optional | Needs::Training, []) => return Ok(vec![]),
-        (Needs::Nothing | Needs::Training, _) => {
-            bail!("{name} needs no normal images: leave --normal out")
-        }
-        (Needs::NormalImages, []) => {
+) -> Result<Vec<ReferenceImage>> {
+    let name = method.info().name;
+    match (method.requirements(options).references, paths) {
+        (Need::No | Need::Optional, []) => return Ok(vec![]),
+        (Need::No, _) => bail!("{name} needs no normal images: leave --normal out"),
+        (Need::Required, []) => {
             bail!("{name} needs normal images: name them with --normal FOLDER")
         }
-        (Needs::NormalImages | Needs::Optional, _) => {}
+        (Need::Required | Need::Optional, _) => {}
     }
     let mut files = images::find(paths)?;
     if let Some((shots, seed)) = draw {
@@ -183,21 +192,15 @@ pub(super) fn normal_images(
     images::shots(&files)
 }
 
-/// The name of `method` and what it needs; those of the few-shot default before that is known.
-fn needs(method: Option<&Method>) -> (&str, Needs) {
-    method.map_or(("fit", Needs::NormalImages), |method| {
-        (method.name, method.needs)
-    })
-}
-
 /// Reads the normal training images of data sets, all or `(shots, seed)` of each set.
 fn training_normals(
-    method: Option<&Method>,
+    method: &dyn Method,
+    options: &MethodSettings,
     sets: &[data::Reference],
     draw: Option<(usize, u32)>,
-) -> Result<Vec<Shot>> {
-    let (name, needs) = needs(method);
-    if matches!(needs, Needs::Nothing | Needs::Training) {
+) -> Result<Vec<ReferenceImage>> {
+    let name = method.info().name;
+    if method.requirements(options).references == Need::No {
         bail!("{name} needs no normal images: leave --data out")
     }
     let mut shots = vec![];
@@ -222,6 +225,14 @@ fn training_normals(
         )
     }
     Ok(shots)
+}
+
+/// Says on standard error what is odd about the images that `detector` was fitted on.
+#[allow(clippy::print_stderr)] // Warnings belong there, in the program.
+pub(super) fn tell_notes(detector: &dyn Detector) {
+    for note in detector.notes() {
+        eprintln!("note: {note}");
+    }
 }
 
 /// Refuses an output that cannot be written before any work is done.

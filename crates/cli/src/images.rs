@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
-use anomalens::detectors::Shot;
+use anomalens::detectors::ReferenceImage;
 use anomalens::evaluation::is_result_folder;
 use anomalens::vision::Image;
 use anyhow::{Context, Result, bail};
@@ -220,12 +220,12 @@ fn path_of(line: &[u8]) -> Result<PathBuf> {
 }
 
 /// Reads normal images; none may be unusable.
-pub(super) fn shots(files: &[ImageFile]) -> Result<Vec<Shot>> {
+pub(super) fn shots(files: &[ImageFile]) -> Result<Vec<ReferenceImage>> {
     let shot = |file: &ImageFile| {
         let image = Image::open(&file.path)
             .context("a normal image cannot be used; mend it or take it out")?;
         let name = file.name.to_string_lossy().replace('\\', "/");
-        Ok(Shot { name, image })
+        Ok(ReferenceImage { name, image })
     };
     files.iter().map(shot).collect()
 }

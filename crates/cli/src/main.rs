@@ -2,7 +2,8 @@
 //! failed, 2 wrong usage.
 //!
 //! ```text
-//! detect.rs  fit.rs  calibrate.rs  train.rs  eval.rs  demo.rs  models.rs  data.rs  bench.rs   the commands
+//! detect.rs  fit.rs  calibrate.rs  train.rs  eval.rs  demo.rs  methods.rs  models.rs
+//! data.rs  bench/  the commands
 //! compare.rs    how alike two backbones are
 //! backbone.rs   which weights, and how a pull is shown
 //! images.rs     the image files that paths name
@@ -21,6 +22,7 @@ mod detect;
 mod eval;
 mod fit;
 mod images;
+mod methods;
 mod models;
 mod progress;
 mod settings;
@@ -66,6 +68,8 @@ enum Command {
     Eval(eval::Args),
     /// List, check, draw and unpack labelled data sets
     Data(data::Args),
+    /// List the methods and what each needs
+    Methods(methods::Args),
     /// List, pull, find, pack and compare backbone weights
     Models(models::Args),
     /// Measure methods on a paper's data sets, variants of a method, or the speed of this machine
@@ -97,6 +101,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Data(args) => data::run(&args),
+        Command::Methods(args) => methods::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Bench(args) => bench::run(&args),
     };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anomalens::backbones::Backbone;
-use anomalens::detectors::{DetectorFile, FitOptions};
+use anomalens::detectors::{DetectorFile, MethodSettings};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
@@ -15,25 +15,22 @@ pub(super) struct Args {
     /// A setting of the method, such as `blocks=[6,9]` or `image_size=448` (repeatable)
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
-    /// What was trained before, for methods that need it: a file of `anomalens train`, or a
+    /// What was trained before, for methods that start from it: a file of `anomalens train`, or a
     /// published checkpoint
     #[arg(long, value_name = "FILE")]
-    trained: Option<PathBuf>,
+    pub(super) trained: Option<PathBuf>,
 }
 
 impl Args {
     /// The settings by name; values are JSON, or text where they are not.
-    pub(super) fn options(&self) -> Result<FitOptions> {
-        let mut options = FitOptions::new();
+    pub(super) fn options(&self) -> Result<MethodSettings> {
+        let mut options = MethodSettings::new();
         for setting in &self.settings {
             let Some((name, value)) = setting.split_once('=') else {
                 bail!("`--set {setting}` lacks a value: write it as NAME=VALUE");
             };
             let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
             options.insert(name.to_owned(), value);
-        }
-        if let Some(trained) = &self.trained {
-            options.insert("trained".to_owned(), serde_json::to_value(trained)?);
         }
         Ok(options)
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anomalens::detectors::training::{
     Cache, EpochLog, TrainEvent, TrainLog, TrainOptions, Trained, TrainingSample,
 };
-use anomalens::detectors::{DetectorFile, Needs, Provenance, find as find_method};
+use anomalens::detectors::{DetectorFile, Need, Provenance, TrainContext, find as find_method};
 use anomalens::evaluation::{Fold, training_samples};
 use anomalens::report::{ReportContext, write_loss_curve, write_report};
 use anyhow::{Context, Result, bail};
@@ -21,14 +21,14 @@ use super::{End, backbone, data, fit, print_line, settings};
 #[command(after_help = "Examples:\n  \
     anomalens train --method anomalyclip --data magnetic-tile:DIR -o tile.detector\n  \
     anomalens train --method anomalyclip --weights ViT-L-14-336px.pt --data folder:MVTEC -o f\n  \
-    anomalens train --method inctrl --data magnetic-tile:DIR -o tile.inctrl\n\n\
+    anomalens train --method lens --data magnetic-tile:DIR -o tile.lens\n\n\
     A run that was interrupted goes on from its last epoch when the same command is given again.")]
 pub(super) struct Args {
     /// The method
     #[arg(long, value_name = "METHOD", default_value = "anomalyclip")]
     method: String,
-    /// Labelled data to learn from: its test images, with inctrl its normal training images too, as
-    /// the papers do (repeatable)
+    /// Labelled data to learn from: its test images; with lens and inctrl its normal training images
+    /// too (repeatable)
     #[arg(long, value_name = "LAYOUT:PATH", required = true)]
     data: Vec<data::Reference>,
     /// Leave part K of N equal parts of each data set's images out, to measure on later
@@ -89,12 +89,13 @@ impl From<CacheArg> for Cache {
 
 pub(super) fn run(args: &Args) -> Result<End> {
     let method = find_method(&args.method)?;
-    if !method.is_trained() {
+    let info = method.info();
+    let Some(trainer) = method.trainer() else {
         bail!(
             "{} is not trained; `anomalens fit` makes a detector of it",
-            method.name
+            info.name
         );
-    }
+    };
     let settings = args.settings.options()?;
     fit::check_output(&args.output)?;
     if args
@@ -114,7 +115,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         samples.extend(training_samples(
             &data,
             args.leave_out,
-            method.trains_on_all(),
+            trainer.trains_on_all(),
         ));
     }
     let backbone = args.backbone.open()?;
@@ -130,13 +131,14 @@ pub(super) fn run(args: &Args) -> Result<End> {
     };
     catch_interrupts();
     let mut shown = Shown::new("encoding", samples.len());
-    let trained = method.train(
-        &settings,
-        backbone.encoder.as_ref(),
-        &samples,
-        &options,
-        &mut |event| shown.take(event),
-    );
+    let training = TrainContext {
+        settings: &settings,
+        encoder: backbone.encoder.as_ref(),
+        samples: &samples,
+        start: args.settings.trained.as_deref(),
+        options: &options,
+    };
+    let trained = trainer.train(&training, &mut |event| shown.take(event));
     shown.finish();
     let Trained { detector, log } = trained?;
     let costs = log.costs();
@@ -146,7 +148,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     let last = match (&stopped, epochs.last()) {
         (Some(reason), None) => bail!("{reason}: no epoch was finished, nothing is kept"),
         (Some(reason), Some(_)) if reason == "interrupted" => bail!(
-            "interrupted after epoch {}; the same command goes on from there",
+            "interrupted after epoch {}; the same command resumes from there",
             epochs.len()
         ),
         (_, last) => last.context("there was no epoch")?,
@@ -165,7 +167,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     let curve = folder.join("loss.svg");
     write_loss_curve(&curve, &epochs)?;
     if let Some(path) = &args.report {
-        let title = format!("{} learned from {}", method.name, data.join(" "));
+        let title = format!("{} learned from {}", info.name, data.join(" "));
         let context = ReportContext {
             losses: epochs.clone(),
             ..context(title, &backbone, "")
@@ -175,7 +177,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     if args.json {
         print_line(json!({
             "detector": args.output,
-            "method": method.name,
+            "method": info.name,
             "backbone": backbone.name,
             "images": samples.len(),
             "epochs": epochs,
@@ -187,7 +189,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     } else {
         print_line(format!(
             "{} after {} epochs on {} images, loss {:.4}: {}",
-            method.name,
+            info.name,
             epochs.len(),
             samples.len(),
             last.loss,
@@ -204,10 +206,10 @@ pub(super) fn run(args: &Args) -> Result<End> {
         if let Some(path) = &args.report {
             print_line(format!("report: {}", path.display()))?;
         }
-        if method.needs == Needs::NormalImages {
+        if info.requirements.references != Need::No {
             print_line(format!(
                 "now: anomalens fit --method {} --trained {} --normal DIR -o FILE",
-                method.name,
+                info.name,
                 args.output.display()
             ))?;
         }

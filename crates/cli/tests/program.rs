@@ -14,7 +14,7 @@ fn few_shot_detection_finds_the_bad_images() {
     sandbox.pictures(3, 4, 2);
     let fit = sandbox.run(&format!("fit --normal good -o nut.detector --json {TINY}"));
     assert_eq!((fit.code, fit.stderr.as_str()), (Some(0), ""), "{fit:?}");
-    assert_eq!(fit.lines()[0]["method"], "inctrl");
+    assert_eq!(fit.lines()[0]["method"], "lens");
     assert_eq!(fit.lines()[0]["images"], 3);
     let found = sandbox.run(&format!(
         "detect test --detector nut.detector -o out --json {TINY}"
@@ -564,7 +564,7 @@ fn training_goes_on_where_it_stopped_and_gives_the_same_detector() {
     assert!(sandbox.read("r.html").contains("dice anomalous</text>"));
 
     // Learning goes on, on another part of the data, from what was learned before.
-    let start = "--set prompts=whole.detector.training/prompts.pth";
+    let start = "--trained whole.detector.training/prompts.pth";
     let tuned = sandbox.run(&format!(
         "{train} {start} --leave-out 1/3 -o tuned.detector --json"
     ));
@@ -575,9 +575,7 @@ fn training_goes_on_where_it_stopped_and_gives_the_same_detector() {
         "fit --method anomalyclip {start} -o used.detector {TINY}"
     ));
     assert_eq!(used.code, Some(0), "{used:?}");
-    let other = sandbox.run(&format!(
-        "{train} --set prompts=tiny.safetensors -o o.detector"
-    ));
+    let other = sandbox.run(&format!("{train} --trained tiny.safetensors -o o.detector"));
     assert_eq!(other.code, Some(1), "{other:?}");
 
     // One image alone, and a folder.
@@ -707,7 +705,7 @@ fn the_ablations_of_a_paper_need_its_data_sets() {
 fn a_pipeline_is_measured_stage_by_stage() {
     let sandbox = Sandbox::new();
     sandbox.pictures(0, 2, 1);
-    for method in ["anomaly-dino", "inctrl", "musc", "anomalyclip"] {
+    for method in ["lens", "anomaly-dino", "inctrl", "musc", "anomalyclip"] {
         let run = sandbox.run(&format!(
             "bench pipeline test --runs 1 --method {method} --set image_size=56 --json {TINY}"
         ));
@@ -805,12 +803,12 @@ fn inctrl_is_trained_fitted_and_gets_other_shots() {
         (
             format!("fit --method inctrl --set head=network --normal {good} -o x {weights}"),
             1,
-            "--trained FILE",
+            "learned from auxiliary data first",
         ),
         (
             format!("fit --detector nut.detector --remove 9.png -o x {weights}"),
             1,
-            "the shots are: 1.png, 2.png",
+            "the references are: 1.png, 2.png",
         ),
         (
             format!("fit --detector nut.detector -o x {weights}"),
@@ -947,6 +945,8 @@ fn the_lists_are_readable() {
     insta::assert_snapshot!("models_list", sandbox.run("models list").stdout);
     insta::assert_snapshot!("data_list", sandbox.run("data list").stdout);
     insta::assert_snapshot!("help", sandbox.run("--help").stdout);
+    insta::assert_snapshot!("methods", sandbox.run("methods").stdout);
+    assert_eq!(sandbox.run("methods --json").lines()[0]["name"], "lens");
     insta::assert_snapshot!("help_detect", sandbox.run("detect --help").stdout);
 }
 

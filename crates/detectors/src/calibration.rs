@@ -59,7 +59,7 @@ impl Calibration {
     /// detector for each of several classes.
     pub fn require_possible(detector: &dyn Detector) -> Result<(), DetectorError> {
         let method = detector.method();
-        let reason = if detector.scope() != Scope::Image {
+        let reason = if detector.scope() != Scope::Single {
             "it scores images against each other, so that no threshold holds for other images"
         } else if !detector.classes().is_empty() {
             "it is made for each class by itself, and one threshold does not hold for all"

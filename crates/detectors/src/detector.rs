@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use anomalens_backbones::ImageFeatures;
+use anomalens_backbones::{Grid, ImageFeatures};
 use anomalens_vision::Map;
 use serde::{Deserialize, Serialize};
 
-use crate::{DetectorError, Looks, Setup};
+use crate::{DetectorError, InputSpec, Note, Tta};
 
 /// The usual smoothing of anomaly maps: a Gaussian of standard deviation 4 in a map of side 256, as
 /// most papers of the field do it, and in proportion at other sizes.
@@ -16,44 +16,100 @@ const SMOOTHING: f64 = 4.0 / 256.0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// Each image is scored by itself: batches of any size give the same result.
-    Image,
+    Single,
     /// Images are scored against each other, at most so many at once.
-    Group(usize),
+    Joint(usize),
+}
+
+/// What a detector asks of the pipeline.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    /// The method's name in the registry.
+    pub method: &'static str,
+    /// What images go through up to their features.
+    pub input: InputSpec,
+    /// Which images must be scored together.
+    pub scope: Scope,
+    /// In which views each image is scored; the pipeline merges the results.
+    pub tta: Tta,
+    /// Standard deviation of the Gaussian that smooths maps, as a part of their side.
+    pub smoothing: f64,
+}
+
+impl Profile {
+    /// Images scored by themselves, in one view, smoothed as usual.
+    pub(crate) fn new(method: &'static str, input: InputSpec) -> Self {
+        Self {
+            method,
+            input,
+            scope: Scope::Single,
+            tta: Tta::default(),
+            smoothing: SMOOTHING,
+        }
+    }
+
+    /// The grid of `features`, which must have what [`InputSpec`] asks for in tokens of length
+    /// `width`.
+    pub(crate) fn check(
+        &self,
+        features: &ImageFeatures,
+        width: usize,
+    ) -> Result<Grid, DetectorError> {
+        for &layer in &self.input.request.layers {
+            let map = features
+                .map(layer)
+                .ok_or(DetectorError::MissingLayer(layer))?;
+            if map.dim != width {
+                return Err(DetectorError::Width {
+                    expected: width,
+                    found: map.dim,
+                });
+            }
+        }
+        Ok(features.grid())
+    }
 }
 
 /// A method made ready to score images.
 pub trait Detector: Send + Sync {
-    /// The method's name in the registry.
-    fn method(&self) -> &'static str;
-
-    /// What the images must go through before they come here.
-    fn setup(&self) -> &Setup;
-
-    /// Which images must be scored together.
-    fn scope(&self) -> Scope;
-
-    /// How often each image goes through the network; [`predict`](crate::predict) averages the
-    /// results.
-    fn looks(&self) -> Looks {
-        Looks::Once
-    }
-
-    /// Standard deviation of the Gaussian that smooths maps, as a part of their side.
-    fn smoothing(&self) -> f64 {
-        SMOOTHING
-    }
-
-    /// The names of the normal images that it was fitted on, where they can be taken out again.
-    fn shots(&self) -> Vec<&str> {
-        vec![]
-    }
+    /// What it asks of the pipeline.
+    fn profile(&self) -> &Profile;
 
     /// The score and the map of each image, in the order given.
     ///
     /// # Errors
-    /// [`DetectorError`] if the features are not those that [`setup`](Self::setup) asks for, if a
-    /// group is too small to be scored, or if one of several classes must be chosen first.
+    /// [`DetectorError`] if the features are not those that [`input`](Self::input) asks for, if
+    /// images that are scored together are too few, or if one of several classes must be chosen
+    /// first.
     fn score(&self, images: &[&ImageFeatures]) -> Result<Vec<Scored>, DetectorError>;
+
+    /// Everything that is needed to make the same detector again.
+    fn state(&self) -> State;
+
+    /// The method's name in the registry.
+    fn method(&self) -> &'static str {
+        self.profile().method
+    }
+
+    /// What images go through before they come here.
+    fn input(&self) -> &InputSpec {
+        &self.profile().input
+    }
+
+    /// Which images must be scored together.
+    fn scope(&self) -> Scope {
+        self.profile().scope
+    }
+
+    /// What the user should know about the images that it was just fitted on; not kept in files.
+    fn notes(&self) -> &[Note] {
+        &[]
+    }
+
+    /// The names of the reference images that it was fitted on, where they can be taken out again.
+    fn references(&self) -> Vec<&str> {
+        vec![]
+    }
 
     /// The classes that it is made for one by one; none if it is the same for all.
     fn classes(&self) -> &[String] {
@@ -67,9 +123,6 @@ pub trait Detector: Send + Sync {
     fn for_class(&self, _class: &str) -> Result<Option<Box<dyn Detector>>, DetectorError> {
         Ok(None)
     }
-
-    /// Everything that is needed to make the same detector again.
-    fn state(&self) -> State;
 }
 
 /// An image's result at the resolution of its patches.
@@ -87,23 +140,23 @@ pub struct Scored {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct NormalRange {
     /// The median.
-    pub typical: f32,
+    pub median: f32,
     /// A score that normal patches hardly ever exceed.
-    pub extreme: f32,
+    pub upper_quantile: f32,
 }
 
 impl NormalRange {
     /// The same in units of `unit`.
-    pub(crate) fn in_units_of(self, unit: f32) -> Self {
+    pub(crate) fn scaled_by(self, unit: f32) -> Self {
         Self {
-            typical: self.typical / unit,
-            extreme: self.extreme / unit,
+            median: self.median / unit,
+            upper_quantile: self.upper_quantile / unit,
         }
     }
 
-    /// The range of `scores` with the quantile `extreme` of them as its end; zeros if there are
+    /// The range of `scores`, its upper quantile at the probability `upper`; zeros if there are
     /// none.
-    pub fn of(mut scores: Vec<f32>, extreme: f64) -> Self {
+    pub fn of(mut scores: Vec<f32>, upper: f64) -> Self {
         let mut quantile = |q: f64| {
             let index = (q * scores.len().saturating_sub(1) as f64).round() as usize;
             if scores.is_empty() {
@@ -112,8 +165,8 @@ impl NormalRange {
             *scores.select_nth_unstable_by(index, f32::total_cmp).1
         };
         Self {
-            typical: quantile(0.5),
-            extreme: quantile(extreme),
+            median: quantile(0.5),
+            upper_quantile: quantile(upper),
         }
     }
 }
@@ -121,10 +174,25 @@ impl NormalRange {
 /// A detector's learned or stored parts, as they go into a detector file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {
-    /// The method's configuration.
+    /// The method's settings.
     pub config: serde_json::Value,
     /// Tensors by name.
     pub tensors: BTreeMap<String, Array>,
+}
+
+impl State {
+    /// Takes the tensor `name` out.
+    ///
+    /// # Errors
+    /// [`DetectorError::Settings`] of `method` if it is not there.
+    pub(crate) fn take(
+        &mut self,
+        method: &'static str,
+        name: &str,
+    ) -> Result<Array, DetectorError> {
+        let found = self.tensors.remove(name);
+        found.ok_or_else(|| DetectorError::tensor(method, name))
+    }
 }
 
 /// A float32 tensor as plain numbers.
@@ -134,4 +202,14 @@ pub struct Array {
     pub shape: Vec<usize>,
     /// Row-major values.
     pub values: Vec<f32>,
+}
+
+impl Array {
+    /// A tensor of one axis.
+    pub(crate) fn vector(values: Vec<f32>) -> Self {
+        Self {
+            shape: vec![values.len()],
+            values,
+        }
+    }
 }

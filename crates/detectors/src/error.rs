@@ -20,9 +20,17 @@ pub enum DetectorError {
         /// Every name.
         known: String,
     },
-    /// The method's settings cannot be.
+    /// The name is that of a method that another one took in.
+    #[error("`{former}` is part of the method `{present}` now, which is the default")]
+    FormerMethod {
+        /// The name that was asked for.
+        former: &'static str,
+        /// The method that took it in.
+        present: &'static str,
+    },
+    /// The method's settings are impossible, or need something that is not there.
     #[error("{method} cannot be set up: {reason}")]
-    Config {
+    Settings {
         /// The method.
         method: &'static str,
         /// What is wrong.
@@ -30,10 +38,10 @@ pub enum DetectorError {
     },
     /// A few-shot method was given no normal image.
     #[error("{0} learns from normal images, and none were given")]
-    NoShots(&'static str),
-    /// A detector whose normal images cannot be told apart was to get others.
+    NoReferences(&'static str),
+    /// A detector that does not keep its normal images apart was to get others.
     #[error("the normal images of a detector of {0} cannot be changed: fit it again with all")]
-    FixedShots(&'static str),
+    FixedReferences(&'static str),
     /// A detector whose decisions one threshold cannot make.
     #[error("a detector of {method} cannot be calibrated: {reason}")]
     CannotCalibrate {
@@ -79,7 +87,7 @@ pub enum DetectorError {
         known: String,
     },
     /// A detector for several classes was used without choosing one.
-    #[error("the detector is made for each class by itself; choose one with --class: {0}")]
+    #[error("the detector is made for each class by itself; choose one of: {0}")]
     ClassNeeded(String),
     /// The instruction set asked for cannot be used.
     #[error(transparent)]
@@ -125,7 +133,7 @@ pub enum DetectorError {
         found_sha256: String,
     },
     /// A method that is not trained was asked to be.
-    #[error("{0} is not trained; make a detector of it with `anomalens fit`")]
+    #[error("{0} has no training; a detector of it is made by fitting")]
     NotTrained(&'static str),
     /// There is nothing to learn from.
     #[error("there are no {0} images to learn from")]
@@ -158,6 +166,22 @@ pub enum DetectorError {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl DetectorError {
+    /// The error for settings of `method` that are impossible.
+    pub(crate) fn settings(method: &'static str, reason: impl ToString) -> Self {
+        Self::Settings {
+            method,
+            reason: reason.to_string(),
+        }
+    }
+
+    /// The error for a tensor of a detector of `method` that is not as it must be.
+    pub(crate) fn tensor(method: &'static str, name: &str) -> Self {
+        let reason = format!("the tensor `{name}` is missing or has an unusable shape");
+        Self::Settings { method, reason }
+    }
 }
 
 /// Why an image has no features.

@@ -7,15 +7,16 @@ mod common;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use anomalens_backbones::Precision;
 use anomalens_detectors::training::{
-    Cache, TrainEvent, TrainOptions, Trained, TrainingMask, TrainingSample, Watch,
+    Cache, TrainEvent, TrainOptions, TrainProgress, Trained, TrainingMask, TrainingSample,
 };
 use anomalens_detectors::{
-    BackboneRef, Calibration, Detector, DetectorError, DetectorFile, FitOptions, ImageSource,
-    Method, Needs, Prediction, Provenance, Shot, State, StreamOptions, find, methods, predict,
+    BackboneRef, Calibration, Detector, DetectorError, DetectorFile, FitContext, ImageSource,
+    Method, MethodSettings, Need, Note, Prediction, Provenance, ReferenceImage, Scope, State,
+    StreamOptions, TrainContext, find, methods, predict,
 };
 use anomalens_metrics::Platt;
 use anomalens_vision::Image;
@@ -33,57 +34,71 @@ fn anomalous(i: u8) -> Image {
     image([GREY[0] + i, GREY[1], GREY[2]], Some((RED, SPOT.0, SPOT.1)))
 }
 
-fn shot(i: u8) -> Shot {
-    Shot {
+fn reference(i: u8) -> ReferenceImage {
+    ReferenceImage {
         name: format!("{i}.png"),
         image: normal(i),
     }
 }
 
+fn name(method: &dyn Method) -> &'static str {
+    method.info().name
+}
+
+fn uses_references(method: &dyn Method) -> bool {
+    method.info().requirements.references != Need::No
+}
+
 /// A detector of `method` trained and fitted on two normal images, where it needs that.
-fn fit(method: &Method) -> Box<dyn Detector> {
-    fit_with(method, &FitOptions::new())
+fn fit(method: &dyn Method) -> Box<dyn Detector> {
+    fit_with(method, &MethodSettings::new())
 }
 
 /// The same with `settings`.
-fn fit_with(method: &Method, settings: &FitOptions) -> Box<dyn Detector> {
-    match method.needs {
-        Needs::NormalImages => fit_on(method, settings, &[shot(0), shot(4)]),
-        Needs::Nothing | Needs::Optional | Needs::Training => fit_on(method, settings, &[]),
+fn fit_with(method: &dyn Method, settings: &MethodSettings) -> Box<dyn Detector> {
+    match uses_references(method) {
+        true => fit_on(method, settings, &[reference(0), reference(4)]),
+        false => fit_on(method, settings, &[]),
     }
 }
 
 /// The same on these normal images.
-fn fit_on(method: &Method, settings: &FitOptions, shots: &[Shot]) -> Box<dyn Detector> {
-    if !method.is_trained() {
-        return method.fit(settings, &MeanColour, shots).unwrap();
+fn fit_on(
+    method: &dyn Method,
+    settings: &MethodSettings,
+    references: &[ReferenceImage],
+) -> Box<dyn Detector> {
+    let context = FitContext::new(settings, &MeanColour).with_references(references);
+    let keeps_references = uses_references(method);
+    if method.trainer().is_none() || (keeps_references && references.is_empty()) {
+        return method.fit(&context).unwrap();
     }
     let mut state = trained(method);
     for (name, value) in settings {
         state.config[name] = value.clone();
     }
-    match method.needs {
-        Needs::NormalImages => method.revise(state, &MeanColour, shots, &[]).unwrap(),
-        Needs::Nothing | Needs::Optional | Needs::Training => method.load(state).unwrap(),
+    match uses_references(method) {
+        true => method.update_references(state, &context, &[]).unwrap(),
+        false => method.load(state).unwrap(),
     }
 }
 
 /// What `method` learns, once for all tests.
-fn trained(method: &Method) -> State {
+fn trained(method: &dyn Method) -> State {
     static TRAINED: OnceLock<BTreeMap<&str, State>> = OnceLock::new();
     let all = TRAINED.get_or_init(|| {
-        let trained = methods().iter().filter(|method| method.is_trained());
+        let trained = methods().iter().filter(|method| method.trainer().is_some());
         trained
-            .map(|method| (method.name, train(method).state()))
+            .map(|method| (name(*method), train(*method).state()))
             .collect()
     });
-    all[method.name].clone()
+    all[name(method)].clone()
 }
 
 /// A detector of `method` trained on normal and anomalous images with masks.
-fn train(method: &Method) -> Box<dyn Detector> {
+fn train(method: &dyn Method) -> Box<dyn Detector> {
     let folder = tempfile::tempdir().unwrap();
-    let (epochs, batch, rate) = match method.name {
+    let (epochs, batch, rate) = match name(method) {
         "anomalyclip" => (12, 2, 0.1),
         _ => (2, 4, 0.01),
     };
@@ -109,10 +124,10 @@ fn train(method: &Method) -> Box<dyn Detector> {
 
 /// Trains `method` on images in `folder`, where its files go, too.
 fn train_in(
-    method: &Method,
+    method: &dyn Method,
     folder: &Path,
     options: TrainOptions,
-    watch: &mut Watch,
+    progress: &mut TrainProgress,
 ) -> Result<Trained, DetectorError> {
     let images: Vec<Image> = [0, 3, 6, 9]
         .into_iter()
@@ -146,16 +161,23 @@ fn train_in(
             },
         })
         .collect();
-    let settings = match method.name {
+    let settings = match name(method) {
         "anomalyclip" => r#"{"blocks": [1], "image_score": "map", "temperature": 0.02}"#,
         _ => r#"{"blocks": [1]}"#,
     };
-    let settings: FitOptions = serde_json::from_str(settings).unwrap();
+    let settings: MethodSettings = serde_json::from_str(settings).unwrap();
     let options = TrainOptions {
         folder: folder.join("training"),
         ..options
     };
-    method.train(&settings, &MeanColour, &samples, &options, watch)
+    let context = TrainContext {
+        settings: &settings,
+        encoder: &MeanColour,
+        samples: &samples,
+        start: None,
+        options: &options,
+    };
+    method.require_trainer()?.train(&context, progress)
 }
 
 #[test]
@@ -282,67 +304,91 @@ fn every_method_finds_the_anomalous_image_and_its_place() {
         normal(6),
     ];
     let sources = save(folder.path(), &images);
-    for method in methods() {
+    for &method in methods() {
         let found = scores(fit(method).as_ref(), &sources, &StreamOptions::default());
         let highest = (0..found.len()).max_by(|&a, &b| found[a].score.total_cmp(&found[b].score));
         let scores: Vec<f32> = found.iter().map(|p| p.score).collect();
-        assert_eq!(highest, Some(1), "{}: {scores:?}", method.name);
+        assert_eq!(highest, Some(1), "{}: {scores:?}", name(method));
         let map = &found[1].map;
         let peak = (0..map.values().len())
             .max_by(|&a, &b| map.values()[a].total_cmp(&map.values()[b]))
             .unwrap();
         let (row, column) = (peak / map.columns(), peak % map.columns());
         let near = row.abs_diff(SPOT.0) <= 1 && column.abs_diff(SPOT.1) <= 1;
-        assert!(near, "{}: peak at {row}, {column}", method.name);
+        assert!(near, "{}: peak at {row}, {column}", name(method));
         assert!(
-            found[1].range.extreme < map.values()[peak],
+            found[1].range.upper_quantile < map.values()[peak],
             "{}",
-            method.name
+            name(method)
         );
     }
 }
 
 #[test]
-fn a_second_look_doubles_the_resolution_and_is_kept_in_the_file() {
+fn test_time_views_raise_the_resolution_and_are_kept_in_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let sources = save(folder.path(), &[normal(1), anomalous(2), normal(3)]);
     let options = StreamOptions::default();
-    let looks = FitOptions::from_iter([("looks".to_owned(), 2.into())]);
-    let mut methods_that_look = vec![];
-    for method in methods() {
+    let mut augmented = vec![];
+    for &method in methods() {
         let once = fit(method);
-        if once.state().config.get("looks").is_none() {
+        if once.state().config.get("tta").is_none() {
             continue;
         }
-        methods_that_look.push(method.name);
-        let twice = fit_with(method, &looks);
-        let [one, two] =
-            [&once, &twice].map(|detector| scores(detector.as_ref(), &sources, &options));
-        for (one, two) in one.iter().zip(&two) {
-            let doubled = (2 * one.map.rows(), 2 * one.map.columns());
-            assert_eq!((two.map.rows(), two.map.columns()), doubled);
+        augmented.push(name(method));
+        let one = scores(once.as_ref(), &sources, &options);
+        for views in [2, 3] {
+            let tta = MethodSettings::from_iter([("tta".to_owned(), views.into())]);
+            let several = fit_with(method, &tta);
+            let found = scores(several.as_ref(), &sources, &options);
+            for (one, found) in one.iter().zip(&found) {
+                let finer = (views * one.map.rows(), views * one.map.columns());
+                assert_eq!((found.map.rows(), found.map.columns()), finer);
+            }
+            assert!(
+                found[1].score > found[0].score && found[1].score > found[2].score,
+                "{}",
+                name(method)
+            );
+            let path = folder.path().join(name(method));
+            file(several).save(&path).unwrap();
+            let loaded = DetectorFile::load(&path).unwrap().detector;
+            assert_eq!(scores(loaded.as_ref(), &sources, &options), found);
         }
-        assert!(
-            two[1].score > two[0].score && two[1].score > two[2].score,
-            "{}",
-            method.name
-        );
-        let path = folder.path().join(method.name);
-        file(twice).save(&path).unwrap();
-        let loaded = DetectorFile::load(&path).unwrap().detector;
-        assert_eq!(scores(loaded.as_ref(), &sources, &options), two);
     }
-    assert_eq!(
-        methods_that_look,
-        ["anomaly-dino", "inctrl", "musc", "self-similarity"]
-    );
+    assert_eq!(augmented, ["lens", "anomaly-dino", "inctrl", "musc"]);
 }
 
 #[test]
-fn a_single_shot_is_enough() {
-    let needs_shots = |method: &&Method| method.needs == Needs::NormalImages;
-    for method in methods().iter().filter(needs_shots) {
-        let detector = fit_on(method, &FitOptions::new(), &[shot(0)]);
+fn an_image_in_memory_scores_as_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = [normal(1), anomalous(2), normal(3)];
+    let files = save(folder.path(), &images);
+    let memory: Vec<ImageSource> = (images.into_iter())
+        .map(|image| ImageSource::Memory {
+            name: "an image".to_owned(),
+            image: Arc::new(image),
+        })
+        .collect();
+    let options = StreamOptions::default();
+    for &method in methods() {
+        let detector = fit(method);
+        assert_eq!(
+            scores(detector.as_ref(), &files, &options),
+            scores(detector.as_ref(), &memory, &options),
+            "{}",
+            name(method)
+        );
+    }
+}
+
+#[test]
+fn a_single_reference_is_enough() {
+    for &method in methods() {
+        if !uses_references(method) {
+            continue;
+        }
+        let detector = fit_on(method, &MethodSettings::new(), &[reference(0)]);
         let folder = tempfile::tempdir().unwrap();
         let sources = save(folder.path(), &[normal(2), anomalous(2)]);
         let found = scores(detector.as_ref(), &sources, &StreamOptions::default());
@@ -350,9 +396,9 @@ fn a_single_shot_is_enough() {
         assert!(
             found.iter().all(|score| score.is_finite()),
             "{}: {found:?}",
-            method.name
+            name(method)
         );
-        assert!(found[0] < found[1], "{}: {found:?}", method.name);
+        assert!(found[0] < found[1], "{}: {found:?}", name(method));
     }
 }
 
@@ -361,7 +407,7 @@ fn the_batch_size_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let images = [normal(1), anomalous(2), normal(3), normal(5), normal(2)];
     let sources = save(folder.path(), &images);
-    for method in methods() {
+    for &method in methods() {
         let detector = fit(method);
         let [one, three] = [1, 3].map(|batch| {
             scores(
@@ -373,7 +419,7 @@ fn the_batch_size_changes_nothing() {
                 },
             )
         });
-        assert_eq!(one, three, "{}", method.name);
+        assert_eq!(one, three, "{}", name(method));
     }
 }
 
@@ -381,8 +427,8 @@ fn the_batch_size_changes_nothing() {
 fn a_reloaded_detector_gives_identical_predictions() {
     let folder = tempfile::tempdir().unwrap();
     let sources = save(folder.path(), &[normal(1), anomalous(2), normal(3)]);
-    for method in methods() {
-        let path = folder.path().join(method.name);
+    for &method in methods() {
+        let path = folder.path().join(name(method));
         let made = file(fit(method));
         made.save(&path).unwrap();
         let loaded = DetectorFile::load(&path).unwrap();
@@ -391,7 +437,7 @@ fn a_reloaded_detector_gives_identical_predictions() {
         let options = StreamOptions::default();
         let [before, after] = [made.detector, loaded.detector]
             .map(|detector| scores(detector.as_ref(), &sources, &options));
-        assert_eq!(before, after, "{}", method.name);
+        assert_eq!(before, after, "{}", name(method));
     }
 }
 
@@ -428,28 +474,28 @@ fn wrong_and_damaged_files_are_refused_with_the_reason() {
         std::fs::read(path).unwrap()
     };
     let cases: [(&str, Vec<u8>, &str); 9] = [
-        ("empty", vec![], "not a whole safetensors file"),
+        ("empty", vec![], "not a complete safetensors file"),
         (
             "text",
             b"not a detector at all".to_vec(),
-            "not a whole safetensors file",
+            "not a complete safetensors file",
         ),
         (
             "cut off",
             whole[..whole.len() - 100].to_vec(),
-            "not a whole safetensors file",
+            "not a complete safetensors file",
         ),
         ("a bit flipped", flipped, "damaged"),
         ("a weight file", weights, "no detector header"),
         (
-            "an older format",
-            edited(r#"\"format_version\":2"#, r#"\"format_version\":1"#),
-            "format version 1, this program reads version 2",
-        ),
-        (
             "a newer format",
             edited(r#"\"format_version\":2"#, r#"\"format_version\":9"#),
             "format version 9",
+        ),
+        (
+            "an older format",
+            edited(r#"\"format_version\":2"#, r#"\"format_version\":1"#),
+            "which an older version of this program wrote",
         ),
         (
             "an unknown method",
@@ -460,7 +506,7 @@ fn wrong_and_damaged_files_are_refused_with_the_reason() {
             "did you mean `anomaly-dino`",
         ),
         (
-            "settings that do not fit the setup",
+            "settings that do not fit the input",
             edited(r#"\"image_size\":224"#, r#"\"image_size\":238"#),
             "preprocessing does not follow",
         ),
@@ -575,14 +621,14 @@ fn a_file_that_cannot_be_written_leaves_the_old_one() {
 
 #[test]
 fn settings_that_cannot_be_are_refused() {
-    let shots = [shot(0)];
+    let references = [reference(0)];
     let cases = [
         ("anomaly-dino", r#"{"blocks": []}"#, "names no block"),
         ("anomaly-dino", r#"{"top_fraction": 0}"#, "top_fraction"),
         ("anomaly-dino", r#"{"image_weight": -1}"#, "image_weight"),
         (
             "anomaly-dino",
-            r#"{"views": "sideways"}"#,
+            r#"{"reference_augmentation": "sideways"}"#,
             "unknown variant `sideways`",
         ),
         (
@@ -594,26 +640,45 @@ fn settings_that_cannot_be_are_refused() {
         ("musc", r#"{"neighbourhoods": [2]}"#, "odd"),
         ("musc", r#"{"group": 1}"#, "group"),
         ("musc", r#"{"lowest_fraction": 1.5}"#, "lowest_fraction"),
-        ("inctrl", r#"{"head": "network"}"#, "--trained"),
-        ("inctrl", r#"{"trained": "no such file"}"#, "no such file"),
+        (
+            "lens",
+            r#"{"evidence": "rumour"}"#,
+            "unknown variant `rumour`",
+        ),
+        ("lens", r#"{"group": 1}"#, "`group` must be at least 2"),
+        ("lens", r#"{"blocks": []}"#, "names no block"),
+        ("musc", r#"{"tta": 9}"#, "`tta` must be 1 to 8"),
+        (
+            "inctrl",
+            r#"{"head": "network"}"#,
+            "learned from auxiliary data",
+        ),
     ];
     for (method, options, expected) in cases {
-        let options: FitOptions = serde_json::from_str(options).unwrap();
+        let options: MethodSettings = serde_json::from_str(options).unwrap();
         let error = find(method)
             .unwrap()
-            .fit(&options, &MeanColour, &shots)
+            .fit(&FitContext::new(&options, &MeanColour).with_references(&references))
             .err()
             .expect(expected);
         let message = error.to_string();
         assert!(message.contains(expected), "{method}: {message}");
     }
-    let none = find("anomaly-dino")
-        .unwrap()
-        .fit(&FitOptions::new(), &MeanColour, &[]);
+    let settings = MethodSettings::new();
+    let bare = FitContext::new(&settings, &MeanColour);
+    let none = find("anomaly-dino").unwrap().fit(&bare);
     assert!(matches!(
         none.err(),
-        Some(DetectorError::NoShots("anomaly-dino"))
+        Some(DetectorError::NoReferences("anomaly-dino"))
     ));
+    let missing = FitContext {
+        trained: Some(Path::new("no such file")),
+        ..bare.with_references(&references)
+    };
+    let missing = find("inctrl").unwrap().fit(&missing).err().unwrap();
+    assert!(missing.to_string().contains("no such file"), "{missing}");
+    let former = find("self-similarity").unwrap_err().to_string();
+    assert!(former.contains("part of the method `lens`"), "{former}");
     let unknown = find("anomaly-dyno").unwrap_err().to_string();
     assert!(
         unknown.contains("did you mean `anomaly-dino`?"),
@@ -625,9 +690,9 @@ fn settings_that_cannot_be_are_refused() {
 fn unusable_images_are_told_and_the_others_scored() {
     let folder = tempfile::tempdir().unwrap();
     let mut sources = save(folder.path(), &[normal(1), anomalous(2), normal(3)]);
-    std::fs::write(&sources[1].path, "no image").unwrap();
+    std::fs::write(sources[1].path(), "no image").unwrap();
     sources.push(folder.path().join("missing.png").into());
-    for method in methods() {
+    for &method in methods() {
         let detector = fit(method);
         let mut good = vec![];
         let mut bad = vec![];
@@ -652,7 +717,7 @@ fn unusable_images_are_told_and_the_others_scored() {
         )
         .unwrap();
         good.sort_unstable();
-        assert_eq!((good, bad), (vec![0, 2], vec![1, 3]), "{}", method.name);
+        assert_eq!((good, bad), (vec![0, 2], vec![1, 3]), "{}", name(method));
     }
 }
 
@@ -661,17 +726,8 @@ fn images_to_skip_are_left_out_and_a_break_ends_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let sources = save(folder.path(), &(0..6).map(normal).collect::<Vec<_>>());
     let seen = |method: &str, options: &str, skip: &[usize], stop_after: usize| {
-        let options: FitOptions = serde_json::from_str(options).unwrap();
-        let shots = [shot(0), shot(4)];
-        let shots = if method == "musc" {
-            &shots[..0]
-        } else {
-            &shots
-        };
-        let detector = find(method)
-            .unwrap()
-            .fit(&options, &MeanColour, shots)
-            .unwrap();
+        let options: MethodSettings = serde_json::from_str(options).unwrap();
+        let detector = fit_with(find(method).unwrap(), &options);
         let mut seen = vec![];
         let skip = skip.iter().copied().collect();
         predict(
@@ -700,19 +756,26 @@ fn images_to_skip_are_left_out_and_a_break_ends_the_run() {
 }
 
 #[test]
-fn shots_come_and_go() {
+fn references_come_and_go() {
+    for name in ["lens", "inctrl"] {
+        references_of_a_method_come_and_go(find(name).unwrap());
+    }
+}
+
+fn references_of_a_method_come_and_go(method: &dyn Method) {
     let folder = tempfile::tempdir().unwrap();
     let sources = save(folder.path(), &[normal(1), anomalous(2)]);
-    let method = find("inctrl").unwrap();
-    let revise = |state, add: &[Shot], remove: &[&str]| {
+    let update = |method: &dyn Method, state, add: &[ReferenceImage], remove: &[&str]| {
         let remove: Vec<String> = remove.iter().map(|name| (*name).to_owned()).collect();
-        method.revise(state, &MeanColour, add, &remove)
+        let settings = MethodSettings::new();
+        let context = FitContext::new(&settings, &MeanColour).with_references(add);
+        method.update_references(state, &context, &remove)
     };
-    let both = revise(trained(method), &[shot(0), shot(4)], &[]).unwrap();
-    assert_eq!(both.shots(), ["0.png", "4.png"]);
-    let three = revise(both.state(), &[shot(2)], &[]).unwrap();
-    assert_eq!(three.shots(), ["0.png", "2.png", "4.png"]);
-    let again = revise(three.state(), &[], &["2.png"]).unwrap();
+    let both = update(method, trained(method), &[reference(0), reference(4)], &[]).unwrap();
+    assert_eq!(both.references(), ["0.png", "4.png"]);
+    let three = update(method, both.state(), &[reference(2)], &[]).unwrap();
+    assert_eq!(three.references(), ["0.png", "2.png", "4.png"]);
+    let again = update(method, three.state(), &[], &["2.png"]).unwrap();
     let options = StreamOptions::default();
     let [before, with, after] =
         [&both, &three, &again].map(|detector| scores(detector.as_ref(), &sources, &options));
@@ -722,18 +785,162 @@ fn shots_come_and_go() {
     let refused = |result: Result<Box<dyn Detector>, DetectorError>| {
         result.err().map(|error| error.to_string()).unwrap()
     };
-    let message = refused(revise(both.state(), &[], &["3.png"]));
+    let message = refused(update(method, both.state(), &[], &["3.png"]));
     assert!(message.contains("0.png, 4.png"), "{message}");
-    let message = refused(revise(both.state(), &[shot(4)], &[]));
-    assert!(message.contains("two shots called `4.png`"), "{message}");
-    let none = revise(both.state(), &[], &["0.png", "4.png"]);
-    assert!(matches!(none.err(), Some(DetectorError::NoShots("inctrl"))));
+    let message = refused(update(method, both.state(), &[reference(4)], &[]));
+    assert!(
+        message.contains("two references called `4.png`"),
+        "{message}"
+    );
+    let none = update(method, both.state(), &[], &["0.png", "4.png"]);
+    assert!(matches!(
+        none.err(),
+        Some(DetectorError::NoReferences(found)) if found == name(method)
+    ));
     let untouched = method.load(trained(method)).unwrap();
-    assert!(untouched.shots().is_empty());
+    assert!(untouched.references().is_empty());
     let dino = find("anomaly-dino").unwrap();
-    let fixed = dino.revise(fit(dino).state(), &MeanColour, &[shot(1)], &[]);
+    let fixed = update(dino, fit(dino).state(), &[reference(1)], &[]);
     assert!(matches!(
         fixed.err(),
-        Some(DetectorError::FixedShots("anomaly-dino"))
+        Some(DetectorError::FixedReferences("anomaly-dino"))
     ));
+}
+
+#[test]
+fn lens_uses_whatever_evidence_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = [normal(1), anomalous(2), normal(3), normal(5)];
+    let sources = save(folder.path(), &images);
+    let lens = find("lens").unwrap();
+    let none: &[ReferenceImage] = &[];
+    let some = &[reference(0), reference(4)][..];
+    for (name, settings, references, scope, kept) in [
+        ("nothing", r#"{}"#, none, Scope::Single, 0),
+        ("references", r#"{}"#, some, Scope::Single, 2),
+        (
+            "own image",
+            r#"{"evidence": "own-image"}"#,
+            some,
+            Scope::Single,
+            0,
+        ),
+        (
+            "a batch",
+            r#"{"evidence": "batch"}"#,
+            none,
+            Scope::Joint(64),
+            0,
+        ),
+    ] {
+        let settings: MethodSettings = serde_json::from_str(settings).unwrap();
+        let context = FitContext::new(&settings, &MeanColour).with_references(references);
+        let detector = lens.fit(&context).unwrap();
+        assert_eq!(detector.scope(), scope, "{name}");
+        assert_eq!(detector.references().len(), kept, "{name}");
+        let found = scores(detector.as_ref(), &sources, &StreamOptions::default());
+        for (i, prediction) in found.iter().enumerate() {
+            assert!(i == 1 || prediction.score < found[1].score, "{name}: {i}");
+        }
+        let path = folder.path().join("file");
+        file(detector).save(&path).unwrap();
+        let loaded = DetectorFile::load(&path).unwrap().detector;
+        let again = scores(loaded.as_ref(), &sources, &StreamOptions::default());
+        assert_eq!(again, found, "{name}");
+    }
+    let settings: MethodSettings = serde_json::from_str(r#"{"evidence": "references"}"#).unwrap();
+    let bare = lens.fit(&FitContext::new(&settings, &MeanColour));
+    assert!(matches!(
+        bare.err(),
+        Some(DetectorError::NoReferences("lens"))
+    ));
+}
+
+#[test]
+fn the_order_of_a_batch_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = [normal(1), anomalous(2), normal(3), normal(5), normal(9)];
+    let sources = save(folder.path(), &images);
+    let mut turned = sources.clone();
+    turned.reverse();
+    turned.swap(1, 3);
+    for (method, settings) in [("lens", r#"{"evidence": "batch"}"#), ("musc", "{}")] {
+        let settings: MethodSettings = serde_json::from_str(settings).unwrap();
+        let context = FitContext::new(&settings, &MeanColour);
+        let detector = find(method).unwrap().fit(&context).unwrap();
+        let options = StreamOptions::default();
+        let mut found = scores(detector.as_ref(), &turned, &options);
+        found.swap(1, 3);
+        found.reverse();
+        assert_eq!(
+            found,
+            scores(detector.as_ref(), &sources, &options),
+            "{method}"
+        );
+    }
+}
+
+#[test]
+fn copies_and_blank_references_do_not_shrink_the_unit() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = save(folder.path(), &[normal(1), anomalous(2)]);
+    let named = |name: &str, image: Image| ReferenceImage {
+        name: name.to_owned(),
+        image,
+    };
+    let blank = || Image::new(224, 224, vec![200; 224 * 224 * 3]).unwrap();
+    let lens = find("lens").unwrap();
+    let settings = MethodSettings::new();
+    let fitted = |references: &[ReferenceImage]| {
+        let context = FitContext::new(&settings, &MeanColour).with_references(references);
+        lens.fit(&context)
+    };
+    let plain = fitted(&[named("a", normal(0)), named("b", normal(4))]).unwrap();
+    assert!(plain.notes().is_empty());
+    let mixed = fitted(&[
+        named("a", normal(0)),
+        named("a2", normal(0)),
+        named("b", normal(4)),
+        named("dark", blank()),
+        named("b2", normal(4)),
+    ])
+    .unwrap();
+    let told: Vec<String> = mixed.notes().iter().map(Note::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "a2 is a copy of a; both count as one normal image",
+            "dark is of one colour and left out as a normal image",
+            "b2 is a copy of b; both count as one normal image",
+        ]
+    );
+    let options = StreamOptions::default();
+    assert_eq!(
+        scores(mixed.as_ref(), &sources, &options),
+        scores(plain.as_ref(), &sources, &options)
+    );
+    let all_blank = fitted(&[named("a", blank()), named("b", blank())]);
+    let message = all_blank.err().unwrap().to_string();
+    assert!(message.contains("of one colour"), "{message}");
+    // The same thing photographed twice within moments.
+    let mut again = normal(0).as_bytes().to_vec();
+    again.iter_mut().step_by(1001).for_each(|x| *x ^= 1);
+    let again = Image::new(224, 224, again).unwrap();
+    let burst = fitted(&[named("a", normal(0)), named("b", again)]).unwrap();
+    let found = scores(burst.as_ref(), &sources, &options);
+    assert!(found[1].score < 100.0, "{}", found[1].score);
+}
+
+#[test]
+fn an_image_of_one_colour_is_flagged() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nearly = vec![200; 64 * 64 * 3];
+    nearly.iter_mut().step_by(7).for_each(|x| *x += 2);
+    let flat = Image::new(64, 64, nearly).unwrap();
+    let sources = save(folder.path(), &[normal(1), flat]);
+    let lens = find("lens").unwrap();
+    let detector = fit(lens);
+    let found = scores(detector.as_ref(), &sources, &StreamOptions::default());
+    assert!(found[0].notes.is_empty());
+    assert_eq!(found[1].notes, [Note::FlatImage]);
 }

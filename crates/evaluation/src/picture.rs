@@ -82,8 +82,8 @@ pub struct Drawn {
 /// would make normal images look anomalous.
 pub fn colour_range(range: NormalRange) -> (f32, f32) {
     (
-        range.typical,
-        range.typical + 2.0 * (range.extreme - range.typical),
+        range.median,
+        range.median + 2.0 * (range.upper_quantile - range.median),
     )
 }
 
@@ -107,7 +107,7 @@ pub fn draw(image: &Image, prediction: &Prediction, style: Style) -> Result<Draw
     let mut laid = overlay(&image, &map, range, style.colours, OVERLAY_ALPHA)?;
     draw_contours(
         &mut laid,
-        &map.at_least(prediction.range.extreme)?,
+        &map.at_least(prediction.range.upper_quantile)?,
         CONTOUR_COLOUR,
         style.contour_width,
     )?;
@@ -163,7 +163,7 @@ pub fn boxes_at(
     let (width, height) = style.size(seen.width as u32, seen.height as u32);
     let map = prediction.smooth_map(height as usize, width as usize)?;
     let (across, down) = (seen.width / width as f32, seen.height / height as f32);
-    let regions = map.regions(prediction.range.extreme).into_iter();
+    let regions = map.regions(prediction.range.upper_quantile).into_iter();
     Ok(regions
         .map(|region| AnomalousArea {
             x: (seen.x + region.x as f32 * across) as u32,

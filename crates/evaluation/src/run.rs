@@ -2,12 +2,15 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anomalens_backbones::ImageEncoder;
 use anomalens_datasets::{DataSet, Sample, few_shot};
 use anomalens_detectors::{
-    Detector, FitOptions, ImageSource, Method, Needs, Prediction, Shot, StreamOptions, predict,
+    Detector, FitContext, ImageSource, Method, MethodSettings, Need, Prediction, ReferenceImage,
+    StreamOptions, predict,
 };
 use anomalens_vision::DecodeOptions;
 
@@ -21,9 +24,11 @@ pub enum Contestant<'a> {
     /// A method, fitted anew for each class.
     Method {
         /// The method.
-        method: &'static Method,
+        method: &'static dyn Method,
         /// Settings that replace its defaults.
-        options: FitOptions,
+        options: MethodSettings,
+        /// What was trained before, for methods that start from it.
+        trained: Option<PathBuf>,
         /// How many normal images it is given, if it needs any.
         shots: usize,
         /// Seed of their choice.
@@ -172,7 +177,7 @@ impl<'a> Contestant<'a> {
     /// The name of its method.
     pub fn name(&self) -> &str {
         match self {
-            Self::Method { method, .. } => method.name,
+            Self::Method { method, .. } => method.info().name,
             Self::Ready(detector) => detector.method(),
         }
     }
@@ -192,14 +197,16 @@ impl<'a> Contestant<'a> {
             Self::Method {
                 method,
                 options,
+                trained,
                 shots,
                 seed,
             } => {
                 let normals: Vec<&Sample> = data.train_normals(class).collect();
-                let shots = match (method.needs, &run.listed_shots) {
-                    (Needs::Nothing | Needs::Optional | Needs::Training, _) => vec![],
-                    (Needs::NormalImages, None) => few_shot(&normals, *shots, *seed)?,
-                    (Needs::NormalImages, Some(listed)) => normals
+                let references = method.requirements(options).references;
+                let shots = match (references, &run.listed_shots) {
+                    (Need::No, _) => vec![],
+                    (Need::Optional | Need::Required, None) => few_shot(&normals, *shots, *seed)?,
+                    (Need::Optional | Need::Required, Some(listed)) => normals
                         .into_iter()
                         .filter(|sample| listed.contains(&sample.id))
                         .collect(),
@@ -208,11 +215,11 @@ impl<'a> Contestant<'a> {
                     .into_iter()
                     .map(|sample| shot(sample, &run.stream.limits.into()))
                     .collect::<Result<Vec<_>, _>>()?;
-                let mut options = options.clone();
-                if method.class {
-                    options.entry("class").or_insert_with(|| class.into());
-                }
-                let detector = method.fit(&options, encoder, &shots)?;
+                let detector = method.fit(&FitContext {
+                    class: Some(class),
+                    trained: trained.as_deref(),
+                    ..FitContext::new(options, encoder).with_references(&shots)
+                })?;
                 Ok(Fitted::Anew(match detector.for_class(class)? {
                     Some(detector) => detector,
                     None => detector,
@@ -226,13 +233,15 @@ impl<'a> Contestant<'a> {
             Self::Ready(_) => (None, 0),
             Self::Method {
                 method,
+                options,
                 shots,
                 seed,
                 ..
-            } => match method.needs {
-                Needs::NormalImages => (Some(*shots), *seed),
-                Needs::Nothing | Needs::Optional | Needs::Training => (None, *seed),
-            },
+            } => {
+                let uses_shots = method.requirements(options).references != Need::No;
+                let shots = (uses_shots && *shots > 0).then_some(*shots);
+                (shots, *seed)
+            }
         };
         let scored: usize = classes
             .iter()
@@ -257,16 +266,16 @@ impl<'a> Contestant<'a> {
 ///
 /// # Errors
 /// [`EvaluationError::Shot`] if it cannot be read.
-pub fn shot(sample: &Sample, options: &DecodeOptions) -> Result<Shot, EvaluationError> {
-    Ok(Shot {
+pub fn shot(sample: &Sample, options: &DecodeOptions) -> Result<ReferenceImage, EvaluationError> {
+    Ok(ReferenceImage {
         name: sample.id.clone(),
-        image: source(sample).open(options)?,
+        image: Arc::unwrap_or_clone(source(sample).open(options)?),
     })
 }
 
 /// Where a sample's pixels are.
 pub fn source(sample: &Sample) -> ImageSource {
-    ImageSource {
+    ImageSource::File {
         path: sample.image.clone(),
         crop: sample
             .crop

@@ -67,9 +67,12 @@ impl Legend {
         };
         Self {
             colours: (0..=STOPS).map(stop).collect::<Vec<_>>().join(", "),
-            range: range.map(|NormalRange { typical, extreme }| {
-                (three(typical.into()), three(extreme.into()))
-            }),
+            range: range.map(
+                |NormalRange {
+                     median,
+                     upper_quantile,
+                 }| { (three(median.into()), three(upper_quantile.into())) },
+            ),
             has_masks,
         }
     }

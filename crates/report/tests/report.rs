@@ -21,8 +21,8 @@ use common::{all_text, elements, parse, texts};
 use scraper::{ElementRef, Html};
 
 const RANGE: NormalRange = NormalRange {
-    typical: 0.2,
-    extreme: 0.4,
+    median: 0.2,
+    upper_quantile: 0.4,
 };
 
 const MIXED: [(Label, f32); 5] = [
@@ -80,6 +80,7 @@ impl Folder {
                 score,
                 map: Map::new(2, 4, vec![score; 8]).unwrap(),
                 range: RANGE,
+                notes: vec![],
                 size: ImageSize {
                     width,
                     height,
@@ -532,8 +533,8 @@ fn brightness(image: &Image) -> f64 {
 fn heat_maps_are_cold_where_patches_are_normal() {
     let folder = Folder::new();
     let typical = [
-        (Label::Normal, RANGE.typical),
-        (Label::Normal, 0.5 * RANGE.typical),
+        (Label::Normal, RANGE.median),
+        (Label::Normal, 0.5 * RANGE.median),
     ];
     let page = folder.report(&[evaluation(vec![folder.class("a", &typical)])], &context());
     let pictures = pictures(&page);

@@ -9,7 +9,7 @@ use anomalens::benchmark::ablation::{Ablation, AblationEvent, tables};
 use anomalens::benchmark::suite as find_suite;
 use anomalens::datasets::DataSet;
 use anomalens::detectors::training::{TrainOptions, TrainingSample};
-use anomalens::detectors::{FitOptions, Method, Variant, find as find_method};
+use anomalens::detectors::{Method, MethodSettings, Variant, find as find_method};
 use anomalens::evaluation::{Fold, Resolution, RunOptions, Table, training_samples};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -147,7 +147,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<()> {
     let method = find_method(&args.method)?;
     let mut samples: Vec<TrainingSample> = vec![];
     for data in &plan.train {
-        let all = method.trains_on_all();
+        let all = method.require_trainer()?.trains_on_all();
         samples.extend(training_samples(&data.open()?, args.part, all));
     }
     let opened = plan.test.iter().map(Reference::open);
@@ -168,8 +168,9 @@ fn measure(args: &Args, plan: &Plan) -> Result<()> {
     let backbone = args.backbone.open()?;
     let variants = variants(args, method, backbone.encoder.as_ref())?;
     let identity = json!({
-        "method": method.name,
+        "method": method.info().name,
         "settings": settings,
+        "start": args.settings.trained,
         "backbone": backbone::identity(&backbone),
         "train": plan.train.iter().map(Reference::to_string).collect::<Vec<_>>(),
         "test": plan.test.iter().map(Reference::to_string).collect::<Vec<_>>(),
@@ -183,6 +184,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<()> {
         method,
         settings,
         variants,
+        start: args.settings.trained.clone(),
         encoder: backbone.encoder.as_ref(),
         samples: &samples,
         tests: &tests,
@@ -232,7 +234,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<()> {
     let tables = tables.join("\n");
     let text = format!(
         "# Variants of {}\n\nBackbone: {}; {} training images.\n\n    {}\n\n{tables}",
-        method.name,
+        method.info().name,
         backbone.name,
         samples.len(),
         command_line(),
@@ -254,13 +256,13 @@ fn measure(args: &Args, plan: &Plan) -> Result<()> {
 /// The variants that are asked for.
 fn variants(
     args: &Args,
-    method: &Method,
+    method: &dyn Method,
     encoder: &dyn anomalens::backbones::ImageEncoder,
 ) -> Result<Vec<Variant>> {
     if let Some(path) = &args.grid {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
-        let grid: std::collections::BTreeMap<String, FitOptions> = serde_json::from_str(&text)
+        let grid: std::collections::BTreeMap<String, MethodSettings> = serde_json::from_str(&text)
             .with_context(|| {
                 format!(
                     "{} is not an object of settings for each name",
@@ -272,7 +274,7 @@ fn variants(
             .map(|(name, settings)| Variant { name, settings })
             .collect());
     }
-    let mut variants = method.variants(encoder)?;
+    let mut variants = method.require_trainer()?.variants(encoder)?;
     let known: Vec<String> = variants.iter().map(|v| v.name.clone()).collect();
     if let Some(name) = args.only.iter().find(|name| !known.contains(name)) {
         bail!(

@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anomalens::detectors::{
-    Detector, FitOptions, ImageSource, StreamOptions, find as find_method, stream_features,
+    Detector, FitContext, ImageSource, MethodSettings, StreamOptions, find as find_method,
+    stream_features,
 };
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
@@ -33,11 +34,13 @@ pub(super) fn measure(
     // Encodes the prompts, then the shots.
     let make = || -> Result<Box<dyn Detector>> {
         let method = find_method("inctrl")?;
-        let state = method.untrained(&FitOptions::new(), encoder, 0)?.state();
-        Ok(method.revise(state, encoder, &normal, &[])?)
+        let settings = MethodSettings::new();
+        let context = FitContext::new(&settings, encoder).with_references(&normal);
+        let state = method.require_trainer()?.untrained(&context, 0)?.state();
+        Ok(method.update_references(state, &context, &[])?)
     };
     let detector = make()?;
-    let setup = detector.setup();
+    let input = detector.input();
     let sources: Vec<ImageSource> = queries.iter().map(|f| f.path.clone().into()).collect();
     let options = StreamOptions {
         batch: 1,
@@ -45,7 +48,7 @@ pub(super) fn measure(
     };
     let encode = || {
         let mut features = vec![];
-        stream_features(encoder, setup, &sources, &options, |_, encoded| {
+        stream_features(encoder, input, &sources, &options, |_, encoded| {
             match encoded {
                 Ok((encoded, _)) => features.push(encoded),
                 Err(_) => return ControlFlow::Break(()),

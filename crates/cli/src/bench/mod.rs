@@ -14,6 +14,7 @@ use std::time::Instant;
 use anomalens::backbones::{
     Dpam, Embedding, Engine, FeatureRequest, ImageEncoder, SelfAttention, TokenStage,
 };
+use anomalens::detectors::DEFAULT_METHOD;
 use anomalens::vision::Preprocessed;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -69,7 +70,7 @@ enum Command {
         #[command(flatten)]
         common: Common,
         /// The method; one that is trained is measured with made-up parameters
-        #[arg(long, value_name = "METHOD", default_value = "anomaly-dino")]
+        #[arg(long, value_name = "METHOD", default_value = DEFAULT_METHOD)]
         method: String,
         #[command(flatten)]
         settings: settings::Args,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anomalens::backbones::ImageEncoder;
 use anomalens::detectors::{
-    Detector, ImageSource, Needs, Scored, StreamOptions, find as find_method, predict,
+    Detector, FitContext, ImageSource, Need, Scored, StreamOptions, find as find_method, predict,
 };
 use anomalens::vision::{Alignment, DecodeOptions};
 use anyhow::{Result, bail};
@@ -26,19 +26,25 @@ pub(super) fn measure(
     let files = images::find(paths)?;
     let backbone = common.backbone.open()?;
     let encoder = backbone.encoder.as_ref();
-    let shots = match (method.needs, files.as_slice()) {
-        (Needs::NormalImages, [first, second, ..]) => vec![first.clone(), second.clone()],
-        (Needs::NormalImages, _) => bail!("at least two images are needed"),
-        _ => vec![],
+    let requirements = method.requirements(&options);
+    let uses_references = requirements.references != Need::No;
+    let shots = match (uses_references, files.as_slice()) {
+        (true, [first, second, ..]) => vec![first.clone(), second.clone()],
+        (true, _) => bail!("at least two images are needed"),
+        (false, _) => vec![],
     };
     let shots = images::shots(&shots)?;
-    let detector = match (method.is_trained(), method.needs) {
-        (true, Needs::NormalImages) => {
-            let state = method.untrained(&options, encoder, 0)?.state();
-            method.revise(state, encoder, &shots, &[])?
+    let context = FitContext::new(&options, encoder).with_references(&shots);
+    let trainer = method.trainer();
+    let detector = match trainer.filter(|_| requirements.training == Need::Required) {
+        Some(trainer) => {
+            let untrained = trainer.untrained(&context, 0)?;
+            match uses_references {
+                true => method.update_references(untrained.state(), &context, &[])?,
+                false => untrained,
+            }
         }
-        (true, _) => method.untrained(&options, encoder, 0)?,
-        (false, _) => method.fit(&options, encoder, &shots)?,
+        None => method.fit(&context)?,
     };
     let detector = detector.as_ref();
     let sources: Vec<ImageSource> = files.into_iter().map(|file| file.path.into()).collect();
@@ -72,9 +78,9 @@ pub(super) fn measure(
         ((*name).to_owned(), stage)
     });
     Ok(json!({
-        "method": method.name,
+        "method": method.info().name,
         "arch": encoder.spec().name,
-        "preprocess": detector.setup().preprocess,
+        "preprocess": detector.input().preprocess,
         "threads": rayon::current_num_threads(),
         "images": sources.len(),
         "runs": common.runs,
@@ -95,34 +101,33 @@ fn stages(
     sources: &[ImageSource],
 ) -> Result<[f64; STAGES.len()]> {
     let mut times = [0.0; STAGES.len()];
-    let setup = detector.setup();
-    let (mut looks, mut sizes) = ([vec![], vec![]], vec![]);
+    let profile = detector.profile();
+    let mut views: Vec<Vec<_>> = (0..profile.tta.count()).map(|_| vec![]).collect();
+    let mut sizes = vec![];
     for source in sources {
         let start = Instant::now();
         let image = source.open(&DecodeOptions::default())?;
         sizes.push((image.height() as usize, image.width() as usize));
-        let first = setup.preprocess.apply(&image)?;
-        let second = detector.looks().second(&first, encoder.spec().multiple);
+        let input = profile.input.preprocess.apply(&image)?;
+        let inputs = profile.tta.views(input, encoder.spec().multiple);
         times[0] += start.elapsed().as_secs_f64();
         let start = Instant::now();
-        for (look, input) in looks.iter_mut().zip([Some(first), second]) {
-            let Some(input) = input else { continue };
-            look.extend(encoder.encode(&[input], &setup.request)?);
+        for (view, input) in views.iter_mut().zip(inputs) {
+            view.extend(encoder.encode(&[input], &profile.input.request)?);
         }
         times[1] += start.elapsed().as_secs_f64();
     }
     let start = Instant::now();
-    let [firsts, seconds] = looks.each_ref().map(|look| look.iter().collect::<Vec<_>>());
-    let scored = detector.score(&firsts)?;
-    if !seconds.is_empty() {
-        detector.score(&seconds)?;
+    let mut scored = vec![];
+    for view in views.iter().rev() {
+        scored = detector.score(&view.iter().collect::<Vec<_>>())?;
     }
     times[2] += start.elapsed().as_secs_f64();
     let start = Instant::now();
     for (Scored { map, .. }, (rows, columns)) in scored.into_iter().zip(sizes) {
         let side = (rows as f64 * columns as f64).sqrt();
         map.resize(rows, columns, Alignment::Edges)?
-            .smooth(detector.smoothing() * side)?;
+            .smooth(profile.smoothing * side)?;
     }
     times[3] += start.elapsed().as_secs_f64();
     Ok(times)

@@ -2,7 +2,7 @@
 
 use anomalens::backbones::Backbone;
 use anomalens::detectors::{
-    Detector, DetectorError, DetectorFile, Needs, Scope, few_shot_default, find as find_method,
+    Detector, DetectorError, DetectorFile, FitContext, Scope, find as find_method,
 };
 use anyhow::{Context, Result, bail};
 
@@ -26,7 +26,7 @@ pub(super) fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Back
     if let Some(path) = &args.detector {
         let mut file = DetectorFile::load(path)?;
         file.detector = of_class(file.detector, args.class.as_deref())?;
-        if file.detector.scope() != Scope::Image {
+        if file.detector.scope() != Scope::Single {
             require_company(images)?;
         }
         let backbone = args
@@ -35,20 +35,19 @@ pub(super) fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Back
             .with_context(|| format!("{} needs its backbone", path.display()))?;
         return Ok((file, backbone));
     }
-    let named = match &args.method {
-        Some(name) => Some(find_method(name)?),
-        None if args.normal.is_empty() => Some(find_method("self-similarity")?),
-        None => None,
-    };
-    if named.is_some_and(|method| method.needs == Needs::Nothing) {
+    let method = find_method(&args.method)?;
+    let options = args.settings.options()?;
+    if method.requirements(&options).joint {
         require_company(images)?;
     }
-    let options = args.settings.options()?;
-    let normal = fit::normal_images(named, &args.normal, None)?;
+    let normal = fit::normal_images(method, &options, &args.normal, None)?;
     let backbone = args.settings.open(&args.backbone)?;
     let encoder = backbone.encoder.as_ref();
-    let method = named.map_or_else(|| few_shot_default(encoder), Ok)?;
-    let detector = method.fit(&options, encoder, &normal)?;
+    let detector = method.fit(&FitContext {
+        trained: args.settings.trained.as_deref(),
+        ..FitContext::new(&options, encoder).with_references(&normal)
+    })?;
+    fit::tell_notes(detector.as_ref());
     let detector = of_class(detector, args.class.as_deref())?;
     let data = match normal.len() {
         0 => "none".to_owned(),
@@ -70,8 +69,8 @@ pub(super) fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Back
 fn require_company(images: usize) -> Result<()> {
     if images < 2 {
         bail!(
-            "one image has no others to be scored against: leave --method out, name normal images \
-             with --normal, or give more images of the same thing"
+            "one image has no others to be scored against: leave --method and --set out, name \
+             normal images with --normal, or give more images of the same thing"
         );
     }
     Ok(())

@@ -16,7 +16,9 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anomalens::detectors::{Calibration, DetectorFile, ImageSource, StreamOptions, predict};
+use anomalens::detectors::{
+    Calibration, DEFAULT_METHOD, DetectorFile, ImageSource, StreamOptions, predict,
+};
 use anomalens::evaluation::{ResultFolder, ResultsError, write_table};
 use anyhow::{Context, Result, bail};
 
@@ -30,7 +32,7 @@ use writer::Writer;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     anomalens detect photos/                          no reference: each photo by itself\n  \
-    anomalens detect photos/ --method musc            many photos of one thing score each other\n  \
+    anomalens detect photos/ --set evidence=batch     many photos of one thing score each other\n  \
     anomalens detect photos/ --normal good/           a few normal images of the same thing\n  \
     anomalens detect photos/ --detector bolts.detector\n  \
     find . -name '*.png' | anomalens detect -         names on standard input")]
@@ -44,9 +46,9 @@ pub(crate) struct Args {
     /// A detector file made by `anomalens fit`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "normal", "settings", "trained"])]
     detector: Option<PathBuf>,
-    /// The method [default: that of `fit` with --normal, self-similarity without]
-    #[arg(long, value_name = "METHOD")]
-    method: Option<String>,
+    /// The method
+    #[arg(long, value_name = "METHOD", default_value = DEFAULT_METHOD)]
+    method: String,
     /// Normal images of the same thing: files or folders
     #[arg(long, value_name = "PATH", num_args = 1..)]
     normal: Vec<PathBuf>,
@@ -193,6 +195,10 @@ pub(crate) fn run(args: &Args) -> Result<End> {
             }
             count += 1;
             progress.set(count as u64, None);
+            for note in outcome.result.iter().flat_map(|scored| &scored.notes) {
+                let path = plan.images[outcome.image].path.display();
+                progress.note(&format!("{path}: {note}"));
+            }
             if let Err(error) = writer.take(outcome) {
                 failure = Some(error);
                 return ControlFlow::Break(());

@@ -56,7 +56,7 @@ impl Plan {
             .iter()
             .map(|file| ResultRecord::key_of(&file.path))
             .collect();
-        let group = (detector.detector.scope() != Scope::Image).then(|| group(&keys, &stamps));
+        let group = (detector.detector.scope() != Scope::Single).then(|| group(&keys, &stamps));
         let is_done = |i: usize, folder: &ResultFolder| {
             let record = folder.record(&keys[i]);
             record

@@ -4,22 +4,25 @@
 //! sample.rs    labelled images and their masks
 //! store.rs     features of the frozen backbone, computed once, in memory or on disk
 //! adam.rs      the optimiser, whose state can be saved
+//! episodes.rs  images with a few normal images of their class
 //! random.rs    shuffling and initial values from a seed
-//! progress.rs  checkpoints after every epoch, the log of losses
+//! checkpoint.rs checkpoints after every epoch, the log of losses
 //! run.rs       the loop over epochs
 //! ```
 
 mod adam;
-mod progress;
+mod checkpoint;
+mod episodes;
 pub(crate) mod random;
 mod run;
 mod sample;
 mod store;
 
 pub(crate) use adam::Adam;
-pub use progress::EpochLog;
+pub use checkpoint::EpochLog;
+pub(crate) use episodes::{Episodes, STEPS, focal};
 pub(crate) use run::{Learner, Losses, Run, run, shuffled_batches};
-pub use run::{TrainEvent, TrainLog, TrainOptions, Trained, Watch};
+pub use run::{TrainEvent, TrainLog, TrainOptions, TrainProgress, Trained};
 pub(crate) use sample::fingerprint;
 pub use sample::{TrainingMask, TrainingSample};
 pub use store::Cache;

@@ -1,19 +1,18 @@
 //! The loop over epochs: batches in a given order, one optimiser step each, a checkpoint after every
 //! epoch. The same seed gives the same result on the same machine, interrupted or not.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anomalens_backbones::ImageEncoder;
 use candle_core::Tensor;
 
-use super::progress::Progress;
+use super::checkpoint::Checkpoint;
 use super::random::{generator, shuffled};
 use super::sample::Masks;
 use super::store::Batch;
 use super::{Adam, Cache, EpochLog, FeatureStore, Record, TrainingSample};
-use crate::{Detector, DetectorError, Setup, StreamOptions};
+use crate::{Detector, DetectorError, InputSpec, StreamOptions};
 
 /// How a method is trained. What is not given is the method's own default.
 #[derive(Debug, Clone, Default)]
@@ -69,10 +68,10 @@ pub enum TrainEvent {
     Epoch(EpochLog),
 }
 
-/// Is told what happens; breaking off ends the run after the last saved epoch.
-pub type Watch<'a> = dyn FnMut(TrainEvent) -> ControlFlow<()> + 'a;
+/// Called with what happens; a break ends the run after the last saved epoch.
+pub type TrainProgress<'a> = anomalens_base::Progress<'a, TrainEvent>;
 
-/// What training came to.
+/// The result of training.
 pub struct Trained {
     /// The detector, after the last good epoch.
     pub detector: Box<dyn Detector>,
@@ -123,7 +122,7 @@ pub(crate) trait Learner {
 /// What a run is made of.
 pub(crate) struct Run<'a> {
     pub(crate) encoder: &'a dyn ImageEncoder,
-    pub(crate) setup: &'a Setup,
+    pub(crate) input: &'a InputSpec,
     pub(crate) record: Record,
     pub(crate) samples: &'a [TrainingSample],
     /// Side of the masks, in pixels; none if they are not used.
@@ -131,7 +130,7 @@ pub(crate) struct Run<'a> {
     pub(crate) epochs: usize,
     /// The steps of an epoch, which is counted from 1: indices into `samples` for each.
     pub(crate) order: &'a dyn Fn(usize) -> Vec<Vec<usize>>,
-    /// What a checkpoint must be of to be gone on from.
+    /// What a checkpoint must be of, to resume from it.
     pub(crate) identity: String,
 }
 
@@ -156,20 +155,20 @@ pub(crate) fn run(
     learner: &dyn Learner,
     optimiser: &mut Adam,
     options: &TrainOptions,
-    watch: &mut Watch,
+    progress: &mut TrainProgress<'_>,
 ) -> Result<TrainLog, DetectorError> {
-    let mut progress = Progress::open(&options.folder, plan.identity.clone(), optimiser)?;
+    let mut checkpoint = Checkpoint::open(&options.folder, plan.identity.clone(), optimiser)?;
     let ended = |epochs: &[EpochLog], stopped: Option<&str>, encoding: Option<f64>| TrainLog {
         epochs: epochs.to_vec(),
         stopped: stopped.map(str::to_owned),
         encoding,
     };
-    let finished = progress.epochs.len();
-    if finished > 0 && watch(TrainEvent::Resumed(finished)).is_break() {
-        return Ok(ended(&progress.epochs, Some(INTERRUPTED), None));
+    let finished = checkpoint.epochs.len();
+    if finished > 0 && progress(TrainEvent::Resumed(finished)).is_break() {
+        return Ok(ended(&checkpoint.epochs, Some(INTERRUPTED), None));
     }
     if finished >= plan.epochs {
-        return Ok(ended(&progress.epochs, None, None));
+        return Ok(ended(&checkpoint.epochs, None, None));
     }
     let images = plan.samples.len();
     if options.cache != Cache::Off {
@@ -178,13 +177,13 @@ pub(crate) fn run(
             bytes: plan.record.bytes(images),
             images,
         };
-        if watch(size).is_break() {
-            return Ok(ended(&progress.epochs, Some(INTERRUPTED), None));
+        if progress(size).is_break() {
+            return Ok(ended(&checkpoint.epochs, Some(INTERRUPTED), None));
         }
     }
-    let filled = FeatureStore::fill(plan, options, |done| watch(TrainEvent::Encoded(done)))?;
+    let filled = FeatureStore::fill(plan, options, |done| progress(TrainEvent::Encoded(done)))?;
     let Some((mut store, encoding)) = filled else {
-        return Ok(ended(&progress.epochs, Some(INTERRUPTED), None));
+        return Ok(ended(&checkpoint.epochs, Some(INTERRUPTED), None));
     };
     let limits = &options.stream.limits;
     let mut masks = plan
@@ -192,23 +191,23 @@ pub(crate) fn run(
         .map(|side| Masks::new(plan.samples, side, limits));
     for epoch in finished + 1..=plan.epochs {
         match train_epoch(
-            plan, learner, optimiser, watch, &mut store, &mut masks, epoch,
+            plan, learner, optimiser, progress, &mut store, &mut masks, epoch,
         )? {
             Ok(log) => {
-                progress.save(log.clone(), optimiser)?;
-                if watch(TrainEvent::Epoch(log)).is_break() {
-                    return Ok(ended(&progress.epochs, Some(INTERRUPTED), encoding));
+                checkpoint.save(log.clone(), optimiser)?;
+                if progress(TrainEvent::Epoch(log)).is_break() {
+                    return Ok(ended(&checkpoint.epochs, Some(INTERRUPTED), encoding));
                 }
             }
             Err(reason) => {
                 // The parameters of the last saved epoch are the last good ones.
-                let last = Progress::open(&options.folder, plan.identity.clone(), optimiser)?;
+                let last = Checkpoint::open(&options.folder, plan.identity.clone(), optimiser)?;
                 return Ok(ended(&last.epochs, Some(&reason), encoding));
             }
         }
     }
     store.close()?;
-    Ok(ended(&progress.epochs, None, encoding))
+    Ok(ended(&checkpoint.epochs, None, encoding))
 }
 
 /// One pass over the data, or why it cannot go on.
@@ -216,7 +215,7 @@ fn train_epoch(
     plan: &Run,
     learner: &dyn Learner,
     optimiser: &mut Adam,
-    watch: &mut Watch,
+    progress: &mut TrainProgress<'_>,
     store: &mut FeatureStore,
     masks: &mut Option<Masks>,
     epoch: usize,
@@ -250,7 +249,7 @@ fn train_epoch(
             }
             sums[i].1 += f64::from(part.to_scalar::<f32>()?);
         }
-        if watch(TrainEvent::Step { epoch, step, steps }).is_break() {
+        if progress(TrainEvent::Step { epoch, step, steps }).is_break() {
             return Ok(Err(INTERRUPTED.to_owned()));
         }
     }
@@ -268,6 +267,7 @@ fn train_epoch(
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -363,14 +363,14 @@ mod tests {
                 anomalous: false,
                 mask: TrainingMask::Unknown,
             };
-            let setup = Setup {
+            let input = InputSpec {
                 preprocess: Preprocess::clip_square(14),
                 request: FeatureRequest::blocks([]),
             };
             let samples = [sample.clone(), sample];
             let plan = |epochs| Run {
                 encoder: &Blind,
-                setup: &setup,
+                input: &input,
                 record: Record {
                     blocks: 0,
                     patches: 1,
@@ -400,13 +400,13 @@ mod tests {
                 cache: Cache::Off,
                 ..TrainOptions::default()
             };
-            let watch = &mut |_| ControlFlow::Continue(());
+            let progress = &mut |_| ControlFlow::Continue(());
             let value = |learner: &Breaks| learner.parameter.to_scalar::<f32>().unwrap();
             let (good, mut optimiser) = start(4);
-            let whole = run(&plan(2), &good, &mut optimiser, &options("good"), watch).unwrap();
+            let whole = run(&plan(2), &good, &mut optimiser, &options("good"), progress).unwrap();
             assert_eq!(whole.stopped, None);
             let (bad, mut optimiser) = start(4);
-            let broken = run(&plan(9), &bad, &mut optimiser, &options("bad"), watch).unwrap();
+            let broken = run(&plan(9), &bad, &mut optimiser, &options("bad"), progress).unwrap();
             let told = broken.stopped.unwrap_or_default();
             assert!(told.contains(reason), "{told}");
             assert_eq!(broken.epochs.len(), 2);

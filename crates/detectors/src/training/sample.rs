@@ -28,7 +28,7 @@ pub enum TrainingMask {
     Listed(SparseMask),
     /// None.
     Empty,
-    /// Not known: the image teaches its label only.
+    /// Not known: only the label of the image is learned from.
     Unknown,
 }
 
@@ -36,17 +36,17 @@ impl TrainingSample {
     /// The anomalous pixels at `side` x `side`, or none if they are not known.
     fn mask(&self, side: u32, limits: &Limits) -> Result<Option<Vec<bool>>, DetectorError> {
         let (mask, path) = match &self.mask {
-            TrainingMask::File(file) => (Mask::open(file, limits), &file.path),
-            TrainingMask::Listed(mask) => (Ok(mask.to_mask()), &self.source.path),
+            TrainingMask::File(file) => (Mask::open(file, limits), file.path.as_path()),
+            TrainingMask::Listed(mask) => (Ok(mask.to_mask()), self.source.path()),
             TrainingMask::Empty => return Ok(Some(vec![false; (side * side) as usize])),
             TrainingMask::Unknown => return Ok(None),
         };
         let unusable = |reason: String| DetectorError::TrainingMask {
-            path: path.clone(),
+            path: path.to_owned(),
             reason,
         };
         let mut mask = mask.map_err(|e| unusable(e.to_string()))?;
-        if let Some([x, y, width, height]) = self.source.crop {
+        if let Some([x, y, width, height]) = self.source.crop() {
             mask = mask
                 .crop(x, y, width, height)
                 .map_err(|e| unusable(e.to_string()))?;
@@ -138,10 +138,7 @@ mod tests {
     fn a_fingerprint_tells_what_is_learned_from() {
         let samples = |change: Change| {
             let mut sample = TrainingSample {
-                source: ImageSource {
-                    path: "a.png".into(),
-                    crop: None,
-                },
+                source: PathBuf::from("a.png").into(),
                 class: "bolt".to_owned(),
                 anomalous: true,
                 mask: TrainingMask::File(PathBuf::from("a-mask.png").into()),
@@ -152,8 +149,13 @@ mod tests {
         let plain = samples(|_| {});
         assert_eq!(plain, samples(|_| {}));
         let changes: [(&str, Change); 5] = [
-            ("image", |s| s.source.path = "b.png".into()),
-            ("crop", |s| s.source.crop = Some([0, 0, 8, 8])),
+            ("image", |s| s.source = PathBuf::from("b.png").into()),
+            ("crop", |s| {
+                s.source = ImageSource::File {
+                    path: "a.png".into(),
+                    crop: Some([0, 0, 8, 8]),
+                }
+            }),
             ("class", |s| s.class = "nut".to_owned()),
             ("label", |s| s.anomalous = false),
             ("mask's threshold", |s| {

@@ -3,7 +3,8 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::{Instant, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::Instant;
 
 use anomalens_backbones::{
     BackboneError, FeatureCache, FeatureKey, FeatureMap, ImageFeatures, Numbers,
@@ -13,8 +14,8 @@ use half::bf16;
 use serde::{Deserialize, Serialize};
 
 use super::{Run, TrainOptions};
-use crate::stream::encode_images;
-use crate::{DetectorError, ImageSource, Looks, StreamOptions, stream_features};
+use crate::pipeline::encode_images;
+use crate::{DetectorError, ImageSource, StreamOptions, Tta, stream_features};
 
 /// Where features are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,10 +124,10 @@ impl<'a> FeatureStore<'a> {
         let mut outcome = Ok(());
         let mut stopped = done > 0 && progress(done).is_break();
         if !stopped {
-            let (encoder, setup) = (plan.encoder, plan.setup);
+            let (encoder, input) = (plan.encoder, plan.input);
             stream_features(
                 encoder,
-                setup,
+                input,
                 &sources,
                 &options.stream,
                 |index, encoded| {
@@ -260,7 +261,8 @@ fn encode(
         .map(|&i| plan.samples[i].source.open(&stream.limits.into()))
         .collect::<Result<Vec<_>, _>>()
         .map_err(DetectorError::TrainingImage)?;
-    encode_images(plan.encoder, plan.setup, Looks::Once, &images)
+    let images = images.iter().map(Arc::as_ref);
+    encode_images(plan.encoder, plan.input, Tta::default(), images)
 }
 
 fn file_error(path: &Path) -> impl Fn(std::io::Error) -> DetectorError + use<> {
@@ -273,15 +275,9 @@ fn file_error(path: &Path) -> impl Fn(std::io::Error) -> DetectorError + use<> {
 
 /// What the features of each sample follow from: weights, preprocessing and request, image file.
 fn keys(plan: &Run, options: &TrainOptions) -> Vec<FeatureKey> {
-    let common = format!("{} {:?}", options.backbone, plan.setup);
-    let key = |source: &ImageSource| {
-        let file = std::fs::metadata(&source.path).ok();
-        let changed = file.as_ref().and_then(|file| file.modified().ok());
-        let age = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let size = file.map(|file| file.len());
-        let image = format!("{:?} {:?} {size:?} {age:?}", source.path, source.crop);
-        FeatureKey::of([common.as_bytes(), image.as_bytes()])
-    };
+    let common = format!("{} {:?}", options.backbone, plan.input);
+    let key =
+        |source: &ImageSource| FeatureKey::of([common.as_bytes(), source.content().as_bytes()]);
     let samples = plan.samples.iter();
     samples.map(|sample| key(&sample.source)).collect()
 }

@@ -17,7 +17,7 @@ use anomalens::benchmark::{
     Bench, BenchResult, Cell, Entrant, Suite, Written, suite, suites, write_tables,
 };
 use anomalens::detectors::training::{Cache, TrainOptions};
-use anomalens::detectors::{FitOptions, Needs, find as find_method};
+use anomalens::detectors::{MethodSettings, find as find_method};
 use anomalens::evaluation::{Fold, Resolution, RunOptions, Table};
 use anomalens::report::Heading;
 use anyhow::{Result, bail};
@@ -61,7 +61,7 @@ pub(super) struct Args {
     method: Vec<String>,
     /// How many normal images methods are given that need some [default: the suite's]
     #[arg(long, value_name = "K", value_delimiter = ',',
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = clap::value_parser!(u32))]
     shots: Vec<u32>,
     /// Seeds of their choice [default: the suite's]
     #[arg(long, value_name = "SEED", value_delimiter = ',')]
@@ -129,7 +129,9 @@ fn measure(args: &Args) -> Result<End> {
     let suite = args.suite;
     let (entrants, teachers) = (entrants(args)?, teachers(args)?);
     let cache = feature_cache(args)?;
-    let learns = entrants.iter().any(|entrant| entrant.method.is_trained());
+    let learns = entrants
+        .iter()
+        .any(|entrant| entrant.method.trainer().is_some());
     let wanted: &[String] = if learns { &teachers } else { &[] };
     let DataSets {
         found,
@@ -216,23 +218,23 @@ fn entrants(args: &Args) -> Result<Vec<Entrant>> {
     }
     let entrant = |name: &&str| {
         let method = find_method(name)?;
-        let mut options = FitOptions::new();
+        let mut options = MethodSettings::new();
         for (setting, value) in &all {
             match setting.split_once('.') {
                 Some((owner, setting)) if owner == *name => {
                     options.insert(setting.to_owned(), value.clone());
                 }
                 Some(_) => {}
-                // What was learned before is no setting of others.
-                None if setting == "trained" && !method.is_trained() => {}
                 None => {
                     options.insert(setting.clone(), value.clone());
                 }
             }
         }
+        let trained = args.settings.trained.clone();
         Ok(Entrant {
             method,
             options,
+            trained: trained.filter(|_| method.trainer().is_some()),
             shots: match args.shots.as_slice() {
                 [] => suite.shots.to_vec(),
                 given => given.iter().map(|&shots| shots as usize).collect(),
@@ -249,9 +251,7 @@ fn entrants(args: &Args) -> Result<Vec<Entrant>> {
         .map(entrant)
         .collect::<Result<Vec<Entrant>>>()?;
     if let Some(data) = suite.tuning {
-        let tuned = entrants
-            .iter()
-            .filter(|entrant| entrant.method.needs == Needs::Training);
+        let tuned = entrants.iter().filter(|entrant| entrant.tunes_on_masks());
         let tuned: Vec<Entrant> = tuned
             .map(|entrant| Entrant {
                 tuned_on: Some(data.to_owned()),

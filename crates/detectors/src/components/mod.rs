@@ -1,0 +1,23 @@
+//! What several methods are made of.
+//!
+//! ```text
+//! tokens.rs                  tokens made comparable
+//! nearest.rs                 nearest neighbours in sets of tokens
+//! residual.rs                how far patches are from the most similar ones of references
+//! neighbourhood.rs           tokens averaged over neighbourhoods
+//! mutual_scoring.rs          images of a batch score each other's patches
+//! principal_components.rs    tokens shortened to the principal components of a batch
+//! canonical.rs               images in an order that does not depend on their files
+//! reference_augmentation.rs  a reference image turned and mirrored
+//! self_similarity.rs         how different a patch is from the rest of its own image
+//! ```
+
+pub(crate) mod canonical;
+pub(crate) mod mutual_scoring;
+pub(crate) mod nearest;
+pub(crate) mod neighbourhood;
+pub(crate) mod principal_components;
+pub(crate) mod reference_augmentation;
+pub(crate) mod residual;
+pub(crate) mod self_similarity;
+pub(crate) mod tokens;

@@ -1,0 +1,102 @@
+//! Residuals: how far each patch of an image is from the most similar patch of others, half of the
+//! cosine distance (InCTRL, section 3.2).
+
+use candle_core::Tensor;
+
+use super::nearest::{UnitVectors, with_values};
+use crate::DetectorError;
+
+/// The residual of a cosine; rounding may push one above 1.
+pub(crate) fn residual(cosine: f32) -> f32 {
+    (0.5 * (1.0 - cosine)).max(0.0)
+}
+
+/// Patches `[n, width]` of length 1, ready to be searched.
+pub(crate) fn bank(patches: &Tensor) -> Result<UnitVectors, DetectorError> {
+    let width = patches.dim(1)?;
+    UnitVectors::new(patches.flatten_all()?.to_vec1()?, width)
+}
+
+/// For each block the patches of some images, each given as the patches after each block, in one
+/// bank.
+pub(crate) fn banks(images: &[&[Tensor]]) -> Result<Vec<UnitVectors>, DetectorError> {
+    let blocks = images.first().map_or(0, |image| image.len());
+    let one = |block: usize| {
+        let parts: Vec<&Tensor> = images.iter().map(|image| &image[block]).collect();
+        bank(&Tensor::cat(&parts, 0)?)
+    };
+    (0..blocks).map(one).collect()
+}
+
+/// The residual of each row of `patches` `[n, width]` against those of a bank.
+pub(crate) fn residuals(patches: &Tensor, bank: &UnitVectors) -> Result<Vec<f32>, DetectorError> {
+    let cosines = with_values(patches, |patches| bank.highest_similarity(patches))?;
+    Ok(cosines.into_iter().map(residual).collect())
+}
+
+/// The mean over the blocks of the residuals of `patches` against `banks`.
+pub(crate) fn map(patches: &[Tensor], banks: &[UnitVectors]) -> Result<Vec<f32>, DetectorError> {
+    let blocks = patches.iter().zip(banks);
+    mean(blocks.map(|(patches, bank)| residuals(patches, bank)))
+}
+
+/// The mean over the blocks of each patch's residual against the other patches of its own image.
+pub(crate) fn within(patches: &[Tensor]) -> Result<Vec<f32>, DetectorError> {
+    mean(patches.iter().map(|patches| {
+        let cosines: Vec<Vec<f32>> = patches.matmul(&patches.t()?)?.to_vec2()?;
+        let nearest = cosines.iter().enumerate().map(|(i, row)| {
+            let others = row.iter().enumerate().filter(|(j, _)| *j != i);
+            others.fold(-1.0_f32, |best, (_, x)| best.max(*x))
+        });
+        Ok(nearest.map(residual).collect())
+    }))
+}
+
+/// What normal references score: each, upright, against the others as if it were a new image; a
+/// single one against its own other forms, or its patches against each other where it has none.
+/// `references`: for each block `[forms * patches, width]`, the upright form first.
+pub(crate) fn among(references: &[&[Tensor]], forms: usize) -> Result<Vec<Among>, DetectorError> {
+    let one = |i: usize| {
+        let reference = references[i];
+        let rows = reference.first().map_or(Ok(0), |block| block.dim(0))?;
+        let patches = rows / forms;
+        let upright = reference.iter().map(|block| block.narrow(0, 0, patches));
+        let upright = upright.collect::<candle_core::Result<Vec<Tensor>>>()?;
+        let others = (0..references.len()).filter(|j| *j != i);
+        let others: Vec<&[Tensor]> = others.map(|j| references[j]).collect();
+        let map = if !others.is_empty() {
+            map(&upright, &banks(&others)?)?
+        } else if rows > patches {
+            let others = reference.iter();
+            let others = others.map(|block| bank(&block.narrow(0, patches, rows - patches)?));
+            map(&upright, &others.collect::<Result<Vec<_>, _>>()?)?
+        } else {
+            within(&upright)?
+        };
+        Ok(Among { upright, map })
+    };
+    (0..references.len()).map(one).collect()
+}
+
+/// A reference seen among the others.
+pub(crate) struct Among {
+    /// The patches of its upright form after each block.
+    pub(crate) upright: Vec<Tensor>,
+    /// Their residuals.
+    pub(crate) map: Vec<f32>,
+}
+
+fn mean(
+    blocks: impl ExactSizeIterator<Item = Result<Vec<f32>, DetectorError>>,
+) -> Result<Vec<f32>, DetectorError> {
+    let count = blocks.len() as f32;
+    let mut map: Vec<f32> = vec![];
+    for block in blocks {
+        let block = block?;
+        map.resize(block.len(), 0.0);
+        map.iter_mut()
+            .zip(block)
+            .for_each(|(sum, x)| *sum += x / count);
+    }
+    Ok(map)
+}

@@ -1,0 +1,242 @@
+//! How different a patch is from the rest of its own image: a cue that needs no reference.
+//!
+//! Surfaces repeat themselves and many things are symmetric. A patch is familiar if its image has
+//! patches like it further away, or in the place that mirrors its own from left to right. Chosen
+//! on auxiliary data (docs/research/self-similarity.md).
+
+use anomalens_backbones::{Grid, ImageFeatures, LayerId};
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::DetectorError;
+use crate::components::nearest::{matrix, with_values};
+use crate::components::tokens::normalise_rows;
+
+/// The most similar patches whose similarities are averaged.
+const NEIGHBOURS: usize = 5;
+
+/// Patches so near, in each direction, do not count: an anomaly is like itself.
+const MARGIN: usize = 3;
+
+/// How far from the mirrored place its likeness is looked for, in each direction.
+const MIRROR_REACH: usize = 1;
+
+/// Weight of the distance to the mirrored place beside that to patches anywhere.
+const MIRROR_WEIGHT: f32 = 0.25;
+
+/// Patches whose distances spread less do not differ.
+const LEAST_SPREAD: f32 = 1e-4;
+
+/// For each patch of `image` its distance to the rest of the image, the mean over `blocks`: the
+/// cosine distance to its nearest patches further away, and with a smaller weight that to its
+/// mirror image. All 0 for a single patch.
+///
+/// # Errors
+/// [`DetectorError::MissingLayer`].
+pub(crate) fn distances(
+    image: &ImageFeatures,
+    blocks: &[usize],
+) -> Result<Vec<f32>, DetectorError> {
+    let tokens = blocks.iter().map(|&block| directions(image, block));
+    between(image.grid(), &tokens.collect::<Result<Vec<_>, _>>()?)
+}
+
+/// The same from the tokens after each block, `[patches, width]` of length 1, of an image of
+/// `grid` patches.
+pub(crate) fn between(grid: Grid, blocks: &[Tensor]) -> Result<Vec<f32>, DetectorError> {
+    let mut sums = vec![0.0; grid.len()];
+    for tokens in blocks {
+        with_values(&tokens.matmul(&tokens.t()?)?, |similarities| {
+            sums.par_iter_mut()
+                .zip(similarities.par_chunks(grid.len()))
+                .enumerate()
+                .for_each(|(patch, (sum, row))| {
+                    *sum += distance(grid, patch, row) / blocks.len() as f32;
+                });
+        })?;
+    }
+    Ok(sums)
+}
+
+/// What brings distances `own` to the own image to the spread that the patches of the same images
+/// have in `others`, another measure of them; 0 if they do not differ.
+pub(crate) fn factor<'a>(
+    others: impl Iterator<Item = &'a f32>,
+    own: impl Iterator<Item = &'a f32>,
+) -> f32 {
+    let own = spread(own);
+    match own > LEAST_SPREAD {
+        true => spread(others) / own,
+        false => 0.0,
+    }
+}
+
+/// Standard deviation; 0 where there is nothing to compare.
+fn spread<'a>(values: impl Iterator<Item = &'a f32>) -> f32 {
+    let (mut count, mut sum, mut squares) = (0.0, 0.0, 0.0);
+    for &value in values {
+        let value = f64::from(value);
+        count += 1.0;
+        sum += value;
+        squares += value * value;
+    }
+    if count == 0.0 {
+        return 0.0;
+    }
+    let mean = sum / count;
+    (squares / count - mean * mean).max(0.0).sqrt() as f32
+}
+
+/// The patch tokens after `block`, scaled to length 1, `[patches, width]`.
+fn directions(image: &ImageFeatures, block: usize) -> Result<Tensor, DetectorError> {
+    let tokens = image
+        .block(block)
+        .ok_or(DetectorError::MissingLayer(LayerId::Block(block)))?;
+    let mut patches = tokens.tokens.clone();
+    normalise_rows(&mut patches, tokens.dim);
+    matrix(patches, tokens.dim)
+}
+
+/// The distance of one patch, from its similarities to all patches of the image.
+fn distance(grid: Grid, patch: usize, similarities: &[f32]) -> f32 {
+    let (row, column) = (patch / grid.columns, patch % grid.columns);
+    let margin = MARGIN.min((grid.rows.max(grid.columns) / 2).saturating_sub(1));
+    let mirrored = grid.columns - 1 - column;
+    let mut nearest = [f32::NEG_INFINITY; NEIGHBOURS];
+    let mut mirror = f32::NEG_INFINITY;
+    for (other_row, row_of_others) in similarities.chunks_exact(grid.columns).enumerate() {
+        let down = other_row.abs_diff(row);
+        for (other_column, &similarity) in row_of_others.iter().enumerate() {
+            if down.max(other_column.abs_diff(column)) > margin {
+                insert(&mut nearest, similarity);
+            }
+            if down.max(other_column.abs_diff(mirrored)) <= MIRROR_REACH {
+                mirror = mirror.max(similarity);
+            }
+        }
+    }
+    let found = nearest.iter().filter(|s| s.is_finite());
+    let (count, sum) = found.fold((0, 0.0), |(count, sum), s| (count + 1, sum + s));
+    if count == 0 {
+        return 0.0;
+    }
+    (1.0 - sum / count as f32) + MIRROR_WEIGHT * (1.0 - mirror)
+}
+
+/// Keeps the largest values in descending order.
+fn insert(largest: &mut [f32; NEIGHBOURS], value: f32) {
+    let place = largest.partition_point(|&kept| kept >= value);
+    if place < NEIGHBOURS {
+        largest[place..].rotate_right(1);
+        largest[place] = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anomalens_backbones::FeatureMap;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WIDTH: usize = 4;
+
+    fn image(grid: Grid, tokens: Vec<f32>) -> ImageFeatures {
+        let map = FeatureMap {
+            layer: LayerId::Block(1),
+            grid,
+            dim: WIDTH,
+            tokens,
+            class_token: None,
+        };
+        ImageFeatures {
+            maps: vec![map],
+            embedding: None,
+        }
+    }
+
+    /// The definition, patch by patch.
+    fn naive(image: &ImageFeatures) -> Vec<f32> {
+        let Grid { rows, columns } = image.grid();
+        let tokens = directions(image, 1).unwrap().to_vec2::<f32>().unwrap();
+        let margin = MARGIN.min((rows.max(columns) / 2).saturating_sub(1)) as i64;
+        let place = |i: usize| ((i / columns) as i64, (i % columns) as i64);
+        let apart = |a: (i64, i64), b: (i64, i64)| (a.0 - b.0).abs().max((a.1 - b.1).abs());
+        let all = 0..rows * columns;
+        all.clone()
+            .map(|i| {
+                let similarity = |j: usize| -> f32 {
+                    tokens[i].iter().zip(&tokens[j]).map(|(a, b)| a * b).sum()
+                };
+                let mirrored = (place(i).0, columns as i64 - 1 - place(i).1);
+                let far = all.clone().filter(|&j| apart(place(i), place(j)) > margin);
+                let mut far: Vec<f32> = far.map(similarity).collect();
+                far.sort_by(|a, b| b.total_cmp(a));
+                far.truncate(NEIGHBOURS);
+                let near = all.clone().filter(|&j| apart(mirrored, place(j)) <= 1);
+                let mirror = near.map(similarity).fold(f32::NEG_INFINITY, f32::max);
+                let mean = far.iter().sum::<f32>() / far.len().max(1) as f32;
+                match far.is_empty() {
+                    true => 0.0,
+                    false => (1.0 - mean) + MIRROR_WEIGHT * (1.0 - mirror),
+                }
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn distances_equal_the_definition(
+            rows in 1_usize..12,
+            columns in 1_usize..12,
+            values in proptest::collection::vec(-1.0_f32..1.0, 12 * 12 * WIDTH),
+        ) {
+            let tokens = values[..rows * columns * WIDTH].to_vec();
+            let image = image(Grid { rows, columns }, tokens);
+            let found = distances(&image, &[1]).unwrap();
+            for (found, expected) in found.iter().zip(naive(&image)) {
+                prop_assert!((found - expected).abs() < 1e-4, "{found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_patch_that_has_no_like_is_the_most_distant() {
+        let grid = Grid {
+            rows: 9,
+            columns: 10,
+        };
+        // (name, the odd patch, its mirror image is alike)
+        let cases = [("odd", 31, false), ("odd, but symmetric", 31, true)];
+        let found = cases.map(|(name, odd, symmetric)| {
+            let mirrored = odd / 10 * 10 + 9 - odd % 10;
+            let tokens = (0..grid.len()).flat_map(|i| match i {
+                _ if i == odd || symmetric && i == mirrored => [1.0, -2.0, 3.0, 0.5],
+                _ => [-1.0, 1.0, 0.0, 2.0],
+            });
+            let found = distances(&image(grid, tokens.collect()), &[1]).unwrap();
+            let highest = (0..grid.len()).max_by(|&a, &b| found[a].total_cmp(&found[b]));
+            let ordinary = found[0];
+            assert!(ordinary.abs() < 1e-5, "{name}: {ordinary}");
+            assert!(
+                highest == Some(odd) || symmetric && highest == Some(mirrored),
+                "{name}: {highest:?}"
+            );
+            found[odd]
+        });
+        assert!(found[1] < found[0], "{found:?}");
+    }
+
+    #[test]
+    fn a_block_that_is_not_there_is_named() {
+        let grid = Grid {
+            rows: 1,
+            columns: 1,
+        };
+        let error = distances(&image(grid, vec![1.0; WIDTH]), &[7]).unwrap_err();
+        assert!(matches!(
+            error,
+            DetectorError::MissingLayer(LayerId::Block(7))
+        ));
+    }
+}

@@ -1,0 +1,113 @@
+//! The detector file: everything but the backbone's weights. What does not fit together is refused
+//! with the reason, never guessed.
+
+pub(crate) mod format;
+
+use std::path::Path;
+
+use crate::detector::{Detector, State};
+use crate::{Calibration, DetectorError, find};
+use format::{Content, Header, bad, fingerprint};
+
+pub use format::{BackboneRef, FORMAT_VERSION, Provenance};
+
+/// A saved detector: everything but the backbone's weights.
+pub struct DetectorFile {
+    /// The detector.
+    pub detector: Box<dyn Detector>,
+    /// The weights that it was made with.
+    pub backbone: BackboneRef,
+    /// Where it came from.
+    pub provenance: Provenance,
+    /// The threshold of its decisions, if one was chosen.
+    pub calibration: Option<Calibration>,
+}
+
+impl DetectorFile {
+    /// Writes the file; it appears complete or not at all, and an older one stays until then.
+    ///
+    /// # Errors
+    /// [`DetectorError::WriteFile`] if the folder is not there, is read-only or is full.
+    pub fn save(&self, path: &Path) -> Result<(), DetectorError> {
+        let State { config, tensors } = self.detector.state();
+        let header = Header {
+            format_version: FORMAT_VERSION,
+            method: self.detector.method().to_owned(),
+            config,
+            input: self.detector.input().clone(),
+            backbone: self.backbone.clone(),
+            provenance: self.provenance.clone(),
+            calibration: self.calibration.clone(),
+            tensors_sha256: fingerprint(&tensors),
+        };
+        Content { header, tensors }.write(path)
+    }
+
+    /// Reads a file and makes its detector.
+    ///
+    /// # Errors
+    /// [`DetectorError::ReadFile`], or [`DetectorError::BadFile`] with what is wrong: no detector
+    /// file, damaged, written by another version, or parts that do not fit each other.
+    pub fn load(path: &Path) -> Result<Self, DetectorError> {
+        Self::made_of(Content::read(path)?).map_err(|reason| bad(path, reason))
+    }
+
+    fn made_of(content: Content) -> Result<Self, String> {
+        let method = find(&content.header.method).map_err(|e| e.to_string())?;
+        let input = content.header.input.clone();
+        let backbone = content.header.backbone.clone();
+        let provenance = content.header.provenance.clone();
+        let calibration = content.header.calibration.clone();
+        let detector = method
+            .load(content.into_state())
+            .map_err(|e| e.to_string())?;
+        if *detector.input() != input {
+            return Err(
+                "its preprocessing does not follow from its settings; it was made by another \
+                 version and must be fitted again"
+                    .to_owned(),
+            );
+        }
+        if let Some(calibration) = &calibration {
+            calibration.check()?;
+            Calibration::require_possible(detector.as_ref()).map_err(|e| e.to_string())?;
+        }
+        Ok(Self {
+            detector,
+            backbone,
+            provenance,
+            calibration,
+        })
+    }
+
+    /// What the predictions depend on: equal for two detectors that give the same results.
+    pub fn identity(&self) -> serde_json::Value {
+        let State { config, tensors } = self.detector.state();
+        let mut identity = serde_json::json!({
+            "method": self.detector.method(),
+            "config": config,
+            "tensors_sha256": fingerprint(&tensors),
+            "backbone": self.backbone,
+        });
+        if let Some(calibration) = &self.calibration {
+            identity["threshold"] = calibration.threshold.into();
+            identity["probability"] = serde_json::json!(calibration.probability);
+        }
+        identity
+    }
+
+    /// Checks that weights with the hash `sha256` are those that the detector was made with.
+    ///
+    /// # Errors
+    /// [`DetectorError::OtherBackbone`].
+    pub fn check_backbone(&self, sha256: &str) -> Result<(), DetectorError> {
+        if self.backbone.sha256 == sha256 {
+            return Ok(());
+        }
+        Err(DetectorError::OtherBackbone {
+            expected: self.backbone.name.clone(),
+            expected_sha256: self.backbone.sha256.clone(),
+            found_sha256: sha256.to_owned(),
+        })
+    }
+}

@@ -1,0 +1,69 @@
+//! What a method wants from a backbone.
+
+use anomalens_backbones::FeatureRequest;
+use anomalens_vision::Preprocess;
+use serde::{Deserialize, Serialize};
+
+use crate::DetectorError;
+
+/// How pixels are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Normalisation {
+    /// Mean and deviation of CLIP's training images.
+    Clip,
+    /// Those of ImageNet.
+    Imagenet,
+}
+
+impl Normalisation {
+    /// Images stretched to a square of `size` pixels and normalised.
+    pub(crate) fn square(self, size: u32) -> Preprocess {
+        match self {
+            Self::Clip => Preprocess::clip_square(size),
+            Self::Imagenet => Preprocess::imagenet_square(size),
+        }
+    }
+}
+
+/// The way of an image up to its features.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InputSpec {
+    /// From pixels to the network's input.
+    pub preprocess: Preprocess,
+    /// Which features are taken.
+    pub request: FeatureRequest,
+}
+
+impl InputSpec {
+    /// Images stretched to a square of `image_size` pixels, normalised as ImageNet's, and the tokens
+    /// of `blocks`; or why these settings of `method` cannot be.
+    pub(crate) fn square(
+        method: &'static str,
+        image_size: u32,
+        blocks: &[usize],
+    ) -> Result<Self, DetectorError> {
+        let refuse = |reason: &str| Err(DetectorError::settings(method, reason));
+        if blocks.is_empty() {
+            return refuse("`blocks` names no block");
+        }
+        if image_size == 0 {
+            return refuse("`image_size` must be above 0");
+        }
+        Ok(Self {
+            preprocess: Preprocess::imagenet_square(image_size),
+            request: FeatureRequest::blocks(blocks.iter().copied()),
+        })
+    }
+
+    /// The request that serves both, if one pass through the network can.
+    pub fn join(&self, other: &Self) -> Option<Self> {
+        if self.preprocess != other.preprocess {
+            return None;
+        }
+        Some(Self {
+            preprocess: self.preprocess.clone(),
+            request: self.request.join(&other.request)?,
+        })
+    }
+}

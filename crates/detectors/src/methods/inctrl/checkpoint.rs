@@ -1,0 +1,160 @@
+//! What was trained, as plain tensors: from the detector file that `train` writes, and from and to
+//! the original's checkpoints (`checkpoint.pyth`), which hold a whole state dict.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anomalens_backbones::BackboneError;
+use anomalens_backbones::checkpoint::{Checkpoint, write_torch};
+use candle_core::{DType, Device, Tensor};
+
+use super::model::Model;
+use super::network::{Network, Sizes};
+use super::power_mean::PowerMean;
+use super::settings::Settings;
+use super::{NAME, refuse, unusable};
+use crate::DetectorError;
+use crate::detector::{Array, State};
+use crate::file::format::Content;
+use crate::settings::Checked;
+
+/// What a zip archive, such as those of PyTorch, starts with.
+const ARCHIVE: &[u8] = b"PK\x03\x04";
+
+/// What was trained before.
+pub(super) struct Learned {
+    /// The settings that it was trained with, unless they are the defaults or, as for published
+    /// checkpoints, not told.
+    pub(super) settings: Option<Settings>,
+    source: Source,
+}
+
+enum Source {
+    BuiltIn,
+    Published(Checkpoint),
+    Own(State),
+}
+
+impl Learned {
+    /// What is part of the program: the power mean.
+    pub(super) fn built_in() -> Self {
+        Self {
+            settings: None,
+            source: Source::BuiltIn,
+        }
+    }
+
+    /// Opens a detector file of this method, or a published checkpoint.
+    pub(super) fn read(path: &Path) -> Result<Self, DetectorError> {
+        if starts_as_archive(path)? {
+            let source = Source::Published(Checkpoint::open(path)?);
+            return Ok(Self {
+                settings: None,
+                source,
+            });
+        }
+        let content = Content::read(path)?;
+        if content.header.method != NAME {
+            return Err(refuse(format!(
+                "{} is a detector of {}, not of {NAME}",
+                path.display(),
+                content.header.method
+            )));
+        }
+        let state = content.into_state();
+        Ok(Self {
+            settings: Some(Checked::load(&state)?.settings),
+            source: Source::Own(state),
+        })
+    }
+
+    /// The model that was trained.
+    pub(super) fn model(&self) -> Result<Model, DetectorError> {
+        match &self.source {
+            Source::BuiltIn => Ok(Model::PowerMean(PowerMean::learned()?)),
+            Source::Own(state) => model(&mut |name| {
+                let Array { shape, values } = state.tensors.get(name)?;
+                Tensor::from_slice(values, shape.as_slice(), &Device::Cpu).ok()
+            }),
+            Source::Published(checkpoint) => model(&mut |name| {
+                let shape = checkpoint.shape(name)?.to_vec();
+                checkpoint.tensor(name, &shape, &Device::Cpu).ok()
+            }),
+        }
+    }
+}
+
+fn starts_as_archive(path: &Path) -> Result<bool, DetectorError> {
+    let mut start = vec![];
+    let read = File::open(path).and_then(|file| file.take(4).read_to_end(&mut start));
+    read.map_err(|source| BackboneError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(start == ARCHIVE)
+}
+
+/// The model whose tensors `take` gives by the original's names.
+pub(super) fn model(take: &mut dyn FnMut(&str) -> Option<Tensor>) -> Result<Model, DetectorError> {
+    let mean = PowerMean::new()?;
+    let mut taken: Vec<(String, Tensor)> = vec![];
+    for (name, _) in mean.variables() {
+        taken.extend(take(&name).map(|tensor| (name, tensor)));
+    }
+    let model = if taken.is_empty() {
+        let mut shape = |name: &str| {
+            let tensor = take(name).ok_or_else(|| unusable(name))?;
+            match *tensor.dims() {
+                [rows, columns] => {
+                    taken.push((name.to_owned(), tensor));
+                    Ok((rows, columns))
+                }
+                _ => Err(unusable(name)),
+            }
+        };
+        let (middle, embedding) = shape("adapter.fc.0.weight")?;
+        let (_, patches) = shape("diff_head.projection1.weight")?;
+        let sizes = Sizes {
+            embedding,
+            patches,
+            middle,
+        };
+        Model::Network(Box::new(Network::new(sizes, 0)?))
+    } else {
+        Model::PowerMean(mean)
+    };
+    for (name, var) in model.variables() {
+        let known = taken.iter().find(|(known, _)| *known == name);
+        let tensor = known.map_or_else(|| take(&name), |(_, tensor)| Some(tensor.clone()));
+        let tensor = tensor.filter(|tensor| tensor.dims() == var.dims());
+        var.set(&tensor.ok_or_else(|| unusable(&name))?)?;
+    }
+    Ok(model)
+}
+
+/// The tensors for a detector file.
+pub(super) fn arrays(model: &Model) -> Vec<(String, Array)> {
+    let arrays = model.variables().into_iter().filter_map(|(name, var)| {
+        let values = var.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
+        let shape = var.dims().to_vec();
+        Some((name, Array { shape, values }))
+    });
+    arrays.collect()
+}
+
+/// Writes the learned part of a published checkpoint, after `steps` steps.
+pub(super) fn write(path: &Path, network: &Network, steps: usize) -> Result<(), DetectorError> {
+    let mut state: Vec<(String, Tensor)> = vec![];
+    for (name, var) in network.variables() {
+        let counted = name.strip_suffix("running_var").map(str::to_owned);
+        state.push((name, var.as_tensor().clone()));
+        if let Some(norm) = counted {
+            // The norm over the inputs has never seen a batch.
+            let steps = if norm.ends_with("bn1.") { 0 } else { steps };
+            let count = Tensor::new(steps as u32, &Device::Cpu)?.to_dtype(DType::I64)?;
+            state.push((format!("{norm}num_batches_tracked"), count));
+        }
+    }
+    Ok(write_torch(path, None, &state)?)
+}

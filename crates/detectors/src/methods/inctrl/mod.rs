@@ -1,0 +1,403 @@
+//! InCTRL (Zhu and Pang, "Toward Generalist Anomaly Detection via In-context Residual Learning
+//! with Few-shot Sample Prompts", CVPR 2024): residuals between an image and a few normal images,
+//! of its patches and of its embedding, and a prior from prompts, weighed by heads that are
+//! learned once on auxiliary data.
+//!
+//! ```text
+//! settings.rs    settings
+//! residual.rs    patch-level residuals
+//! text.rs        the text prior
+//! model.rs       what is learned: network.rs, the paper's adapter and heads, or power_mean.rs
+//! score_scale.rs what the power mean measures residuals in
+//! references.rs  what a detector keeps of its references
+//! train.rs       episodes and loss; layout.rs: the reference's mixed-up batches
+//! checkpoint.rs  what was trained, from our files and the original's
+//! ```
+//!
+//! The original encodes references and prompts again for every image; here that is done once, when
+//! the detector is made.
+
+mod checkpoint;
+#[cfg(test)]
+mod goldens;
+mod layout;
+mod model;
+mod network;
+mod power_mean;
+mod references;
+mod residual;
+mod score_scale;
+mod settings;
+mod text;
+mod train;
+
+use std::collections::BTreeMap;
+
+use anomalens_backbones::clip::ClipText;
+use anomalens_backbones::{ImageEncoder, ImageFeatures};
+use anomalens_vision::Map;
+use candle_core::{Device, Tensor};
+
+pub use layout::BatchLayout;
+pub use settings::{Head, Preprocessing, Settings};
+
+use crate::detector::{Array, Detector, Profile, Scored, State};
+use crate::settings::Checked;
+use crate::training::{TrainProgress, Trained};
+use crate::{
+    DetectorError, FitContext, Method, MethodInfo, Need, ReferenceImage, Requirements,
+    Settings as _, TrainContext, Trainer, Variant,
+};
+use checkpoint::Learned;
+use model::Model;
+use network::{Evidence, Network, Phase, Sizes};
+use references::{Kept, References};
+use residual::Compared;
+use score_scale::Residuals;
+
+/// The method's name.
+pub const NAME: &str = "inctrl";
+
+/// The name of the prompts' embeddings in a detector file.
+const TEXTS: &str = "text_features";
+
+/// The method.
+pub struct InCtrl;
+
+impl Method for InCtrl {
+    fn info(&self) -> &'static MethodInfo {
+        &MethodInfo {
+            name: NAME,
+            summary: "few-shot: residuals between an image and some normal images, weighed by \
+                      heads learned once from auxiliary data",
+            paper: "Zhu and Pang, Toward Generalist Anomaly Detection via In-context Residual \
+                    Learning with Few-shot Sample Prompts, CVPR 2024",
+            requirements: Requirements {
+                references: Need::Required,
+                training: Need::Required,
+                joint: false,
+                class: true,
+            },
+            backbones: "CLIP; others without the text prior",
+        }
+    }
+
+    fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
+        context.require_references(NAME)?;
+        let encoder = context.encoder;
+        let text = encoder.text()?;
+        let learned = context.trained.map(Learned::read).transpose()?;
+        let defaults = learned
+            .as_ref()
+            .and_then(|learned| learned.settings.clone());
+        let defaults = defaults.unwrap_or_else(|| Settings::defaults(encoder, text.is_some()));
+        let mut settings = defaults.replaced_by(context.settings)?;
+        if let (Some(class), false) = (context.class, context.settings.contains_key("class")) {
+            settings.class = class.to_owned();
+        }
+        let learned = match (learned, settings.head) {
+            (Some(learned), _) => learned,
+            (None, Head::PowerMean) => Learned::built_in(),
+            (None, Head::Network) => {
+                return Err(refuse(
+                    "it is learned from auxiliary data first: train it, or name a published \
+                     checkpoint; `head=\"power-mean\"` with `text_prior=false` needs none",
+                ));
+            }
+        };
+        let detector = InCtrlDetector::new(settings, learned.model()?, text, encoder)?;
+        Ok(Box::new(detector.with(context, &[])?))
+    }
+
+    fn load(&self, state: State) -> Result<Box<dyn Detector>, DetectorError> {
+        Ok(Box::new(InCtrlDetector::load(state)?))
+    }
+
+    fn trainer(&self) -> Option<&dyn Trainer> {
+        Some(self)
+    }
+
+    fn update_references(
+        &self,
+        state: State,
+        context: &FitContext<'_>,
+        remove: &[String],
+    ) -> Result<Box<dyn Detector>, DetectorError> {
+        Ok(Box::new(
+            InCtrlDetector::load(state)?.with(context, remove)?,
+        ))
+    }
+}
+
+impl Trainer for InCtrl {
+    fn train(
+        &self,
+        context: &TrainContext<'_>,
+        progress: &mut TrainProgress<'_>,
+    ) -> Result<Trained, DetectorError> {
+        train::train(context, progress)
+    }
+
+    /// A detector that has learned nothing and has no references yet, but its prompts.
+    fn untrained(
+        &self,
+        context: &FitContext<'_>,
+        seed: u32,
+    ) -> Result<Box<dyn Detector>, DetectorError> {
+        let encoder = context.encoder;
+        let text = encoder.text()?;
+        let defaults = Settings::defaults(encoder, text.is_some());
+        let settings = defaults.replaced_by(context.settings)?;
+        let model = Model::new(&settings, settings.sizes(encoder), seed)?;
+        Ok(Box::new(InCtrlDetector::new(
+            settings, model, text, encoder,
+        )?))
+    }
+
+    /// Parts are switched off where references are at hand, not in training.
+    fn variants(&self, _: &dyn ImageEncoder) -> Result<Vec<Variant>, DetectorError> {
+        Err(refuse(
+            "its parts are switched off when it is measured, by the settings `text_prior`, \
+             `image_residual`, `patch_residual` and `max_term`",
+        ))
+    }
+
+    fn trains_on_all(&self) -> bool {
+        true
+    }
+}
+
+/// The learned parts, and the references and prompts that images are compared with.
+struct InCtrlDetector {
+    settings: Settings,
+    profile: Profile,
+    model: Model,
+    /// Normal, anomalous; each of length 1. None without the text prior.
+    texts: Option<[Vec<f32>; 2]>,
+    references: References,
+}
+
+/// The error for settings that cannot be.
+fn refuse(reason: impl Into<String>) -> DetectorError {
+    DetectorError::Settings {
+        method: NAME,
+        reason: reason.into(),
+    }
+}
+
+/// The error for a tensor of a file that is not as it must be.
+fn unusable(name: &str) -> DetectorError {
+    refuse(format!(
+        "the tensor `{name}` is missing or has an unusable shape"
+    ))
+}
+
+/// Refuses a model that was trained with another network or another size of images.
+fn check_fit(
+    settings: &Settings,
+    network: &Network,
+    encoder: &dyn ImageEncoder,
+) -> Result<(), DetectorError> {
+    let sizes = network.sizes();
+    let Sizes {
+        embedding: width,
+        patches,
+        ..
+    } = settings.sizes(encoder);
+    if sizes.embedding != width {
+        return Err(refuse(format!(
+            "it was trained on embeddings of {} numbers, but those of {} have {width}: use the \
+             backbone that it was trained with",
+            sizes.embedding,
+            encoder.spec().name
+        )));
+    }
+    if sizes.patches != patches {
+        return Err(refuse(format!(
+            "it was trained on images of {} patches, but an image of {} pixels has {patches}: \
+             leave `image_size` as it was in training",
+            sizes.patches, settings.image_size
+        )));
+    }
+    Ok(())
+}
+
+impl InCtrlDetector {
+    fn new(
+        mut settings: Settings,
+        model: Model,
+        text: Option<ClipText>,
+        encoder: &dyn ImageEncoder,
+    ) -> Result<Self, DetectorError> {
+        settings.head = match &model {
+            Model::Network(network) => {
+                check_fit(&settings, network, encoder)?;
+                settings.adapter_width = network.sizes().middle;
+                Head::Network
+            }
+            Model::PowerMean(_) => Head::PowerMean,
+        };
+        let texts = match (settings.text_prior, text) {
+            (false, _) => None,
+            (true, Some(text)) => Some(text::embeddings(&text, &settings.class)?),
+            (true, None) => {
+                return Err(refuse(
+                    "`text_prior` needs a backbone with a text encoder; this one has none",
+                ));
+            }
+        };
+        Ok(Self {
+            profile: settings.profile()?,
+            settings,
+            model,
+            texts,
+            references: References::default(),
+        })
+    }
+
+    fn load(mut state: State) -> Result<Self, DetectorError> {
+        let Checked { settings, profile } = Checked::<Settings>::load(&state)?;
+        let model = checkpoint::model(&mut |name| {
+            let Array { shape, values } = state.tensors.remove(name)?;
+            Tensor::from_vec(values, shape, &Device::Cpu).ok()
+        })?;
+        let texts = match (settings.text_prior, state.tensors.remove(TEXTS)) {
+            // What `train` leaves behind has no class yet.
+            (false, _) | (true, None) => None,
+            (true, Some(texts)) if texts.shape.len() == 2 && texts.shape[0] == 2 => {
+                let (normal, anomalous) = texts.values.split_at(texts.shape[1]);
+                Some([normal.to_vec(), anomalous.to_vec()])
+            }
+            (true, Some(_)) => return Err(unusable(TEXTS)),
+        };
+        Ok(Self {
+            profile,
+            references: References::load(&mut state.tensors, &settings)?,
+            model,
+            texts,
+            settings,
+        })
+    }
+
+    fn with(self, context: &FitContext<'_>, remove: &[String]) -> Result<Self, DetectorError> {
+        let mut kept = self.references.into_kept();
+        for name in remove {
+            if kept.remove(name).is_none() {
+                let names: Vec<&str> = kept.keys().map(String::as_str).collect();
+                return Err(refuse(format!(
+                    "there is no reference `{name}`; the references are: {}",
+                    names.join(", ")
+                )));
+            }
+        }
+        for ReferenceImage { name, image } in context.references {
+            let Settings {
+                tta,
+                reference_augmentation,
+                ..
+            } = self.settings;
+            let forms = reference_augmentation.of(image);
+            let forms = context.encode(&self.profile.input, tta, &forms)?;
+            let new = Kept::new(&forms, &self.settings, &self.model)?;
+            if kept.insert(name.clone(), new).is_some() {
+                return Err(refuse(format!(
+                    "there are two references called `{name}`: remove the one that is there, or \
+                     rename the file"
+                )));
+            }
+        }
+        if kept.is_empty() {
+            return Err(DetectorError::NoReferences(NAME));
+        }
+        Ok(Self {
+            references: References::new(kept, self.settings.forms())?,
+            ..self
+        })
+    }
+
+    fn score_one(&self, image: &ImageFeatures) -> Result<Scored, DetectorError> {
+        let References {
+            mean: Some(mean),
+            banks,
+            ..
+        } = &self.references
+        else {
+            return Err(DetectorError::NoReferences(NAME));
+        };
+        let grid = self.profile.check(image, banks[0].width())?;
+        let compared = Compared::of(image, &self.settings)?;
+        let mut map = residual::map(&compared.patches, banks)?;
+        let (score, unit) = match &self.model {
+            Model::Network(network) => {
+                let evidence = self.evidence(image, &map, mean)?;
+                let scores = network.scores(&evidence, &self.settings, Phase::Scoring)?;
+                (scores.anomaly, 1.0)
+            }
+            Model::PowerMean(head) => {
+                let (means, wholes) = (&compared.means, self.references.wholes());
+                let blocks = self.settings.blocks.len();
+                let own = self.settings.own(&compared.patches)?;
+                let residuals =
+                    Residuals::new(&score_scale::row(&map)?, own, means, wholes, blocks);
+                let unit = self.references.unit;
+                let ratios = Tensor::new(&[residuals.ratios(unit)], &Device::Cpu)?;
+                (head.scores(&self.settings.parts(&ratios)?)?, unit.patches)
+            }
+        };
+        map.iter_mut().for_each(|residual| *residual /= unit);
+        Ok(Scored {
+            score: score.get(0)?.to_scalar()?,
+            map: Map::new(grid.rows, grid.columns, map)?,
+            range: self.references.range.scaled_by(unit),
+        })
+    }
+
+    /// What the networks say of one image with patch residuals `map`.
+    fn evidence(
+        &self,
+        image: &ImageFeatures,
+        map: &[f32],
+        references: &Tensor,
+    ) -> Result<Evidence, DetectorError> {
+        let embedding = image.embedding.as_deref().unwrap_or_default();
+        let text = self.texts.as_ref();
+        let text = text.map_or(0.0, |texts| text::score(embedding, texts));
+        Ok(Evidence {
+            text: Tensor::new(&[text], &Device::Cpu)?,
+            map: Tensor::new(map, &Device::Cpu)?.unsqueeze(0)?,
+            embedding: references::embedding(image)?,
+            references: references.clone(),
+        })
+    }
+}
+
+impl Detector for InCtrlDetector {
+    fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    fn references(&self) -> Vec<&str> {
+        self.references.names().collect()
+    }
+
+    fn score(&self, images: &[&ImageFeatures]) -> Result<Vec<Scored>, DetectorError> {
+        images.iter().map(|image| self.score_one(image)).collect()
+    }
+
+    fn state(&self) -> State {
+        let mut tensors = BTreeMap::new();
+        tensors.extend(checkpoint::arrays(&self.model));
+        tensors.extend(self.references.arrays(&self.settings.blocks));
+        if let Some([normal, anomalous]) = &self.texts {
+            let texts = Array {
+                shape: vec![2, normal.len()],
+                values: [normal.as_slice(), anomalous].concat(),
+            };
+            tensors.insert(TEXTS.to_owned(), texts);
+        }
+        State {
+            config: self.settings.to_json().into(),
+            tensors,
+        }
+    }
+}

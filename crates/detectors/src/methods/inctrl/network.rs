@@ -1,0 +1,289 @@
+//! What InCTRL learns (paper, sections 3.2 to 3.4): the adapter of the image-level residual and
+//! two small heads that turn residuals into scores. Tensors have the names of the original's
+//! checkpoints.
+
+use candle_core::{Tensor, Var};
+use candle_nn::ops::sigmoid;
+
+use super::settings::Settings;
+use crate::training::random::{generator, uniform};
+
+/// Widths of the heads' hidden layers.
+const HIDDEN: [usize; 2] = [128, 64];
+
+/// Epsilon of the batch norms, and the weight of a batch in their running statistics.
+const NORM_EPS: f64 = 1e-5;
+const MOMENTUM: f64 = 0.1;
+
+/// Purpose of the generator of initial values.
+const INITIAL_VALUES: u32 = u32::MAX;
+
+/// Whether batch norms use their batch and learn from it, or use what they have learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Training,
+    Scoring,
+}
+
+/// What the frozen networks say of a batch of images beside their shots.
+pub(super) struct Evidence {
+    /// Probability of the anomalous prompts, `[batch]`.
+    pub(super) text: Tensor,
+    /// Patch residuals averaged over the blocks, `[batch, patches]`.
+    pub(super) map: Tensor,
+    /// `[batch, embedding]`.
+    pub(super) embedding: Tensor,
+    /// Mean of the shots' adapted embeddings, `[batch, embedding]`.
+    pub(super) references: Tensor,
+}
+
+/// The scores of a batch, each `[batch]`.
+pub(super) struct Scores {
+    /// The anomaly score.
+    pub(super) anomaly: Tensor,
+    /// That of the image-level residual alone; none if it does not take part.
+    pub(super) image: Option<Tensor>,
+    /// That of everything together, before the largest patch residual comes in.
+    #[cfg_attr(not(test), expect(dead_code, reason = "compared with the original's"))]
+    pub(super) holistic: Tensor,
+}
+
+/// The sizes that everything follows from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Numbers of an embedding.
+    pub(super) embedding: usize,
+    /// Patches of an image.
+    pub(super) patches: usize,
+    /// Width of the adapter's middle.
+    pub(super) middle: usize,
+}
+
+/// The learned parts.
+pub(super) struct Network {
+    sizes: Sizes,
+    /// `[middle, embedding]` and `[embedding, middle]`.
+    adapter: [Var; 2],
+    /// From the patches, `diff_head` in the original.
+    map_head: Head,
+    /// From the residual of the embedding, `diff_head_ref` in the original.
+    image_head: Head,
+}
+
+impl Network {
+    /// Initial values from `seed`, as PyTorch's linear layers have them.
+    pub(super) fn new(sizes: Sizes, seed: u32) -> candle_core::Result<Self> {
+        let Sizes {
+            embedding,
+            patches,
+            middle,
+        } = sizes;
+        let mut random = generator(seed, INITIAL_VALUES);
+        let mut initial = |shape: &[usize], inputs: usize| {
+            let bound = (inputs as f64).sqrt().recip();
+            let count = shape.iter().product();
+            let values = (0..count).map(|_| (bound * (2.0 * uniform(&mut random) - 1.0)) as f32);
+            let values =
+                Tensor::from_vec(values.collect::<Vec<_>>(), shape, &candle_core::Device::Cpu)?;
+            Var::from_tensor(&values)
+        };
+        Ok(Self {
+            sizes,
+            adapter: [
+                initial(&[middle, embedding], embedding)?,
+                initial(&[embedding, middle], middle)?,
+            ],
+            map_head: Head::new(patches, &mut initial)?,
+            image_head: Head::new(embedding, &mut initial)?,
+        })
+    }
+
+    /// The sizes.
+    pub(super) fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// Everything that a checkpoint holds, by the original's names; running statistics, which
+    /// have no gradient, too.
+    pub(super) fn variables(&self) -> Vec<(String, Var)> {
+        let [down, up] = self.adapter.clone();
+        let mut all = vec![
+            ("adapter.fc.0.weight".to_owned(), down),
+            ("adapter.fc.2.weight".to_owned(), up),
+        ];
+        for (name, head) in [
+            ("diff_head", &self.map_head),
+            ("diff_head_ref", &self.image_head),
+        ] {
+            let parts = head.variables();
+            all.extend(parts.map(|(part, var)| (format!("{name}.{part}"), var)));
+        }
+        all
+    }
+
+    /// Embeddings `[n, embedding]` through the adapter.
+    pub(super) fn adapt(&self, embeddings: &Tensor) -> candle_core::Result<Tensor> {
+        let [down, up] = &self.adapter;
+        let middle = embeddings.matmul(&down.t()?)?.relu()?;
+        middle.matmul(&up.t()?)?.relu()
+    }
+
+    /// The scores that `evidence` amounts to.
+    pub(super) fn scores(
+        &self,
+        evidence: &Evidence,
+        settings: &Settings,
+        phase: Phase,
+    ) -> candle_core::Result<Scores> {
+        let zeros = evidence.text.zeros_like()?;
+        let text = if settings.text_prior {
+            &evidence.text
+        } else {
+            &zeros
+        };
+        let image = if settings.image_residual {
+            let residual = (&evidence.references - self.adapt(&evidence.embedding)?)?;
+            Some(self.image_head.forward(&residual, phase)?)
+        } else {
+            None
+        };
+        let both = match &image {
+            Some(image) => (text + image)?,
+            None => text.clone(),
+        };
+        let map = if settings.patch_residual {
+            evidence.map.clone()
+        } else {
+            evidence.map.zeros_like()?
+        };
+        let holistic = map.broadcast_add(&both.unsqueeze(1)?)?;
+        let holistic = self.map_head.forward(&holistic, phase)?;
+        let anomaly = if settings.patch_residual && settings.max_term {
+            ((&holistic + map.max(1)?)? / 2.0)?
+        } else {
+            holistic.clone()
+        };
+        Ok(Scores {
+            anomaly,
+            image,
+            holistic,
+        })
+    }
+}
+
+/// Three linear layers with batch norm after the activation of the first two, and a sigmoid.
+struct Head {
+    layers: [Linear; 3],
+    /// The first, over the inputs, is in every checkpoint and used nowhere.
+    norms: [BatchNorm; 3],
+}
+
+impl Head {
+    fn new(
+        inputs: usize,
+        initial: &mut impl FnMut(&[usize], usize) -> candle_core::Result<Var>,
+    ) -> candle_core::Result<Self> {
+        let [first, second] = HIDDEN;
+        let mut linear = |inputs: usize, outputs: usize| {
+            Ok::<_, candle_core::Error>(Linear {
+                weight: initial(&[outputs, inputs], inputs)?,
+                bias: initial(&[outputs], inputs)?,
+            })
+        };
+        Ok(Self {
+            layers: [
+                linear(inputs, first)?,
+                linear(first, second)?,
+                linear(second, 1)?,
+            ],
+            norms: [
+                BatchNorm::new(inputs)?,
+                BatchNorm::new(first)?,
+                BatchNorm::new(second)?,
+            ],
+        })
+    }
+
+    /// Probabilities `[batch]` from `[batch, inputs]`.
+    fn forward(&self, inputs: &Tensor, phase: Phase) -> candle_core::Result<Tensor> {
+        let [first, second, last] = &self.layers;
+        let [_, first_norm, second_norm] = &self.norms;
+        let x = first_norm.forward(&first.forward(inputs)?.relu()?, phase)?;
+        let x = second_norm.forward(&second.forward(&x)?.relu()?, phase)?;
+        sigmoid(&last.forward(&x)?.squeeze(1)?)
+    }
+
+    fn variables(&self) -> impl Iterator<Item = (String, Var)> {
+        let layers = (1..).zip(&self.layers).flat_map(|(i, layer)| {
+            [("weight", &layer.weight), ("bias", &layer.bias)]
+                .map(|(part, var)| (format!("projection{i}.{part}"), var.clone()))
+        });
+        let norms = (1..).zip(&self.norms).flat_map(|(i, norm)| {
+            [
+                ("weight", &norm.weight),
+                ("bias", &norm.bias),
+                ("running_mean", &norm.mean),
+                ("running_var", &norm.variance),
+            ]
+            .map(|(part, var)| (format!("bn{i}.{part}"), var.clone()))
+        });
+        layers.chain(norms)
+    }
+}
+
+struct Linear {
+    /// `[outputs, inputs]`.
+    weight: Var,
+    bias: Var,
+}
+
+impl Linear {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        x.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)
+    }
+}
+
+/// Batch norm with a gradient in training.
+struct BatchNorm {
+    weight: Var,
+    bias: Var,
+    mean: Var,
+    variance: Var,
+}
+
+impl BatchNorm {
+    fn new(width: usize) -> candle_core::Result<Self> {
+        let (kind, device) = (candle_core::DType::F32, candle_core::Device::Cpu);
+        Ok(Self {
+            weight: Var::ones(width, kind, &device)?,
+            bias: Var::zeros(width, kind, &device)?,
+            mean: Var::zeros(width, kind, &device)?,
+            variance: Var::ones(width, kind, &device)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, phase: Phase) -> candle_core::Result<Tensor> {
+        let (centred, variance) = match phase {
+            Phase::Scoring => (
+                x.broadcast_sub(&self.mean)?,
+                self.variance.as_tensor().clone(),
+            ),
+            Phase::Training => {
+                let batch = x.dim(0)? as f64;
+                let mean = x.mean(0)?;
+                let centred = x.broadcast_sub(&mean)?;
+                let variance = centred.sqr()?.mean(0)?;
+                let unbiased = (&variance * (batch / (batch - 1.0).max(1.0)))?;
+                for (running, new) in [(&self.mean, &mean), (&self.variance, &unbiased)] {
+                    let kept = (running.as_tensor() * (1.0 - MOMENTUM))?;
+                    running.set(&(kept + (new.detach() * MOMENTUM)?)?)?;
+                }
+                (centred, variance)
+            }
+        };
+        centred
+            .broadcast_div(&(variance + NORM_EPS)?.sqrt()?)?
+            .broadcast_mul(&self.weight)?
+            .broadcast_add(&self.bias)
+    }
+}

@@ -1,0 +1,123 @@
+//! Evidence: the rest of the image itself. Surfaces repeat themselves and many things are
+//! symmetric; a patch is as anomalous as it is different from the rest of its image.
+//!
+//! Scores are in units of what normal images score: of the target if some are given, of auxiliary
+//! data otherwise. How it was found: docs/research/self-similarity.md.
+
+use anomalens_backbones::ImageFeatures;
+use anomalens_vision::Map;
+
+use super::{NAME, Settings};
+use crate::components::self_similarity;
+use crate::detector::{Array, NormalRange, Scored, State};
+use crate::settings::Checked;
+use crate::{DetectorError, FitContext};
+
+/// Part of the patches, the most distant ones, whose mean is the image's score.
+pub(super) const TOP_FRACTION: f64 = 0.02;
+
+/// Quantile of normal images' patch scores beyond which patches are drawn as anomalous.
+const UPPER_QUANTILE: f64 = 0.995;
+
+/// Name of the tensor in a detector file: image, median, upper quantile.
+const TENSOR: &str = "own_image_scale";
+
+/// What normal images score.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct OwnImage {
+    /// The mean score of an image, in cosine distance.
+    image: f32,
+    /// The scores of patches, in units of `image`.
+    range: NormalRange,
+}
+
+/// Measured with the default settings and the backbone `dinov2-s-focus` on 100 normal images each of
+/// magnetic tile, KolektorSDD and drawn textures; docs/research/self-similarity.md has the command.
+const AUXILIARY: OwnImage = OwnImage {
+    image: 0.370,
+    range: NormalRange {
+        median: 0.444,
+        upper_quantile: 1.343,
+    },
+};
+
+/// Least unit, for normal images that hardly have any structure.
+const LEAST: f32 = AUXILIARY.image / 20.0;
+
+impl OwnImage {
+    /// Measured on the normal images of `context`, if there are any.
+    pub(super) fn fit(
+        context: &FitContext<'_>,
+        checked: &Checked<Settings>,
+    ) -> Result<Self, DetectorError> {
+        if context.references.is_empty() {
+            return Ok(AUXILIARY);
+        }
+        let Checked { settings, profile } = checked;
+        let images = context.references.iter().map(|reference| &reference.image);
+        let images = context.encode(&profile.input, settings.tta, images)?;
+        let (mut patches, mut image) = (vec![], 0.0);
+        for features in &images {
+            let map = map(features, settings)?;
+            image += map.top_mean(TOP_FRACTION) / images.len() as f32;
+            patches.extend(map.into_values());
+        }
+        let image = image.max(LEAST);
+        Ok(Self {
+            image,
+            range: NormalRange::of(patches, UPPER_QUANTILE).scaled_by(image),
+        })
+    }
+
+    /// The result of one image.
+    pub(super) fn score(
+        &self,
+        image: &ImageFeatures,
+        checked: &Checked<Settings>,
+    ) -> Result<Scored, DetectorError> {
+        let width = image.maps.first().map_or(0, |map| map.dim);
+        let grid = checked.profile.check(image, width)?;
+        let values = map(image, &checked.settings)?.into_values();
+        let values = values.into_iter().map(|distance| distance / self.image);
+        let map = Map::new(grid.rows, grid.columns, values.collect())?;
+        Ok(Scored {
+            score: map.top_mean(TOP_FRACTION),
+            map,
+            range: self.range,
+        })
+    }
+
+    /// The tensor for a detector file.
+    pub(super) fn array(&self) -> (String, Array) {
+        let NormalRange {
+            median,
+            upper_quantile,
+        } = self.range;
+        let values = vec![self.image, median, upper_quantile];
+        (TENSOR.to_owned(), Array::vector(values))
+    }
+
+    /// The scale again from its tensor.
+    pub(super) fn load(state: &mut State) -> Result<Self, DetectorError> {
+        match state.take(NAME, TENSOR)?.values.as_slice() {
+            &[image, median, upper_quantile] if image > 0.0 => Ok(Self {
+                image,
+                range: NormalRange {
+                    median,
+                    upper_quantile,
+                },
+            }),
+            _ => Err(DetectorError::tensor(NAME, TENSOR)),
+        }
+    }
+}
+
+/// The distance of each patch to the rest of its image.
+fn map(image: &ImageFeatures, settings: &Settings) -> Result<Map, DetectorError> {
+    let distances = self_similarity::distances(image, &settings.blocks)?;
+    Ok(Map::new(
+        image.grid().rows,
+        image.grid().columns,
+        distances,
+    )?)
+}

@@ -1,0 +1,7 @@
+//! The methods, one folder for each.
+
+pub mod anomaly_dino;
+pub mod anomalyclip;
+pub mod inctrl;
+pub mod lens;
+pub mod musc;

@@ -1,0 +1,20 @@
+//! The path of an image: file or memory -> network input -> features -> predictions.
+//!
+//! ```text
+//! source.rs   images in files and in memory
+//! tta.rs      test-time augmentation: moved views of an image, and how their results are merged
+//! stream.rs   batches of features; the next images are decoded while the network works
+//! predict.rs  a backbone and detectors together
+//! ```
+
+mod predict;
+mod source;
+mod stream;
+mod tta;
+
+pub use predict::{Outcome, Prediction, predict};
+pub use source::ImageSource;
+pub(crate) use source::is_flat;
+pub(crate) use stream::encode_images;
+pub use stream::{Encoded, ImageSize, StreamOptions, stream_features};
+pub use tta::Tta;

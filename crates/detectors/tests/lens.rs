@@ -1,0 +1,240 @@
+//! The results of lens against what was recorded when its parts were still settings of several
+//! methods, on an encoder that computes the same on every machine.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Arc, LazyLock, OnceLock};
+
+use anomalens_backbones::{
+    BackboneError, EncoderSpec, FeatureMap, FeatureRequest, Grid, ImageEncoder, ImageFeatures,
+    LayerId, LayerInfo, Precision,
+};
+use anomalens_detectors::{
+    FitContext, ImageSource, MethodSettings, Prediction, ReferenceImage, StreamOptions, find,
+    predict,
+};
+use anomalens_vision::{Image, Preprocessed};
+use candle_core::{Device, Tensor};
+use serde_json::json;
+
+const PATCH: usize = 14;
+const WIDTH: usize = 128;
+
+/// Encodes a patch as a random projection of its pixels, another one after each block.
+struct Projection;
+
+impl Projection {
+    fn weights(block: usize) -> Tensor {
+        static WEIGHTS: OnceLock<Vec<Tensor>> = OnceLock::new();
+        let all = WEIGHTS.get_or_init(|| {
+            let one = |block: u64| {
+                let mut random = Random(block);
+                let values = (0..3 * PATCH * PATCH * WIDTH).map(|_| random.next() - 0.5);
+                let values: Vec<f32> = values.collect();
+                Tensor::from_vec(values, (3 * PATCH * PATCH, WIDTH), &Device::Cpu).unwrap()
+            };
+            (0..=12).map(one).collect()
+        });
+        all[block].clone()
+    }
+}
+
+static SPEC: LazyLock<EncoderSpec> = LazyLock::new(|| {
+    let layer = |number| LayerInfo {
+        id: LayerId::Block(number),
+        dim: WIDTH,
+        stride: PATCH,
+    };
+    EncoderSpec {
+        name: "projection".to_owned(),
+        layers: (1..=12).map(layer).collect(),
+        embedding: WIDTH,
+        multiple: PATCH,
+        precision: Precision::F32,
+    }
+});
+
+impl ImageEncoder for Projection {
+    fn spec(&self) -> &EncoderSpec {
+        &SPEC
+    }
+
+    fn encode(
+        &self,
+        images: &[Preprocessed],
+        request: &FeatureRequest,
+    ) -> Result<Vec<ImageFeatures>, BackboneError> {
+        let one = |image: &Preprocessed| features(image, request).unwrap();
+        Ok(images.iter().map(one).collect())
+    }
+}
+
+fn features(image: &Preprocessed, request: &FeatureRequest) -> candle_core::Result<ImageFeatures> {
+    let grid = Grid {
+        rows: image.height / PATCH,
+        columns: image.width / PATCH,
+    };
+    let shape = [3, grid.rows, PATCH, grid.columns, PATCH];
+    let patches = Tensor::from_slice(&image.values, &shape[..], &Device::Cpu)?
+        .permute([1, 3, 0, 2, 4])?
+        .reshape((grid.len(), 3 * PATCH * PATCH))?;
+    let map = |&layer: &LayerId| {
+        let (LayerId::Block(number) | LayerId::Stage(number)) = layer;
+        let tokens = (patches.matmul(&Projection::weights(number))? * 0.1)?.tanh()?;
+        Ok(FeatureMap {
+            layer,
+            grid,
+            dim: WIDTH,
+            tokens: tokens.flatten_all()?.to_vec1()?,
+            class_token: None,
+        })
+    };
+    Ok(ImageFeatures {
+        maps: request
+            .layers
+            .iter()
+            .map(map)
+            .collect::<candle_core::Result<_>>()?,
+        embedding: None,
+    })
+}
+
+/// A linear congruential generator.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005);
+        self.0 = self.0.wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1 << 24) as f32
+    }
+}
+
+/// A woven texture with noise; with a blot if it is anomalous.
+fn texture(seed: u64, anomalous: bool) -> Image {
+    const SIDE: usize = 96;
+    let mut random = Random(seed);
+    let (phase, light) = (6.0 * random.next(), 20.0 * random.next());
+    let (x0, y0) = (20 + seed as usize % 50, 30 + 3 * seed as usize % 40);
+    let pixels = (0..SIDE * SIDE).flat_map(|i| {
+        let (y, x) = ((i / SIDE) as f32, (i % SIDE) as f32);
+        let weave = 40.0 * ((0.5 * x + phase).sin() * (0.3 * y).cos());
+        let distance = (x - x0 as f32).hypot(y - y0 as f32);
+        let blot = if anomalous && distance < 7.0 {
+            -70.0
+        } else {
+            0.0
+        };
+        let value = 120.0 + light + weave + blot + 16.0 * random.next();
+        [value, 0.9 * value, 0.8 * value + 10.0].map(|x| x as u8)
+    });
+    let pixels = pixels.collect::<Vec<u8>>();
+    Image::new(SIDE as u32, SIDE as u32, pixels).unwrap()
+}
+
+/// Scores, and the sum of each map, of six images.
+fn results(settings: serde_json::Value, references: u64) -> Vec<f32> {
+    let settings: MethodSettings = settings.as_object().unwrap().clone();
+    let references: Vec<ReferenceImage> = (0..references)
+        .map(|i| ReferenceImage {
+            name: format!("{i}.png"),
+            image: texture(100 + i, false),
+        })
+        .collect();
+    let context = FitContext::new(&settings, &Projection).with_references(&references);
+    let detector = find("lens").unwrap().fit(&context).unwrap();
+    let sources: Vec<ImageSource> = (0..6)
+        .map(|i| ImageSource::Memory {
+            name: i.to_string(),
+            image: Arc::new(texture(i, i % 3 == 1)),
+        })
+        .collect();
+    let mut found: Vec<Option<Prediction>> = sources.iter().map(|_| None).collect();
+    let detectors = [detector.as_ref()];
+    let options = StreamOptions::default();
+    let skip = HashSet::new();
+    predict(
+        &Projection,
+        &detectors,
+        &sources,
+        &skip,
+        &options,
+        &mut |outcome| {
+            found[outcome.image] = Some(outcome.result.unwrap());
+            ControlFlow::Continue(())
+        },
+    )
+    .unwrap();
+    let numbers = found.into_iter().flatten().flat_map(|prediction| {
+        let range = prediction.range;
+        let map = prediction.map.values().iter().sum::<f32>();
+        [prediction.score, map, range.median, range.upper_quantile]
+    });
+    numbers.collect()
+}
+
+#[test]
+fn results_are_those_of_the_methods_that_it_replaces() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/lens.json");
+    let golden: BTreeMap<String, Vec<f32>> =
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    for (name, settings, references) in cases() {
+        let found = results(settings, references);
+        assert_eq!(found.len(), golden[name].len(), "{name}");
+        for (found, expected) in found.iter().zip(&golden[name]) {
+            let difference = (found - expected).abs() / expected.abs().max(1e-3);
+            assert!(difference < 1e-4, "{name}: {found} {expected}");
+        }
+    }
+}
+
+/// Name, settings and number of references; the methods that it was recorded with are
+/// `inctrl` without text encoder, `self-similarity`, and `musc`, each as it was before.
+fn cases() -> Vec<(&'static str, serde_json::Value, u64)> {
+    vec![
+        ("one reference", json!({}), 1),
+        ("two references", json!({}), 2),
+        ("four references, two views", json!({ "tta": 2 }), 4),
+        ("references, no own image", json!({ "own_image": false }), 2),
+        (
+            "references, no image level",
+            json!({ "image_level": false }),
+            2,
+        ),
+        (
+            "one upright reference",
+            json!({ "reference_augmentation": "upright" }),
+            1,
+        ),
+        ("own image", json!({}), 0),
+        ("own image, two views", json!({ "tta": 2 }), 0),
+        (
+            "own image, scaled by references",
+            json!({ "evidence": "own-image" }),
+            3,
+        ),
+        ("batch", json!({ "evidence": "batch" }), 0),
+        (
+            "batch, two views",
+            json!({ "evidence": "batch", "tta": 2 }),
+            0,
+        ),
+        (
+            "batch in groups",
+            json!({ "evidence": "batch", "group": 3 }),
+            0,
+        ),
+        (
+            "batch, no own image",
+            json!({ "evidence": "batch", "own_image": false }),
+            0,
+        ),
+        (
+            "batch, no image level",
+            json!({ "evidence": "batch", "image_level": false }),
+            0,
+        ),
+    ]
+}
