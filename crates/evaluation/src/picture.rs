@@ -212,6 +212,7 @@ mod tests {
             ("the end", rect(3.0, 1.0, 1.0, 2.0), [nan; 4], 2),
         ] {
             let prediction = Prediction {
+                notes: vec![],
                 score: 1.0,
                 map: Map::new(1, 1, vec![1.0]).unwrap(),
                 range: NormalRange::default(),
