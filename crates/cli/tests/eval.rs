@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use anomalens::backbones::weights::Store;
 use anomalens::backbones::{Backbone, Precision};
 use anomalens::datasets::DataSet;
-use anomalens::detectors::{FitOptions, find};
+use anomalens::detectors::{MethodSettings, find};
 use anomalens::evaluation::{Contestant, RunOptions, evaluate};
 use common::{Sandbox, png};
 
@@ -132,7 +132,8 @@ fn a_run_that_is_broken_off_gives_what_was_scored() {
     let backbone = Backbone::open(&weights, Precision::F32, &store, &|_| {}).unwrap();
     let contestants = [Contestant::Method {
         method: find("anomaly-dino").unwrap(),
-        options: FitOptions::new(),
+        options: MethodSettings::new(),
+        trained: None,
         shots: 2,
         seed: 0,
     }];

@@ -158,7 +158,9 @@ impl Pictures {
         if let Some(source) = &result.source {
             let image = source.open(decode)?;
             let [x, y, width, height] =
-                source.crop.unwrap_or([0, 0, image.width(), image.height()]);
+                source
+                    .crop()
+                    .unwrap_or([0, 0, image.width(), image.height()]);
             view = format!("{x} {y} {width} {height}");
             shown.push(Picture::shrunk("image", &image)?);
         }

@@ -216,7 +216,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<()> {
         }
         AblationEvent::Measuring(data, done, total) => {
             if measuring.as_ref().is_none_or(|(name, _)| name != data) {
-                let bar = Progress::images(&format!("{} on {data}", method.name), total);
+                let bar = Progress::images(&format!("{} on {data}", method.info().name), total);
                 measuring = Some((data.to_owned(), bar));
             }
             if let Some((_, bar)) = &measuring {
