@@ -50,7 +50,7 @@ fn a_calibrated_detector_decides() {
         assert_eq!(probability > 0.5, bad, "{line}");
     }
     let table = sandbox.read("out/results.csv");
-    let heading = "image,score,anomalous,probability,regions,heat_map,overlay,error";
+    let heading = "image,score,anomalous,probability,regions,heat_map,overlay,map,warnings,error";
     assert_eq!(table.lines().next(), Some(heading));
     assert_eq!(table.matches(",true,0.").count(), 2, "{table}");
     assert_eq!(table.matches(",false,0.").count(), 4, "{table}");

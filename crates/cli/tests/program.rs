@@ -1036,7 +1036,7 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(
-        stderr.contains("the same command goes on from there"),
+        stderr.contains("the same command resumes there"),
         "{stderr}"
     );
     let done = lines();

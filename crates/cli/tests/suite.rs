@@ -118,7 +118,7 @@ fn methods_learn_from_one_data_set_to_be_measured_on_others() {
     // Each data set is taught by the other.
     for cell in &cells {
         let teacher = if cell["data"] == "folder:data" {
-            "drawn_textures"
+            "synthetic_textures"
         } else {
             "folder_data"
         };

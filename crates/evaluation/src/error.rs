@@ -8,8 +8,6 @@ use anomalens_metrics::MetricError;
 use anomalens_vision::{GeometryError, ImageError};
 use thiserror::Error;
 
-use crate::ResultsError;
-
 /// An error that ends an evaluation; a single unreadable image does not.
 #[derive(Debug, Error)]
 pub enum EvaluationError {
@@ -53,7 +51,4 @@ pub enum EvaluationError {
         /// Its height.
         image_height: u32,
     },
-    /// The folder of results cannot be used.
-    #[error(transparent)]
-    Results(#[from] ResultsError),
 }

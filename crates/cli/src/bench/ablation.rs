@@ -206,29 +206,31 @@ fn measure(args: &Args, plan: &Plan) -> Result<()> {
     catch_interrupts();
     let mut training: Option<(String, Shown)> = None;
     let mut measuring: Option<(String, Progress)> = None;
-    let records = ablation.run(&identity, &mut |event| match event {
-        AblationEvent::Training(variant, event) => {
-            if training.as_ref().is_none_or(|(name, _)| name != variant) {
-                training = Some((variant.to_owned(), Shown::new(variant, samples.len())));
+    let records = ablation
+        .run(&identity, &mut |event| match event {
+            AblationEvent::Training(variant, event) => {
+                if training.as_ref().is_none_or(|(name, _)| name != variant) {
+                    training = Some((variant.to_owned(), Shown::new(variant, samples.len())));
+                }
+                let shown = training.as_mut().map(|(_, shown)| shown.take(event));
+                shown.unwrap_or(ControlFlow::Continue(()))
             }
-            let shown = training.as_mut().map(|(_, shown)| shown.take(event));
-            shown.unwrap_or(ControlFlow::Continue(()))
-        }
-        AblationEvent::Measuring(data, done, total) => {
-            if measuring.as_ref().is_none_or(|(name, _)| name != data) {
-                let bar = Progress::images(&format!("{} on {data}", method.info().name), total);
-                measuring = Some((data.to_owned(), bar));
+            AblationEvent::Measuring(data, done, total) => {
+                if measuring.as_ref().is_none_or(|(name, _)| name != data) {
+                    let bar = Progress::images(&format!("{} on {data}", method.info().name), total);
+                    measuring = Some((data.to_owned(), bar));
+                }
+                if let Some((_, bar)) = &measuring {
+                    bar.set(done as u64, Some(total as u64));
+                }
+                if interrupted() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
             }
-            if let Some((_, bar)) = &measuring {
-                bar.set(done as u64, Some(total as u64));
-            }
-            if interrupted() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        }
-    })?;
+        })
+        .map_err(super::with_advice)?;
     let records = records.context("interrupted; the same command goes on from there")?;
     let tables: Vec<String> = tables(&records).iter().map(Table::markdown).collect();
     let tables = tables.join("\n");

@@ -14,6 +14,7 @@ use std::time::Instant;
 use anomalens::backbones::{
     Dpam, Embedding, Engine, FeatureRequest, ImageEncoder, SelfAttention, TokenStage,
 };
+use anomalens::benchmark::BenchmarkError;
 use anomalens::detectors::DEFAULT_METHOD;
 use anomalens::vision::Preprocessed;
 use anyhow::{Context, Result};
@@ -271,4 +272,14 @@ fn peak_memory() -> Result<Option<u64>> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
     Ok(kib.map(|kib| kib / 1024))
+}
+
+/// An error of a run that keeps its results in a folder, with what to do about the folder.
+fn with_advice(error: BenchmarkError) -> anyhow::Error {
+    match &error {
+        BenchmarkError::Results(_) => {
+            anyhow::anyhow!("{error}; choose another folder with --output")
+        }
+        _ => error.into(),
+    }
 }

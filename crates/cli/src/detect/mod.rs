@@ -20,7 +20,7 @@ use anomalens::detectors::{
     Calibration, DEFAULT_METHOD, DetectorFile, ImageSource, StreamOptions, predict,
 };
 use anomalens::evaluation::{ResultFolder, ResultsError, write_table};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::images::{self, Listing};
 use crate::progress::{Progress, catch_interrupts, interrupted};
@@ -253,10 +253,10 @@ fn open_folder(args: &Args, detector: &DetectorFile) -> Result<ResultFolder> {
         false => ResultFolder::open(&args.output, &identity),
     };
     opened.map_err(|error| match error {
-        ResultsError::OtherRun(_) => anyhow::Error::new(error).context(
-            "choose another folder with --output, or give --fresh to replace what is there",
+        ResultsError::OtherRun(_) => anyhow!(
+            "{error}; choose another folder with --output, or replace what is there with --fresh"
         ),
-        error => anyhow::Error::new(error).context("choose another folder with --output"),
+        error => anyhow!("{error}; choose another folder with --output"),
     })
 }
 

@@ -174,7 +174,9 @@ fn measure(args: &Args) -> Result<End> {
     };
     catch_interrupts();
     let mut shown = BenchShown::default();
-    let result = bench.run(&mut |event| shown.take(event))?;
+    let result = bench
+        .run(&mut |event| shown.take(event))
+        .map_err(super::with_advice)?;
     if let Some(cache) = &cache {
         tell_usage(cache);
     }
