@@ -15,7 +15,7 @@ use serde_json::Value;
 use anomalens_evaluation::results::Record;
 use anomalens_evaluation::table::fraction;
 use anomalens_evaluation::{
-    Contestant, Metrics, PUBLISHED_COLUMNS, ResultFolder, RunOptions, Table, evaluate,
+    Candidate, Metrics, PUBLISHED_COLUMNS, ResultFolder, RunOptions, Table, evaluate,
 };
 
 /// What is compared on what.
@@ -197,12 +197,11 @@ impl Ablation<'_> {
             .iter()
             .map(|one| one.trained.detector.as_ref())
             .collect();
-        let contestants: Vec<Contestant> =
-            detectors.iter().map(|&d| Contestant::Ready(d)).collect();
+        let candidates: Vec<Candidate> = detectors.iter().map(|&d| Candidate::Ready(d)).collect();
         let evaluations = evaluate(
             self.encoder,
             data,
-            &contestants,
+            &candidates,
             &self.measuring,
             &mut |done, total| watch(AblationEvent::Measuring(name, done, total)),
         )?;

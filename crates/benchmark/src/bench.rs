@@ -13,9 +13,9 @@ use anomalens_detectors::training::{TrainEvent, TrainOptions};
 use anomalens_detectors::{BackboneRef, DetectorFile, Method, MethodSettings, Need, Provenance};
 use serde_json::{Value, json};
 
+use crate::auxiliary::{AuxiliaryTraining, TrainedDetectors};
 use crate::cell::{Cell, CellName, fingerprint};
-use crate::teaching::{Lesson, Taught};
-use anomalens_evaluation::{Contestant, ResultFolder, RunOptions, evaluate};
+use anomalens_evaluation::{Candidate, ResultFolder, RunOptions, evaluate};
 
 /// Methods, data sets and all that their results follow from.
 pub struct Bench<'a> {
@@ -24,11 +24,11 @@ pub struct Bench<'a> {
     /// The data sets that are measured on, and what they are called.
     pub data: Vec<(String, DataRef)>,
     /// Further ones that are only learned from.
-    pub lessons: Vec<(String, DataRef)>,
+    pub auxiliary: Vec<(String, DataRef)>,
     /// The data set that methods learn from, and the one for measuring on the first.
-    pub teachers: [String; 2],
+    pub train_on: [String; 2],
     /// The methods.
-    pub entrants: Vec<Entrant>,
+    pub entries: Vec<Entry>,
     /// The network.
     pub encoder: &'a dyn ImageEncoder,
     /// What tells it from others.
@@ -45,7 +45,7 @@ pub struct Bench<'a> {
 
 /// A method that takes part.
 #[derive(Debug, Clone)]
-pub struct Entrant {
+pub struct Entry {
     /// The method.
     pub method: &'static dyn Method,
     /// Settings that replace its defaults.
@@ -56,7 +56,7 @@ pub struct Entrant {
     pub shots: Vec<usize>,
     /// Seeds of their choice.
     pub seeds: Vec<u32>,
-    /// The data set whose masks it learns from after its lesson, of methods that are trained.
+    /// The data set whose masks it learns from after its auxiliary training, of methods that are trained.
     pub tuned_on: Option<String>,
 }
 
@@ -108,7 +108,7 @@ pub struct BenchResult {
 /// Why cells are not measured.
 pub(crate) enum Stop {
     /// The watcher broke off.
-    BrokenOff,
+    Cancelled,
     /// An error.
     Error(BenchmarkError),
 }
@@ -136,8 +136,8 @@ impl Bench<'_> {
         let mut run = Running {
             bench: self,
             results: ResultFolder::open(&self.folder, &identity)?,
-            files: self.entrants.iter().map(Entrant::files).collect(),
-            taught: Taught::default(),
+            files: self.entries.iter().map(Entry::files).collect(),
+            detectors: TrainedDetectors::default(),
             keys: vec![],
             classes: BTreeMap::new(),
             kept: 0,
@@ -153,7 +153,7 @@ impl Bench<'_> {
 
     /// The data set called `name`.
     pub(crate) fn data_set(&self, name: &str) -> Result<DataSet, BenchmarkError> {
-        let mut all = self.data.iter().chain(&self.lessons);
+        let mut all = self.data.iter().chain(&self.auxiliary);
         let found = all.find(|(known, _)| known == name);
         let (_, data) = found.ok_or_else(|| BenchmarkError::NoAuxiliaryData(name.to_owned()))?;
         Ok(DataSet::open(data)?)
@@ -162,15 +162,15 @@ impl Bench<'_> {
     /// All that the result of a cell follows from beside its name.
     fn settings(
         &self,
-        entrant: &Entrant,
+        entry: &Entry,
         files: &[String],
         content: &str,
-        lesson: Option<&Lesson>,
+        auxiliary: Option<&AuxiliaryTraining>,
     ) -> Value {
         json!({
-            "options": entrant.options,
+            "options": entry.options,
             "files": files,
-            "learned": lesson.map(Lesson::identity),
+            "learned": auxiliary.map(AuxiliaryTraining::identity),
             "backbone": self.backbone,
             "version": env!("CARGO_PKG_VERSION"),
             "data": content,
@@ -184,9 +184,9 @@ impl Bench<'_> {
 struct Running<'a, 'w> {
     bench: &'a Bench<'a>,
     results: ResultFolder<Cell>,
-    /// Hashes of the files that are given to each entrant.
+    /// Hashes of the files that are given to each entry.
     files: Vec<Vec<String>>,
-    taught: Taught,
+    detectors: TrainedDetectors,
     /// The cells that were asked for.
     keys: Vec<String>,
     classes: BTreeMap<String, usize>,
@@ -200,9 +200,9 @@ struct Running<'a, 'w> {
 /// Cells of one method on one class, which are measured in one pass.
 struct Group<'a> {
     title: &'a str,
-    entrant: &'a Entrant,
+    entry: &'a Entry,
     data: &'a DataSet,
-    lesson: Option<&'a Lesson>,
+    auxiliary: Option<&'a AuxiliaryTraining>,
     cells: Vec<CellName>,
 }
 
@@ -218,13 +218,15 @@ impl Running<'_, '_> {
             }
         };
         self.classes.insert(name.to_owned(), whole.classes.len());
-        let mut entrants = vec![];
-        for (entrant, files) in bench.entrants.iter().zip(self.files.clone()) {
-            let lesson = entrant.needs_lesson().then(|| bench.lesson(entrant, name));
-            match lesson.transpose() {
-                Ok(lesson) => entrants.push((entrant, files, lesson)),
+        let mut entries = vec![];
+        for (entry, files) in bench.entries.iter().zip(self.files.clone()) {
+            let auxiliary = entry
+                .needs_training()
+                .then(|| bench.auxiliary_training(entry, name));
+            match auxiliary.transpose() {
+                Ok(auxiliary) => entries.push((entry, files, auxiliary)),
                 Err(error) => {
-                    let title = format!("{} on {name}", entrant.name());
+                    let title = format!("{} on {name}", entry.name());
                     self.fail(&title, 1, &error.to_string());
                 }
             }
@@ -232,16 +234,16 @@ impl Running<'_, '_> {
         for class in &whole.classes {
             let data = only_class(&whole, class);
             let content = fingerprint(&data, class);
-            for (entrant, files, lesson) in &entrants {
+            for (entry, files, auxiliary) in &entries {
                 let what = label(name, class, &whole);
-                let title = format!("{} on {what}", entrant.name());
-                let settings = bench.settings(entrant, files, &content, lesson.as_ref());
-                let cells = entrant.cells(name, class, &settings);
+                let title = format!("{} on {what}", entry.name());
+                let settings = bench.settings(entry, files, &content, auxiliary.as_ref());
+                let cells = entry.cells(name, class, &settings);
                 self.group(Group {
                     title: &title,
-                    entrant,
+                    entry,
                     data: &data,
-                    lesson: lesson.as_ref(),
+                    auxiliary: auxiliary.as_ref(),
                     cells,
                 })?;
             }
@@ -281,7 +283,7 @@ impl Running<'_, '_> {
         }
         match self.measure(group) {
             Ok(()) => {}
-            Err(Stop::BrokenOff) => self.stopped = true,
+            Err(Stop::Cancelled) => self.stopped = true,
             // Nothing more could be kept.
             Err(Stop::Error(error @ BenchmarkError::Results(_))) => return Err(error),
             Err(Stop::Error(error)) => self.fail(title, count, &error.to_string()),
@@ -292,25 +294,25 @@ impl Running<'_, '_> {
     /// Measures the cells of `group` and keeps them.
     fn measure(&mut self, group: Group) -> Result<(), Stop> {
         let bench = self.bench;
-        let Entrant {
+        let Entry {
             method, options, ..
-        } = group.entrant;
-        let mut trained = group.entrant.trained.clone();
+        } = group.entry;
+        let mut trained = group.entry.trained.clone();
         let mut learned = None;
-        if let Some(lesson) = group.lesson {
-            let path = bench.teach(&mut self.taught, *method, lesson, self.watch)?;
+        if let Some(auxiliary) = group.auxiliary {
+            let path = bench.train_once(&mut self.detectors, *method, auxiliary, self.watch)?;
             if method.info().requirements.references == Need::No {
                 learned = Some(DetectorFile::load(&path)?.detector);
             } else {
                 trained = Some(path);
             }
         }
-        let contestants: Vec<Contestant> = group
+        let candidates: Vec<Candidate> = group
             .cells
             .iter()
             .map(|cell| match &learned {
-                Some(detector) => Contestant::Ready(detector.as_ref()),
-                None => Contestant::Method {
+                Some(detector) => Candidate::Ready(detector.as_ref()),
+                None => Candidate::Method {
                     method: *method,
                     options: options.clone(),
                     trained: trained.clone(),
@@ -323,11 +325,11 @@ impl Running<'_, '_> {
         let evaluations = evaluate(
             bench.encoder,
             group.data,
-            &contestants,
+            &candidates,
             &bench.measuring,
             &mut |done, total| watch(BenchEvent::Measuring { title, done, total }),
         )?;
-        let evaluations = evaluations.ok_or(Stop::BrokenOff)?;
+        let evaluations = evaluations.ok_or(Stop::Cancelled)?;
         for (name, evaluation) in group.cells.into_iter().zip(evaluations) {
             for class in evaluation.classes {
                 self.results
@@ -355,7 +357,7 @@ impl Running<'_, '_> {
     }
 }
 
-impl Entrant {
+impl Entry {
     /// What it is called in the tables.
     fn name(&self) -> String {
         match &self.tuned_on {
@@ -378,7 +380,7 @@ impl Entrant {
     }
 
     /// Whether it must learn from another data set first.
-    fn needs_lesson(&self) -> bool {
+    fn needs_training(&self) -> bool {
         let is_given = self.trained.is_some();
         let required = self.method.info().requirements.training == Need::Required;
         required && (self.tuned_on.is_some() || !is_given)

@@ -1,10 +1,10 @@
 //! The papers' tables, ours compared with the published figures.
 //!
 //! ```text
-//! list.rs        the suites: data sets, who teaches what, shots
+//! list.rs        the suites: data sets, what is trained on what, shots
 //! place.rs       where data sets lie below a folder
 //! bench.rs       methods over data sets, cell by cell, resumed where it stopped
-//! teaching.rs    detectors that are learned from one data set to be measured on others
+//! auxiliary.rs   detectors that are learned from one data set to be measured on others
 //! cell.rs        what one method came to on one class: a line of results.jsonl
 //! statistics.rs  means over seeds, intervals over images, tests between methods
 //! tables.rs      cells as tables
@@ -13,6 +13,7 @@
 //! ```
 
 pub mod ablation;
+mod auxiliary;
 mod bench;
 mod cell;
 mod error;
@@ -21,9 +22,8 @@ mod output;
 mod place;
 mod statistics;
 mod tables;
-mod teaching;
 
-pub use bench::{Bench, BenchEvent, BenchResult, Entrant};
+pub use bench::{Bench, BenchEvent, BenchResult, Entry};
 pub use cell::{Cell, CellName, ImageScore};
 pub use error::BenchmarkError;
 pub use list::{Suite, suite, suites};

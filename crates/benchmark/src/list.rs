@@ -1,4 +1,4 @@
-//! The suites: which data sets are measured together, by which methods, and who teaches what.
+//! The suites: which data sets are measured together, by which methods, trained on what.
 
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ pub struct Suite {
     pub data: &'static [&'static str],
     /// What methods that are trained learn from: the first, and for measuring on the first the
     /// second.
-    pub teachers: [&'static str; 2],
+    pub train_on: [&'static str; 2],
     /// What zero-shot methods are tuned on in the end, to be measured once more.
     pub tuning: Option<&'static str>,
     /// The methods, where none are asked for.
@@ -45,7 +45,7 @@ static SUITES: [Suite; 6] = [
             "dagm",
             "dtd-synthetic",
         ],
-        teachers: ["mvtec", "visa"],
+        train_on: ["mvtec", "visa"],
         tuning: None,
         methods: &["anomalyclip"],
         shots: &[4],
@@ -67,7 +67,7 @@ static SUITES: [Suite; 6] = [
             "endo",
             "tn3k",
         ],
-        teachers: ["mvtec", "visa"],
+        train_on: ["mvtec", "visa"],
         tuning: None,
         methods: &["anomalyclip"],
         shots: &[4],
@@ -89,7 +89,7 @@ static SUITES: [Suite; 6] = [
             "cifar10",
             "cifar10-multi",
         ],
-        teachers: ["mvtec", "visa"],
+        train_on: ["mvtec", "visa"],
         tuning: None,
         methods: &["inctrl"],
         shots: &[2, 4, 8],
@@ -98,9 +98,9 @@ static SUITES: [Suite; 6] = [
     },
     Suite {
         name: "ablation",
-        summary: "data sets of AnomalyCLIP's ablations, each taught by the other (`bench ablation`)",
+        summary: "data sets of AnomalyCLIP's ablations, each trained on the other (`bench ablation`)",
         data: ABLATION,
-        teachers: ["mvtec", "visa"],
+        train_on: ["mvtec", "visa"],
         tuning: None,
         methods: &["anomalyclip"],
         shots: &[4],
@@ -111,7 +111,7 @@ static SUITES: [Suite; 6] = [
         name: "tn3k",
         summary: "TN3K, zero-shot, and after tuning on the masks of its training part",
         data: &["tn3k"],
-        teachers: ["mvtec", "visa"],
+        train_on: ["mvtec", "visa"],
         tuning: Some("tn3k-training"),
         methods: &["anomalyclip"],
         shots: &[4],
@@ -130,7 +130,7 @@ static SUITES: [Suite; 6] = [
             "textile",
             "mnist",
         ],
-        teachers: ["magnetic-tile", "sdd"],
+        train_on: ["magnetic-tile", "sdd"],
         tuning: None,
         methods: &["lens", "anomaly-dino", "musc"],
         shots: &[0, 2, 4, 8],
@@ -192,7 +192,7 @@ mod tests {
             for data in suite
                 .data
                 .iter()
-                .chain(&suite.teachers)
+                .chain(&suite.train_on)
                 .chain(&suite.tuning)
             {
                 assert!(anomalens_datasets::layout(data).is_ok(), "{data}");

@@ -8,7 +8,7 @@ use anomalens::backbones::weights::{Registry, Store};
 use anomalens::datasets::{DataRef, DataSet, Sample, Split};
 use anomalens::detectors::methods::lens::Evidence;
 use anomalens::detectors::{DEFAULT_METHOD, MethodSettings, find as find_method};
-use anomalens::evaluation::{Contestant, Evaluation, RunOptions};
+use anomalens::evaluation::{Candidate, Evaluation, RunOptions};
 use anomalens::report::write_report;
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -93,8 +93,8 @@ pub(super) fn run(args: &Args) -> Result<End> {
         partial: true,
         ..RunOptions::default()
     };
-    let contestants = contestants()?;
-    let evaluate = |data: &DataSet| evaluate_shown(&backbone, data, &contestants, &options);
+    let candidates = candidates()?;
+    let evaluate = |data: &DataSet| evaluate_shown(&backbone, data, &candidates, &options);
     let mut evaluations = vec![];
     if demo.images > FIRST {
         evaluations = evaluate(&first(&data, FIRST))?;
@@ -242,17 +242,17 @@ fn first(data: &DataSet, count: usize) -> DataSet {
 }
 
 /// Two and eight normal images as reference, and none: the images score each other.
-fn contestants() -> Result<Vec<Contestant<'static>>> {
+fn candidates() -> Result<Vec<Candidate<'static>>> {
     let method = find_method(DEFAULT_METHOD)?;
-    let contestant = |options, shots| Contestant::Method {
+    let candidate = |options, shots| Candidate::Method {
         method,
         options,
         trained: None,
         shots,
         seed: SEED,
     };
-    let few = SHOTS.map(|shots| contestant(MethodSettings::new(), shots));
-    let batch = contestant(Evidence::Batch.settings(), 0);
+    let few = SHOTS.map(|shots| candidate(MethodSettings::new(), shots));
+    let batch = candidate(Evidence::Batch.settings(), 0);
     Ok(few.into_iter().chain([batch]).collect())
 }
 

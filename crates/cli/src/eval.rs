@@ -9,7 +9,7 @@ use anomalens::datasets::{DataSet, Sample, few_shot, read_shots, write_shots};
 use anomalens::detectors::{Calibration, DEFAULT_METHOD, DetectorFile, Need, find as find_method};
 use anomalens::evaluation::published;
 use anomalens::evaluation::{
-    Contestant, Decisions, Evaluation, Fold, Resolution, RunOptions, evaluate,
+    Candidate, Decisions, Evaluation, Fold, Resolution, RunOptions, evaluate,
 };
 use anomalens::report::{Heading, ReportContext, write_report};
 use anyhow::{Context, Result, bail};
@@ -98,9 +98,9 @@ pub(super) fn run(args: &Args) -> Result<End> {
         .as_deref()
         .map(DetectorFile::load)
         .transpose()?;
-    let contestants = match &saved {
-        Some(file) => vec![Contestant::Ready(file.detector.as_ref())],
-        None => contestants(args, &data)?,
+    let candidates = match &saved {
+        Some(file) => vec![Candidate::Ready(file.detector.as_ref())],
+        None => candidates(args, &data)?,
     };
     let backbone = match &saved {
         Some(file) => args.backbone.open_for(file)?,
@@ -122,7 +122,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             .transpose()?,
         ..RunOptions::default()
     };
-    let evaluations = evaluate_shown(&backbone, &data, &contestants, &options)?;
+    let evaluations = evaluate_shown(&backbone, &data, &candidates, &options)?;
     let calibration = saved.as_ref().and_then(|file| file.calibration.as_ref());
     let decisions = calibration
         .map(|calibration| decisions(&evaluations, calibration))
@@ -221,8 +221,8 @@ fn published_name<'a>(given: Option<&'a str>, layout: &'a str) -> Result<&'a str
     Ok(name)
 }
 
-/// A contestant for every number of shots and every seed, or one for a list of shots.
-fn contestants(args: &Args, data: &DataSet) -> Result<Vec<Contestant<'static>>> {
+/// A candidate for every number of shots and every seed, or one for a list of shots.
+fn candidates(args: &Args, data: &DataSet) -> Result<Vec<Candidate<'static>>> {
     let of = args
         .method
         .iter()
@@ -234,14 +234,14 @@ fn contestants(args: &Args, data: &DataSet) -> Result<Vec<Contestant<'static>>> 
         .collect())
 }
 
-fn contestants_of(name: &str, args: &Args, data: &DataSet) -> Result<Vec<Contestant<'static>>> {
+fn contestants_of(name: &str, args: &Args, data: &DataSet) -> Result<Vec<Candidate<'static>>> {
     let method = find_method(name)?;
     let info = method.info();
     let options = args.settings.options()?;
     // Of several methods, it is meant for those that are trained.
     let trained = args.settings.trained.clone();
     let trained = trained.filter(|_| method.trainer().is_some() || args.method.len() == 1);
-    let one = |shots, seed| Contestant::Method {
+    let one = |shots, seed| Candidate::Method {
         method,
         options: options.clone(),
         trained: trained.clone(),
@@ -300,16 +300,16 @@ fn contestants_of(name: &str, args: &Args, data: &DataSet) -> Result<Vec<Contest
 pub(super) fn evaluate_shown(
     backbone: &Backbone,
     data: &DataSet,
-    contestants: &[Contestant],
+    candidates: &[Candidate],
     options: &RunOptions,
 ) -> Result<Vec<Evaluation>> {
     catch_interrupts();
-    let mut methods: Vec<&str> = contestants.iter().map(Contestant::name).collect();
+    let mut methods: Vec<&str> = candidates.iter().map(Candidate::name).collect();
     methods.dedup();
     let name = format!("{} on {}", methods.join(", "), data.layout.name);
     let progress = Progress::images(&name, 0);
     let encoder = backbone.encoder.as_ref();
-    let evaluations = evaluate(encoder, data, contestants, options, &mut |done, total| {
+    let evaluations = evaluate(encoder, data, candidates, options, &mut |done, total| {
         progress.set(done as u64, Some(total as u64));
         if interrupted() {
             ControlFlow::Break(())

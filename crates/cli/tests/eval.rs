@@ -10,7 +10,7 @@ use anomalens::backbones::weights::Store;
 use anomalens::backbones::{Backbone, Precision};
 use anomalens::datasets::DataSet;
 use anomalens::detectors::{MethodSettings, find};
-use anomalens::evaluation::{Contestant, RunOptions, evaluate};
+use anomalens::evaluation::{Candidate, RunOptions, evaluate};
 use common::{Sandbox, png};
 
 const EVAL: &str = "eval --method anomaly-dino --shots 2 --data folder:data \
@@ -130,7 +130,7 @@ fn a_run_that_is_broken_off_gives_what_was_scored() {
     let weights = sandbox.path("tiny.safetensors").display().to_string();
     let store = Store::new(sandbox.path("cache"));
     let backbone = Backbone::open(&weights, Precision::F32, &store, &|_| {}).unwrap();
-    let contestants = [Contestant::Method {
+    let candidates = [Candidate::Method {
         method: find("anomaly-dino").unwrap(),
         options: MethodSettings::new(),
         trained: None,
@@ -156,7 +156,7 @@ fn a_run_that_is_broken_off_gives_what_was_scored() {
             }
         };
         let encoder = backbone.encoder.as_ref();
-        let found = evaluate(encoder, &data, &contestants, &options, progress).unwrap();
+        let found = evaluate(encoder, &data, &candidates, &options, progress).unwrap();
         let found = found.as_ref().map(|evaluations| &evaluations[0]);
         assert_eq!(found.map(|found| found.classes.len()), classes, "{name}");
         assert_eq!(found.map(|found| found.images), images, "{name}");

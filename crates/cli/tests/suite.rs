@@ -107,7 +107,9 @@ fn methods_learn_from_one_data_set_to_be_measured_on_others() {
         "bench local --data {DRAWN} --data folder:data --method anomalyclip,inctrl --shots 1 --seed 0 \
          --epochs 1 --resolution 56 --set image_size=56 --set anomalyclip.blocks=[2] -o bench {TINY}"
     );
-    let learned = sandbox.run(&format!("{suite} --teacher folder:data --teacher {DRAWN}"));
+    let learned = sandbox.run(&format!(
+        "{suite} --train-on folder:data --train-on {DRAWN}"
+    ));
     assert_eq!(learned.code, Some(0), "{learned:?}");
     let text = sandbox.read("bench/results.jsonl");
     let cells: Vec<serde_json::Value> = text
@@ -115,24 +117,26 @@ fn methods_learn_from_one_data_set_to_be_measured_on_others() {
         .map(|l| serde_json::from_str(l).unwrap())
         .collect();
     assert_eq!(cells.len(), 3 * 2, "{learned:?}");
-    // Each data set is taught by the other.
+    // Each data set is trained on the other.
     for cell in &cells {
-        let teacher = if cell["data"] == "folder:data" {
+        let train_on = if cell["data"] == "folder:data" {
             "synthetic_textures"
         } else {
             "folder_data"
         };
         let learned = cell["settings"]["learned"].as_str().unwrap();
-        assert!(learned.contains(teacher), "{cell}");
+        assert!(learned.contains(train_on), "{cell}");
         assert!(sandbox.path(&format!("bench/trained/{learned}")).is_file());
     }
-    let again = sandbox.run(&format!("{suite} --teacher folder:data --teacher {DRAWN}"));
+    let again = sandbox.run(&format!(
+        "{suite} --train-on folder:data --train-on {DRAWN}"
+    ));
     assert!(
         again.stderr.contains("6 of 6 results were there already"),
         "{again:?}"
     );
 
-    // Without its teacher a method fails, and others are measured.
+    // Without its train_on a method fails, and others are measured.
     let alone = sandbox.run(
         &suite
             .replace("-o bench", "-o alone")

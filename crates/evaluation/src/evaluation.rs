@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Breakdown;
 
-/// How one contestant did on one data set. Serialised without the images, as `eval --json` and
+/// How one candidate did on one data set. Serialised without the images, as `eval --json` and
 /// `demo --json` print it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
@@ -27,7 +27,7 @@ pub struct Evaluation {
     pub images: usize,
     /// Images that could not be used.
     pub failed: usize,
-    /// Time for fitting and scoring, as if the contestant had run alone.
+    /// Time for fitting and scoring, as if the candidate had run alone.
     pub seconds: f64,
     /// Each class by itself.
     pub classes: Vec<ClassResult>,

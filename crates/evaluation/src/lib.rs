@@ -1,7 +1,7 @@
 //! Runs detectors over labelled data sets and tells how good they are.
 //!
 //! ```text
-//! run.rs           fits and scores contestants on every class of a data set
+//! run.rs           fits and scores candidates on every class of a data set
 //! measure.rs       metrics of a class and of each kind of anomaly
 //! pixels.rs        maps beside masks, at which size
 //! evaluation.rs    the result: metrics per class, and what was said of each image
@@ -37,6 +37,6 @@ pub use results::{
     FileStamp, Record, ResultFolder, ResultRecord, ResultsError, is_result_folder, picture_names,
     write_table,
 };
-pub use run::{Contestant, RunOptions, evaluate, shot};
+pub use run::{Candidate, RunOptions, evaluate, shot};
 pub use table::Table;
 pub use training::{Fold, training_samples};

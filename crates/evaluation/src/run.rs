@@ -1,4 +1,4 @@
-//! Fits and scores contestants on every class of a data set.
+//! Fits and scores candidates on every class of a data set.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -20,7 +20,7 @@ use crate::training::Fold;
 use crate::{ClassResult, Evaluation, EvaluationError, ImageRecord, Metrics};
 
 /// Who takes part.
-pub enum Contestant<'a> {
+pub enum Candidate<'a> {
     /// A method, fitted anew for each class.
     Method {
         /// The method.
@@ -43,7 +43,7 @@ pub enum Contestant<'a> {
 pub struct RunOptions {
     /// At which size pixel metrics are computed.
     pub resolution: Resolution,
-    /// Whether the images set apart for training are scored too: only for contestants that have
+    /// Whether the images set apart for training are scored too: only for candidates that have
     /// learned nothing from them.
     pub whole: bool,
     /// Whether AUPIMO is computed too.
@@ -70,7 +70,7 @@ impl RunOptions {
     }
 }
 
-/// Evaluates all `contestants` on the test images of `data`; those that want the same input share
+/// Evaluates all `candidates` on the test images of `data`; those that want the same input share
 /// one pass through the network. `progress` is told after each image how many there are in all;
 /// if it breaks off, the evaluation ends: without a result, or, with [`RunOptions::partial`], with that
 /// of the images that were scored.
@@ -80,7 +80,7 @@ impl RunOptions {
 pub fn evaluate(
     encoder: &dyn ImageEncoder,
     data: &DataSet,
-    contestants: &[Contestant],
+    candidates: &[Candidate],
     options: &RunOptions,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Option<Vec<Evaluation>>, EvaluationError> {
@@ -88,17 +88,17 @@ pub fn evaluate(
         .classes
         .iter()
         .map(|class| options.samples(data, class).len());
-    let total = images.sum::<usize>() * contestants.len();
+    let total = images.sum::<usize>() * candidates.len();
     let mut done = 0;
-    let mut classes: Vec<Vec<ClassResult>> = contestants.iter().map(|_| Vec::new()).collect();
-    let mut durations = vec![Duration::ZERO; contestants.len()];
+    let mut classes: Vec<Vec<ClassResult>> = candidates.iter().map(|_| Vec::new()).collect();
+    let mut durations = vec![Duration::ZERO; candidates.len()];
     for class in &data.classes {
-        let fitted = contestants
+        let fitted = candidates
             .iter()
             .zip(&mut durations)
-            .map(|(contestant, duration)| {
+            .map(|(candidate, duration)| {
                 let start = Instant::now();
-                let fitted = contestant.fit(encoder, data, class, options);
+                let fitted = candidate.fit(encoder, data, class, options);
                 *duration += start.elapsed();
                 fitted
             })
@@ -106,7 +106,7 @@ pub fn evaluate(
         let detectors: Vec<&dyn Detector> = fitted.iter().map(Fitted::get).collect();
         let samples = options.samples(data, class);
         let sources: Vec<ImageSource> = samples.iter().map(|sample| source(sample)).collect();
-        let mut records: Vec<Vec<Option<Result<Prediction, String>>>> = contestants
+        let mut records: Vec<Vec<Option<Result<Prediction, String>>>> = candidates
             .iter()
             .map(|_| samples.iter().map(|_| None).collect())
             .collect();
@@ -148,17 +148,17 @@ pub fn evaluate(
         }
     }
     let results =
-        contestants
+        candidates
             .iter()
             .zip(classes)
             .zip(durations)
-            .map(|((contestant, classes), duration)| {
-                contestant.summary(data.layout.name, classes, duration.as_secs_f64())
+            .map(|((candidate, classes), duration)| {
+                candidate.summary(data.layout.name, classes, duration.as_secs_f64())
             });
     Ok(Some(results.collect()))
 }
 
-/// A contestant ready for one class.
+/// A candidate ready for one class.
 enum Fitted<'a> {
     Anew(Box<dyn Detector>),
     Ready(&'a dyn Detector),
@@ -173,7 +173,7 @@ impl Fitted<'_> {
     }
 }
 
-impl<'a> Contestant<'a> {
+impl<'a> Candidate<'a> {
     /// The name of its method.
     pub fn name(&self) -> &str {
         match self {

@@ -107,7 +107,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     Ok(End::Done)
 }
 
-/// What is asked for: one plan, or one for each teacher of the suite, in a folder of its own.
+/// What is asked for: one plan, or one for each train_on of the suite, in a folder of its own.
 fn plans(args: &Args) -> Result<Vec<Plan>> {
     let Some(root) = &args.root else {
         return Ok(vec![Plan {
@@ -128,19 +128,19 @@ fn plans(args: &Args) -> Result<Vec<Plan>> {
         // Each is learned from or measured on by the others.
         bail!("{}", missing.join("\n"));
     }
-    let plan = |teacher: &str| {
+    let plan = |train_on: &str| {
         let (train, test): (Vec<_>, Vec<_>) = found
             .iter()
             .cloned()
-            .partition(|(name, _)| *name == teacher);
+            .partition(|(name, _)| *name == train_on);
         let data = |part: Vec<(&str, Reference)>| part.into_iter().map(|(_, data)| data).collect();
         Plan {
             train: data(train),
             test: data(test),
-            folder: args.output.join(format!("from-{teacher}")),
+            folder: args.output.join(format!("from-{train_on}")),
         }
     };
-    Ok(suite.teachers.map(plan).into())
+    Ok(suite.train_on.map(plan).into())
 }
 
 fn measure(args: &Args, plan: &Plan) -> Result<()> {

@@ -15,14 +15,14 @@ pub(super) struct DataSets {
     /// Those that are here, and what they are called.
     pub(super) found: Vec<(String, DataRef)>,
     /// Those that are only learned from.
-    pub(super) lessons: Vec<(String, DataRef)>,
+    pub(super) auxiliary: Vec<(String, DataRef)>,
     /// Sentences on those that are not.
     pub(super) missing: Vec<String>,
 }
 
 impl DataSets {
     /// Those that are given by themselves, below the root, and among the packages that were pulled.
-    pub(super) fn find(args: &Args, teachers: &[String]) -> Result<Self> {
+    pub(super) fn find(args: &Args, train_on: &[String]) -> Result<Self> {
         let mut given: Vec<(String, DataRef)> = vec![];
         for reference in &args.data {
             let data = reference.locate()?;
@@ -51,14 +51,14 @@ impl DataSets {
             }
         }
         // Those who teach in the suite are not measured on unless they belong to it.
-        let others = suite.teachers.into_iter().chain(suite.tuning);
+        let others = suite.train_on.into_iter().chain(suite.tuning);
         for name in others.filter(|name| !suite.data.contains(name)) {
             let is_wanted =
-                teachers.iter().any(|teacher| teacher == name) || suite.tuning == Some(name);
+                train_on.iter().any(|train_on| train_on == name) || suite.tuning == Some(name);
             match take(name) {
-                Ok(data) => sets.lessons.push((name.to_owned(), data)),
-                // The second teacher is for measuring on the first.
-                Err(reason) if is_wanted && Some(name) != suite.teachers.last().copied() => {
+                Ok(data) => sets.auxiliary.push((name.to_owned(), data)),
+                // The second is for measuring on the first.
+                Err(reason) if is_wanted && Some(name) != suite.train_on.last().copied() => {
                     sets.missing.push(absent(name, &reason));
                 }
                 Err(_) => {}
@@ -107,11 +107,11 @@ pub(in crate::bench) fn absent(name: &str, reason: &str) -> String {
 }
 
 /// Who teaches, and who teaches for measuring on the first.
-pub(super) fn teachers(args: &Args) -> Result<[String; 2]> {
-    match args.teacher.as_slice() {
-        [] => Ok(args.suite.teachers.map(str::to_owned)),
+pub(super) fn train_on(args: &Args) -> Result<[String; 2]> {
+    match args.train_on.as_slice() {
+        [] => Ok(args.suite.train_on.map(str::to_owned)),
         [first] => Ok([first.clone(), String::new()]),
         [first, second] if first != second => Ok([first.clone(), second.clone()]),
-        _ => bail!("name one or two different data sets with --teacher"),
+        _ => bail!("name one or two different data sets with --train-on"),
     }
 }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use anomalens::backbones::Backbone;
 use anomalens::benchmark::{
-    Bench, BenchResult, Cell, Entrant, Suite, Written, suite, suites, write_tables,
+    Bench, BenchResult, Cell, Entry, Suite, Written, suite, suites, write_tables,
 };
 use anomalens::detectors::training::{Cache, TrainOptions};
 use anomalens::detectors::{MethodSettings, find as find_method};
@@ -26,7 +26,7 @@ use clap::Parser;
 use crate::data::Reference;
 use crate::progress::catch_interrupts;
 use crate::{End, backbone, command_line, fit, now, print_line, settings, table};
-use data::{DataSets, teachers};
+use data::{DataSets, train_on};
 pub(super) use data::{absent, below};
 use features::{encoder, feature_cache, tell_usage};
 use shown::BenchShown;
@@ -69,7 +69,7 @@ pub(super) struct Args {
     /// What methods that are trained learn from; given twice, the second is for measuring on the
     /// first [default: the suite's]
     #[arg(long, value_name = "DATA")]
-    teacher: Vec<String>,
+    train_on: Vec<String>,
     /// Passes over it [default: the method's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     epochs: Option<u16>,
@@ -127,15 +127,13 @@ pub(super) fn list(json: bool) -> Result<End> {
 
 fn measure(args: &Args) -> Result<End> {
     let suite = args.suite;
-    let (entrants, teachers) = (entrants(args)?, teachers(args)?);
+    let (entries, train_on) = (entries(args)?, train_on(args)?);
     let cache = feature_cache(args)?;
-    let learns = entrants
-        .iter()
-        .any(|entrant| entrant.method.trainer().is_some());
-    let wanted: &[String] = if learns { &teachers } else { &[] };
+    let learns = entries.iter().any(|entry| entry.method.trainer().is_some());
+    let wanted: &[String] = if learns { &train_on } else { &[] };
     let DataSets {
         found,
-        lessons,
+        auxiliary,
         missing,
     } = DataSets::find(args, wanted)?;
     for note in &missing {
@@ -150,9 +148,9 @@ fn measure(args: &Args) -> Result<End> {
     let bench = Bench {
         suite: suite.name,
         data: found,
-        lessons,
-        teachers,
-        entrants,
+        auxiliary,
+        train_on,
+        entries,
         encoder: &*encoder(&backbone, cache.as_ref())?,
         backbone: fit::reference(&backbone),
         training: TrainOptions {
@@ -203,7 +201,7 @@ fn measure(args: &Args) -> Result<End> {
 /// Seed of initial values and of the order of images in training, as in the papers' code.
 const TRAINING_SEED: u32 = 111;
 
-fn entrants(args: &Args) -> Result<Vec<Entrant>> {
+fn entries(args: &Args) -> Result<Vec<Entry>> {
     let (suite, all) = (args.suite, args.settings.options()?);
     let methods: Vec<&str> = match args.method.as_slice() {
         [] => suite.methods.to_vec(),
@@ -218,7 +216,7 @@ fn entrants(args: &Args) -> Result<Vec<Entrant>> {
             );
         }
     }
-    let entrant = |name: &&str| {
+    let entry = |name: &&str| {
         let method = find_method(name)?;
         let mut options = MethodSettings::new();
         for (setting, value) in &all {
@@ -233,7 +231,7 @@ fn entrants(args: &Args) -> Result<Vec<Entrant>> {
             }
         }
         let trained = args.settings.trained.clone();
-        Ok(Entrant {
+        Ok(Entry {
             method,
             options,
             trained: trained.filter(|_| method.trainer().is_some()),
@@ -248,21 +246,18 @@ fn entrants(args: &Args) -> Result<Vec<Entrant>> {
             tuned_on: None,
         })
     };
-    let mut entrants = methods
-        .iter()
-        .map(entrant)
-        .collect::<Result<Vec<Entrant>>>()?;
+    let mut entries = methods.iter().map(entry).collect::<Result<Vec<Entry>>>()?;
     if let Some(data) = suite.tuning {
-        let tuned = entrants.iter().filter(|entrant| entrant.tunes_on_masks());
-        let tuned: Vec<Entrant> = tuned
-            .map(|entrant| Entrant {
+        let tuned = entries.iter().filter(|entry| entry.tunes_on_masks());
+        let tuned: Vec<Entry> = tuned
+            .map(|entry| Entry {
                 tuned_on: Some(data.to_owned()),
-                ..entrant.clone()
+                ..entry.clone()
             })
             .collect();
-        entrants.extend(tuned);
+        entries.extend(tuned);
     }
-    Ok(entrants)
+    Ok(entries)
 }
 
 /// Writes the tables and prints them.

@@ -8,7 +8,7 @@ use anomalens_detectors::training::TrainEvent;
 use anomalens_detectors::{DetectorFile, Method, MethodSettings, Provenance, TrainContext};
 use serde_json::json;
 
-use crate::bench::{Bench, BenchEvent, Entrant, Stop, Watch};
+use crate::bench::{Bench, BenchEvent, Entry, Stop, Watch};
 use crate::cell::{digest, fingerprint};
 use anomalens_evaluation::training_samples;
 
@@ -17,13 +17,13 @@ const FOLDER: &str = "trained";
 
 /// What was learned from whom in this run, so that a failure is not met twice.
 #[derive(Default)]
-pub(crate) struct Taught(HashMap<String, Result<PathBuf, String>>);
+pub(crate) struct TrainedDetectors(HashMap<String, Result<PathBuf, String>>);
 
 /// What a method is to learn from, with which settings.
-pub(crate) struct Lesson {
+pub(crate) struct AuxiliaryTraining {
     /// The file that it makes, without its folder.
     file: String,
-    teacher: String,
+    train_on: String,
     options: MethodSettings,
     /// What it starts from, if not from random values.
     start: Option<Start>,
@@ -34,58 +34,62 @@ enum Start {
     /// A file of the user.
     Given(PathBuf),
     /// What was learned before.
-    Learned(Box<Lesson>),
+    Learned(Box<AuxiliaryTraining>),
 }
 
 impl Start {
     fn identity(&self) -> String {
         match self {
             Self::Given(path) => path.display().to_string(),
-            Self::Learned(lesson) => lesson.identity().to_owned(),
+            Self::Learned(auxiliary) => auxiliary.identity().to_owned(),
         }
     }
 }
 
-impl Lesson {
+impl AuxiliaryTraining {
     /// What tells it from others.
     pub(crate) fn identity(&self) -> &str {
         &self.file
     }
 
     fn title(&self, method: &dyn Method) -> String {
-        format!("{} learns from {}", method.info().name, self.teacher)
+        format!("{} learns from {}", method.info().name, self.train_on)
     }
 }
 
 impl Bench<'_> {
-    /// What `entrant` must learn before it is measured on `data`.
-    pub(crate) fn lesson(&self, entrant: &Entrant, data: &str) -> Result<Lesson, BenchmarkError> {
-        let options = &entrant.options;
-        let [first, second] = &self.teachers;
-        let teacher = if data == first { second } else { first };
-        let given = || entrant.trained.clone().map(Start::Given);
-        let plain = || self.lesson_from(entrant.method, teacher, options.clone(), given());
-        let Some(target) = &entrant.tuned_on else {
+    /// What `entry` must learn before it is measured on `data`.
+    pub(crate) fn auxiliary_training(
+        &self,
+        entry: &Entry,
+        data: &str,
+    ) -> Result<AuxiliaryTraining, BenchmarkError> {
+        let options = &entry.options;
+        let [first, second] = &self.train_on;
+        let train_on = if data == first { second } else { first };
+        let given = || entry.trained.clone().map(Start::Given);
+        let plain = || self.auxiliary_training_on(entry.method, train_on, options.clone(), given());
+        let Some(target) = &entry.tuned_on else {
             return plain();
         };
         // Where all images are anomalous only masks tell what is normal.
-        let trainer = entrant.method.require_trainer()?;
+        let trainer = entry.method.require_trainer()?;
         let tuning = trainer.mask_settings(options).unwrap_or(options.clone());
         let start = match given() {
             Some(given) => given,
             None => Start::Learned(Box::new(plain()?)),
         };
-        self.lesson_from(entrant.method, target, tuning, Some(start))
+        self.auxiliary_training_on(entry.method, target, tuning, Some(start))
     }
 
-    fn lesson_from(
+    fn auxiliary_training_on(
         &self,
         method: &dyn Method,
-        teacher: &str,
+        train_on: &str,
         options: MethodSettings,
         start: Option<Start>,
-    ) -> Result<Lesson, BenchmarkError> {
-        let set = self.data_set(teacher)?;
+    ) -> Result<AuxiliaryTraining, BenchmarkError> {
+        let set = self.data_set(train_on)?;
         let classes: Vec<String> = set.classes.iter().map(|c| fingerprint(&set, c)).collect();
         let training = &self.training;
         let identity = json!({
@@ -100,69 +104,69 @@ impl Bench<'_> {
         });
         let is_plain = |c: char| c.is_alphanumeric() || c == '-';
         let plain = |c: char| if is_plain(c) { c } else { '_' };
-        Ok(Lesson {
+        Ok(AuxiliaryTraining {
             file: format!(
                 "{}-{}-{}.detector",
                 method.info().name,
-                teacher.chars().map(plain).collect::<String>(),
+                train_on.chars().map(plain).collect::<String>(),
                 digest(&identity.to_string())
             ),
-            teacher: teacher.to_owned(),
+            train_on: train_on.to_owned(),
             options,
             start,
         })
     }
 
-    /// The detector file that `lesson` makes; it is learned if it is not there.
-    pub(crate) fn teach(
+    /// The detector file that `auxiliary` makes; it is learned if it is not there.
+    pub(crate) fn train_once(
         &self,
-        taught: &mut Taught,
+        detectors: &mut TrainedDetectors,
         method: &dyn Method,
-        lesson: &Lesson,
+        auxiliary: &AuxiliaryTraining,
         watch: &mut Watch,
     ) -> Result<PathBuf, Stop> {
-        if !taught.0.contains_key(&lesson.file) {
-            let learned = match self.learn(taught, method, lesson, watch) {
-                Err(Stop::BrokenOff) => return Err(Stop::BrokenOff),
+        if !detectors.0.contains_key(&auxiliary.file) {
+            let learned = match self.train(detectors, method, auxiliary, watch) {
+                Err(Stop::Cancelled) => return Err(Stop::Cancelled),
                 Err(Stop::Error(error)) => Err(error.to_string()),
                 Ok(path) => Ok(path),
             };
-            taught.0.insert(lesson.file.clone(), learned);
+            detectors.0.insert(auxiliary.file.clone(), learned);
         }
-        match &taught.0[&lesson.file] {
+        match &detectors.0[&auxiliary.file] {
             Ok(path) => Ok(path.clone()),
             Err(reason) => Err(Stop::Error(BenchmarkError::Training {
-                title: lesson.title(method),
+                title: auxiliary.title(method),
                 reason: reason.clone(),
             })),
         }
     }
 
-    fn learn(
+    fn train(
         &self,
-        taught: &mut Taught,
+        detectors: &mut TrainedDetectors,
         method: &dyn Method,
-        lesson: &Lesson,
+        auxiliary: &AuxiliaryTraining,
         watch: &mut Watch,
     ) -> Result<PathBuf, Stop> {
-        let path = self.folder.join(FOLDER).join(&lesson.file);
+        let path = self.folder.join(FOLDER).join(&auxiliary.file);
         if path.is_file() {
             return Ok(path);
         }
         let trainer = method.require_trainer()?;
-        let start = match &lesson.start {
+        let start = match &auxiliary.start {
             None => None,
             Some(Start::Given(path)) => Some(path.clone()),
             Some(Start::Learned(start)) => {
-                let before = self.teach(taught, method, start, watch)?;
+                let before = self.train_once(detectors, method, start, watch)?;
                 trainer.start_file(&before.with_extension("training"))
             }
         };
-        let data = self.data_set(&lesson.teacher)?;
+        let data = self.data_set(&auxiliary.train_on)?;
         let samples = training_samples(&data, None, trainer.trains_on_all());
         let mut training = self.training.clone();
         training.folder = path.with_extension("training");
-        let title = lesson.title(method);
+        let title = auxiliary.title(method);
         let mut stopped = false;
         let mut told = |event: TrainEvent| {
             let flow = watch(BenchEvent::Training {
@@ -174,7 +178,7 @@ impl Bench<'_> {
             flow
         };
         let context = TrainContext {
-            settings: &lesson.options,
+            settings: &auxiliary.options,
             encoder: self.encoder,
             samples: &samples,
             start: start.as_deref(),
@@ -182,7 +186,7 @@ impl Bench<'_> {
         };
         let trained = trainer.train(&context, &mut told)?;
         if stopped {
-            return Err(Stop::BrokenOff);
+            return Err(Stop::Cancelled);
         }
         if let Some(reason) = trained.log.stopped {
             return Err(Stop::Error(BenchmarkError::Training { title, reason }));
@@ -191,7 +195,7 @@ impl Bench<'_> {
             detector: trained.detector,
             backbone: self.backbone.clone(),
             provenance: Provenance {
-                data: lesson.teacher.clone(),
+                data: auxiliary.train_on.clone(),
                 losses: trained.log.epochs,
                 ..self.provenance.clone()
             },
