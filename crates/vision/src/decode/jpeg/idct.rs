@@ -21,9 +21,14 @@ fn times(a: Lanes, factor: i32) -> Lanes {
     a.map(|a| a.wrapping_mul(factor))
 }
 
-/// One pass down the columns, rounded to `shift` fewer bits.
-#[inline]
-fn pass(input: &[Lanes; 8], shift: u32) -> [Lanes; 8] {
+/// One pass down the columns, rounded to `SHIFT` fewer bits. With `LOW` the last four rows are zero, as
+/// in most blocks.
+#[inline(always)]
+fn pass<const SHIFT: u32, const LOW: bool>(rows: &[Lanes; 8]) -> [Lanes; 8] {
+    let mut input = *rows;
+    if LOW {
+        input[4..].fill([0; 8]);
+    }
     let even = times(add(input[2], input[6]), 4433);
     let even_2 = sub(even, times(input[6], 15137));
     let even_3 = add(even, times(input[2], 6270));
@@ -43,7 +48,7 @@ fn pass(input: &[Lanes; 8], shift: u32) -> [Lanes; 8] {
     let odd_2 = add(times(input[3], 25172), add(z2, z3));
     let odd_3 = add(times(input[1], 12299), add(z1, z4));
 
-    let round = |lanes: Lanes| lanes.map(|v| v.wrapping_add(1 << (shift - 1)) >> shift);
+    let round = |lanes: Lanes| lanes.map(|v| v.wrapping_add(1 << (SHIFT - 1)) >> SHIFT);
     [
         round(add(sum_0, odd_3)),
         round(add(sum_1, odd_2)),
@@ -65,7 +70,8 @@ pub(super) fn inverse(
     stride: usize,
 ) {
     let level = |value: i32| (value.saturating_add(128)).clamp(0, 255) as u8;
-    if coefficients[1..].iter().all(|&c| c == 0) {
+    let any = |places: &[i16]| places.iter().fold(0, |any, &c| any | c) != 0;
+    if !any(&coefficients[1..]) {
         let value = i32::from(coefficients[0]).wrapping_mul(i32::from(table[0]));
         let value = level(value.wrapping_add(4) >> 3);
         for row in output.chunks_mut(stride).take(8) {
@@ -73,16 +79,33 @@ pub(super) fn inverse(
         }
         return;
     }
-    let input: [Lanes; 8] = std::array::from_fn(|row| {
-        std::array::from_fn(|column| {
-            let i = row * 8 + column;
-            i32::from(coefficients[i]).wrapping_mul(i32::from(table[i]))
-        })
-    });
-    let columns = pass(&input, CONST_BITS - PASS1_BITS);
-    let rows = pass(&transposed(&columns), CONST_BITS + PASS1_BITS + 3);
-    for (row, values) in output.chunks_mut(stride).zip(transposed(&rows)) {
-        row[..8].copy_from_slice(&values.map(level));
+    let mut input = [[0; 8]; 8];
+    let mut right = 0;
+    for ((lanes, row), table) in input
+        .iter_mut()
+        .zip(coefficients.as_chunks::<8>().0)
+        .zip(table.as_chunks::<8>().0)
+    {
+        *lanes = std::array::from_fn(|i| i32::from(row[i]).wrapping_mul(i32::from(table[i])));
+        right |= row[4] | row[5] | row[6] | row[7];
+    }
+    const FIRST: u32 = CONST_BITS - PASS1_BITS;
+    const SECOND: u32 = CONST_BITS + PASS1_BITS + 3;
+    let columns = match any(&coefficients[32..]) {
+        true => pass::<FIRST, false>(&input),
+        false => pass::<FIRST, true>(&input),
+    };
+    let columns = transposed(&columns);
+    let rows = match right != 0 {
+        true => pass::<SECOND, false>(&columns),
+        false => pass::<SECOND, true>(&columns),
+    };
+    let mut levels = [[0; 8]; 8];
+    for (levels, lanes) in levels.iter_mut().zip(&rows) {
+        *levels = std::array::from_fn(|i| level(lanes[i]));
+    }
+    for (y, row) in output.chunks_mut(stride).take(8).enumerate() {
+        row[..8].copy_from_slice(&std::array::from_fn::<u8, 8, _>(|x| levels[x][y]));
     }
 }
 
