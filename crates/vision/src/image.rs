@@ -6,7 +6,6 @@
 //! stretch chosen per image would make a detector compare unlike things. Where an image uses little
 //! of its range, [`Image::notes`] says so.
 
-use std::fmt;
 use std::path::Path;
 
 use image::{DynamicImage, ExtendedColorType, RgbImage};
@@ -14,6 +13,7 @@ use image::{DynamicImage, ExtendedColorType, RgbImage};
 use crate::decode::{self, DecodeOptions, Levels, Raster};
 use crate::error::{GeometryError, ImageError, Origin};
 use crate::native::Native;
+use crate::notes::DecodeNote;
 use crate::resample::{self, Filter};
 use anomalens_base::write_atomic;
 
@@ -36,59 +36,6 @@ impl PartialEq for Image {
 }
 
 impl Eq for Image {}
-
-/// What a user should know about a file that was decoded without an error.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum DecodeNote {
-    /// The file has more pages or frames than the one that was read.
-    OtherPages {
-        /// The page that was read, from 0.
-        page: u32,
-        /// Pages in full resolution, or frames.
-        pages: u32,
-    },
-    /// Samples of more than 8 bits that use less than 1/8 of what they were scaled by: the image is
-    /// nearly of one colour, often because 10 or 12 bits were stored in 16.
-    NarrowRange {
-        /// Smallest and largest sample.
-        found: (f64, f64),
-        /// The samples that became black and white.
-        range: (f64, f64),
-    },
-    /// Samples outside the range that they were scaled by, which became black or white.
-    OutsideRange {
-        /// Smallest and largest sample.
-        found: (f64, f64),
-        /// The samples that became black and white.
-        range: (f64, f64),
-    },
-}
-
-impl fmt::Display for DecodeNote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::OtherPages { page, pages } => {
-                write!(
-                    f,
-                    "page {} of {pages} was read, the others were not",
-                    page + 1
-                )
-            }
-            Self::NarrowRange { found, range } => write!(
-                f,
-                "its samples lie between {} and {}, less than 1/8 of the range from {} to {}; state \
-                 its bit depth or a window",
-                found.0, found.1, range.0, range.1
-            ),
-            Self::OutsideRange { found, range } => write!(
-                f,
-                "its samples lie between {} and {}, some outside the range from {} to {}; they were \
-                 cut off",
-                found.0, found.1, range.0, range.1
-            ),
-        }
-    }
-}
 
 impl Image {
     /// Makes an image from `3 * width * height` bytes: R, G, B of the top left pixel, then onwards

@@ -7,7 +7,8 @@ mod common;
 use std::path::Path;
 
 use anomalens_vision::{
-    DecodeNote, DecodeOptions, FileKind, Image, ImageError, Levels, Limits, Mask, image_size,
+    DecodeNote, DecodeOptions, FileKind, Image, ImageError, Levels, Limits, Mask, NoteLog,
+    image_size,
 };
 
 use common::tiff::{self, Page, grey16};
@@ -199,6 +200,23 @@ fn a_narrow_range_is_noted() {
             _ => panic!("{name}: {notes:?}"),
         }
     }
+    let log = NoteLog::default();
+    for (name, levels) in [
+        ("a", Levels::FromFile),
+        ("b", Levels::FromFile),
+        ("c", Levels::BitDepth(10)),
+    ] {
+        let image = Image::decode_with(&file(&[0, 17, 4095, 9]), &with(levels)).unwrap();
+        log.clone().add(Path::new(name), &image);
+    }
+    let lines = log.lines();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[0].starts_with("a: its samples lie between 0 and 4095, less"),
+        "{lines:?}"
+    );
+    assert!(lines[0].ends_with("(likewise for 1 more)"), "{lines:?}");
+    assert!(lines[1].starts_with("c: "), "{lines:?}");
     let flat = Image::decode(&file(&[700; 4])).unwrap();
     assert!(flat.is_flat());
     assert!(!Image::decode(&file(&[0, 0, 0, 65535])).unwrap().is_flat());

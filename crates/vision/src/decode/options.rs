@@ -60,6 +60,13 @@ impl Default for Limits {
     }
 }
 
+impl Levels {
+    /// Whether they come from the file.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// How samples of more than 8 bits become 8 bits. Samples of up to 8 bits are not changed by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
