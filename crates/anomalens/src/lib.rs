@@ -1,6 +1,7 @@
 //! Finds anomalies in images without training on the target data.
 //!
-//! This crate is the façade: every part of the project under one name.
+//! [`AnomalyDetector`] is the front door: a method and its backbone as one value. The parts below it
+//! are here under one name each.
 //!
 //! ```text
 //! base        atomic files, digests
@@ -15,6 +16,14 @@
 //! report      the HTML pages
 //! benchmark   the papers' tables
 //! ```
+
+mod detector;
+mod error;
+mod inspection;
+
+pub use detector::{AnomalyDetector, Builder};
+pub use error::Error;
+pub use inspection::Inspection;
 
 pub use anomalens_backbones as backbones;
 pub use anomalens_base as base;

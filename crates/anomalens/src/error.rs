@@ -1,0 +1,47 @@
+//! Why an image has no result.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anomalens_backbones::OpenError;
+use anomalens_detectors::{DetectorError, SourceError};
+use anomalens_evaluation::EvaluationError;
+use anomalens_vision::{GeometryError, ImageError};
+
+/// Everything that can go wrong at the front door.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An image cannot be read or written.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// An image has a shape that is too extreme.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// An image cannot be scored.
+    #[error(transparent)]
+    Source(Arc<SourceError>),
+    /// The backbone is unavailable.
+    #[error(transparent)]
+    Backbone(Box<OpenError>),
+    /// The method or the detector file cannot be used.
+    #[error(transparent)]
+    Detector(#[from] DetectorError),
+    /// The calibration is impossible.
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
+    /// A folder cannot be listed.
+    #[error(transparent)]
+    Folder(#[from] anomalens_datasets::Error),
+    /// A folder of normal images holds none.
+    #[error("there are no images in {}", .0.display())]
+    NoImages(PathBuf),
+    /// The method gave no result for an image.
+    #[error("the method gave no score for an image")]
+    NotScored,
+}
+
+impl From<OpenError> for Error {
+    fn from(error: OpenError) -> Self {
+        Self::Backbone(Box::new(error))
+    }
+}

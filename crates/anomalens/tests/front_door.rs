@@ -1,0 +1,123 @@
+//! The library's front door, with the backbone that is part of it.
+#![cfg(feature = "embedded")]
+#![allow(clippy::unwrap_used)] // test code
+
+use std::path::PathBuf;
+
+use anomalens::detectors::ReferenceImage;
+use anomalens::detectors::methods::musc;
+use anomalens::metrics::Rule;
+use anomalens::synthetic::Spec;
+use anomalens::vision::Image;
+use anomalens::{AnomalyDetector, Error};
+
+/// A drawn set: its folder, 20 normal test images and as many defective ones.
+fn set() -> (tempfile::TempDir, PathBuf, Vec<Image>, Vec<Image>) {
+    let folder = tempfile::tempdir().unwrap();
+    let spec: Spec = "textures,seed=3,materials=1,images=20,side=112"
+        .parse()
+        .unwrap();
+    let set = folder.path().join("set");
+    spec.write(&set).unwrap();
+    let material = set.join("weave-001");
+    let below = |part: &str| -> Vec<Image> {
+        let part = material.join(part);
+        let names = anomalens::datasets::images_below(&part).unwrap();
+        names
+            .iter()
+            .map(|name| Image::open(part.join(name)).unwrap())
+            .collect()
+    };
+    let normal = below("test/good");
+    let all = below("test");
+    let defective = all
+        .into_iter()
+        .filter(|image| !normal.contains(image))
+        .collect();
+    (folder, material, normal, defective)
+}
+
+#[test]
+fn a_detector_is_fitted_calibrated_saved_and_loaded() {
+    let (folder, material, normal, defective) = set();
+    let mut detector = AnomalyDetector::builder()
+        .fit_dir(material.join("train/good"))
+        .unwrap();
+    assert_eq!(detector.method(), "lens");
+    assert!(!detector.is_joint());
+    let before = detector.predict(&normal[0]).unwrap();
+    assert_eq!((before.is_anomalous(), before.probability()), (None, None));
+    detector.calibrate(&normal, &defective, Rule::F1).unwrap();
+
+    let path = folder.path().join("weave.detector");
+    detector.save(&path).unwrap();
+    let loaded = AnomalyDetector::load(&path).unwrap();
+    let images: Vec<Image> = normal.iter().chain(&defective).cloned().collect();
+    let together = loaded.predict_all(&images).unwrap();
+    let mut right = 0;
+    for (i, (image, result)) in images.iter().zip(&together).enumerate() {
+        let alone = detector.predict(image).unwrap();
+        assert_eq!(alone.score().to_bits(), result.score().to_bits(), "{i}");
+        assert_eq!(alone.map().unwrap(), result.map().unwrap(), "{i}");
+        assert!(result.probability().is_some());
+        right += usize::from(result.is_anomalous() == Some(i >= normal.len()));
+    }
+    assert!(right > images.len() * 3 / 4, "{right} of {}", images.len());
+    let result = together.last().unwrap();
+    for picture in [result.overlay().unwrap(), result.heat_map().unwrap()] {
+        assert_eq!((picture.width(), picture.height()), (112, 112));
+    }
+    assert!(!result.regions().unwrap().is_empty());
+}
+
+#[test]
+fn settings_are_typed_or_named() {
+    let (_folder, _, normal, _) = set();
+    let reference = |i: usize| ReferenceImage {
+        name: i.to_string(),
+        image: normal[i].clone(),
+    };
+    let references = [reference(0), reference(1)];
+    let named = AnomalyDetector::builder()
+        .method("musc")
+        .set("image_size", 112)
+        .set("blocks", vec![6, 9])
+        .build()
+        .unwrap();
+    assert!(named.is_joint());
+    let typed = musc::Settings {
+        image_size: 112,
+        blocks: vec![6, 9],
+        ..musc::Settings::default()
+    };
+    let typed = AnomalyDetector::builder().settings(&typed).build().unwrap();
+    let scores = |detector: &AnomalyDetector| -> Vec<f32> {
+        let results = detector.predict_all(&normal[..4]).unwrap();
+        results.iter().map(|result| result.score()).collect()
+    };
+    assert_eq!(scores(&named), scores(&typed));
+
+    let wrong = [
+        (
+            "method",
+            AnomalyDetector::builder().method("lense").fit(&references),
+        ),
+        (
+            "setting",
+            AnomalyDetector::builder().set("blokcs", 1).fit(&references),
+        ),
+        (
+            "weights",
+            AnomalyDetector::builder()
+                .weights("dinov2-smol")
+                .fit(&references),
+        ),
+        ("folder", AnomalyDetector::builder().fit_dir("nowhere")),
+        ("file", AnomalyDetector::load("nowhere.detector")),
+        ("alone", named.predict(&normal[0]).map(|_| named)),
+    ];
+    for (name, result) in wrong {
+        let error: Error = result.err().unwrap();
+        assert!(!error.to_string().is_empty(), "{name}");
+    }
+}
