@@ -411,3 +411,23 @@ mod unix {
         assert_eq!(code("test"), "1");
     }
 }
+
+#[test]
+fn the_report_shows_every_image_and_what_is_doubtful() {
+    let sandbox = sandbox();
+    sandbox.write("test/flat.png", &common::png(64, 48, |_, _| [90; 3]));
+    let records = detect(&sandbox, "test --report --threshold 5");
+    let warnings = records["test/flat.png"]["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 1, "{records:?}");
+    assert!(records["test/bad-0.png"]["warnings"].is_null());
+    let page = sandbox.read("out/report.html");
+    for part in [
+        "Anomalens on test",
+        "test/bad-0.png",
+        "test/flat.png",
+        warnings[0].as_str().unwrap(),
+        "data:image/",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+}

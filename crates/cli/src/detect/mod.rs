@@ -4,10 +4,12 @@
 //! detector.rs  which detector
 //! plan.rs      which images, and which of their results are still true
 //! writer.rs    pictures, maps and records as images are scored
+//! page.rs      the page of `--report`
 //! summary.rs   what is printed at the end
 //! ```
 
 mod detector;
+mod page;
 mod plan;
 mod summary;
 mod writer;
@@ -73,6 +75,9 @@ pub(crate) struct Args {
     /// Write the anomaly maps as float32 at the size of the images
     #[arg(long, value_enum, value_name = "FORMAT")]
     maps: Option<MapFormat>,
+    /// Write report.html: all images by score, with their pictures
+    #[arg(long)]
+    report: bool,
     #[command(flatten)]
     settings: settings::Args,
     #[command(flatten)]
@@ -141,6 +146,17 @@ impl<'a> Decide<'a> {
         }
     }
 
+    /// The threshold, and where it comes from.
+    fn threshold(&self) -> Option<(f32, String)> {
+        match self {
+            Self::No => None,
+            Self::At(threshold) => Some((*threshold, "--threshold".to_owned())),
+            Self::Calibrated(calibration) => {
+                Some((calibration.threshold, calibration.rule.to_string()))
+            }
+        }
+    }
+
     fn is_anomalous(&self, score: f32) -> Option<bool> {
         match self {
             Self::No => None,
@@ -188,7 +204,10 @@ pub(crate) fn run(args: &Args) -> Result<End> {
         &[detector.detector.as_ref()],
         &sources,
         &done,
-        &StreamOptions::default(),
+        &StreamOptions {
+            keep_pixels: true,
+            ..StreamOptions::default()
+        },
         &mut |outcome| {
             if done.contains(&outcome.image) {
                 return ControlFlow::Continue(()); // Scored again only as a member of its group.
@@ -219,6 +238,9 @@ pub(crate) fn run(args: &Args) -> Result<End> {
     }
     written?;
     finished?;
+    if args.report {
+        page::write(args, &listing, &folder, &detector, &decide)?;
+    }
     summary::print(args, &listing, &plan, &folder, &decide)
 }
 

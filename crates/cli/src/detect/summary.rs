@@ -1,6 +1,5 @@
 //! What is printed when images have been scored.
 
-use anomalens::detectors::Calibration;
 use anomalens::evaluation::{ResultFolder, ResultRecord};
 use anyhow::Result;
 
@@ -21,6 +20,11 @@ pub(super) fn print(
     let bad: Vec<&&ResultRecord> = records.iter().filter(|r| r.error.is_some()).collect();
     for record in &bad {
         tell(record.error.as_deref().unwrap_or_default());
+    }
+    for record in &records {
+        for warning in &record.warnings {
+            tell(&format!("{}: {warning}", record.image));
+        }
     }
     for note in listing.notes() {
         tell(&note);
@@ -54,14 +58,7 @@ fn results(args: &Args, records: &[&ResultRecord], decide: &Decide) -> Result<()
     }
     let is_decided = !matches!(decide, Decide::No);
     print_line(table::scores(records, is_decided))?;
-    let rule = match decide {
-        Decide::No => None,
-        Decide::At(threshold) => Some((*threshold, "--threshold".to_owned())),
-        Decide::Calibrated(Calibration {
-            threshold, rule, ..
-        }) => Some((*threshold, rule.to_string())),
-    };
-    if let Some((threshold, rule)) = rule {
+    if let Some((threshold, rule)) = decide.threshold() {
         let count = |wanted: Option<bool>| records.iter().filter(|r| r.anomalous == wanted).count();
         let (anomalous, normal) = (count(Some(true)), count(Some(false)));
         print_line(format!(
@@ -76,7 +73,11 @@ fn results(args: &Args, records: &[&ResultRecord], decide: &Decide) -> Result<()
         (true, Some(_)) => "results and maps",
     };
     let folder = escaped(&args.output.to_string_lossy());
-    print_line(format!("{what}: {folder}"))
+    print_line(format!("{what}: {folder}"))?;
+    if args.report {
+        print_line(format!("report: {folder}/{}", super::page::PAGE))?;
+    }
+    Ok(())
 }
 
 #[allow(clippy::print_stderr)] // Warnings belong there, in the program.

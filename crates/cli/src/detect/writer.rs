@@ -1,12 +1,13 @@
 //! Pictures, maps and records as images are scored.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anomalens::base::write_atomic;
 use anomalens::detectors::{ImageSource, Outcome, Prediction, StreamOptions};
 use anomalens::evaluation::picture::{Style, boxes, draw, full_map};
 use anomalens::evaluation::{ResultFolder, ResultRecord};
-use anomalens::vision::ColourMap;
+use anomalens::vision::{ColourMap, Image};
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
@@ -50,7 +51,7 @@ impl<'a> Writer<'a> {
             .map(|outcome| {
                 let image = &self.plan.images[outcome.image];
                 match outcome.result {
-                    Ok(prediction) => self.scored(root, image, &prediction),
+                    Ok(prediction) => self.scored(root, image, &prediction, outcome.pixels),
                     Err(error) => Ok(failed(&image.path, error.to_string())),
                 }
             })
@@ -67,16 +68,26 @@ impl<'a> Writer<'a> {
         root: &Path,
         image: &Planned,
         prediction: &Prediction,
+        pixels: Option<Arc<Image>>,
     ) -> Result<ResultRecord> {
+        let decoded = pixels.iter().flat_map(|pixels| pixels.notes());
+        let warnings = decoded.map(ToString::to_string);
+        let warnings = warnings.chain(prediction.notes.iter().map(ToString::to_string));
         let mut record = ResultRecord {
             score: Some(prediction.score),
             group: self.plan.group.clone(),
             regions: boxes(prediction)?,
+            seen: seen(prediction),
+            warnings: warnings.collect(),
             ..ResultRecord::of(&image.path)
         };
         if !self.args.no_pictures {
-            let limits = StreamOptions::default().limits;
-            let pixels = match ImageSource::from(image.path.clone()).open(&limits.into()) {
+            // Images that are scored jointly are too many to be kept, and are read again.
+            let again = || {
+                let limits = StreamOptions::default().limits;
+                ImageSource::from(image.path.clone()).open(&limits.into())
+            };
+            let pixels = match pixels.map_or_else(again, Ok) {
                 Ok(pixels) => pixels,
                 Err(error) => return Ok(failed(&image.path, error.to_string())), // It changed meanwhile.
             };
@@ -89,7 +100,7 @@ impl<'a> Writer<'a> {
                 ..Style::default()
             };
             let drawn = draw(&pixels, prediction, style)?;
-            let save = |kind: &str, picture: &anomalens::vision::Image| {
+            let save = |kind: &str, picture: &Image| {
                 let file = file(root, kind, &image.name, "png")?;
                 picture.save_png(root.join(&file))?;
                 Ok::<_, anyhow::Error>(file)
@@ -122,6 +133,14 @@ impl<'a> Writer<'a> {
         }
         Ok(record)
     }
+}
+
+/// The part of the image that the network saw, if not all of it: x, y, width, height.
+fn seen(prediction: &Prediction) -> Option<[u32; 4]> {
+    let size = prediction.size;
+    let part = size.footprint;
+    let part = [part.x, part.y, part.width, part.height].map(|side| side.round() as u32);
+    (part != [0, 0, size.width, size.height]).then_some(part)
 }
 
 /// The path below `root` of a file of `kind`, with its folder made.

@@ -35,6 +35,9 @@ pub struct ResultRecord {
     /// Parts of the image that look unlike anything normal, the most anomalous first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<AnomalousArea>,
+    /// The part of the image that the network saw, if not all of it: x, y, width, height.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<[u32; 4]>,
     /// The heat map, as a path below the folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heat_map: Option<String>,
@@ -216,6 +219,7 @@ mod tests {
             anomalous: Some(true),
             probability: Some(0.5),
             regions: vec![area],
+            seen: Some([0, 0, 1, 1]),
             heat_map: text(),
             overlay: text(),
             colours: text(),
