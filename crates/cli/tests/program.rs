@@ -243,7 +243,7 @@ fn mistakes_are_told_in_one_sentence() {
             "eval --method anomaly-dino --data folder:data --shots 0 --weights tiny.safetensors",
             1,
         ),
-        ("eval --data folder:data", 2),
+        ("eval --shots 0 --whole", 2),
         ("bench lokal --root data -o bench", 2),
         ("bench local --root data -o bench", 1),
         (
@@ -258,7 +258,7 @@ fn mistakes_are_told_in_one_sentence() {
             "bench local --data folder:data --method musc --set anomaly-dino.blocks=[6] -o bench --weights tiny.safetensors",
             1,
         ),
-        ("bench local --data folder:data --shots 0 -o bench", 2),
+        ("bench local --data folder:data --shots two -o bench", 2),
         (
             "bench local --data folder:data --feature-cache file -o bench --weights tiny.safetensors",
             1,

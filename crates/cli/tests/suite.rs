@@ -21,7 +21,7 @@ fn a_suite_is_measured_once_and_written_as_tables() {
     );
     let whole = sandbox.run(&suite);
     assert_eq!(whole.code, Some(0), "{whole:?}");
-    // Three classes, of each anomaly-dino with two numbers of shots and two seeds, and two others.
+    // Three classes, of each lens and anomaly-dino with two numbers of shots and two seeds, and musc.
     let lines = |sandbox: &Sandbox| -> Vec<serde_json::Value> {
         let text = sandbox.read("bench/results.jsonl");
         text.lines()
@@ -29,8 +29,8 @@ fn a_suite_is_measured_once_and_written_as_tables() {
             .collect()
     };
     let cells = lines(&sandbox);
-    assert_eq!(cells.len(), 3 * (4 + 2));
-    assert_eq!(cells[0]["method"], "anomaly-dino");
+    assert_eq!(cells.len(), 3 * (4 + 4 + 1));
+    assert_eq!(cells[0]["method"], "lens");
     assert_eq!(cells[0]["images"].as_array().unwrap().len(), 8);
     let told = "features: 0.00 GB in DIR/cache/features; ";
     assert!(whole.stderr.contains(told), "{whole:?}");
@@ -59,7 +59,7 @@ fn a_suite_is_measured_once_and_written_as_tables() {
     let again = sandbox.run(&suite);
     assert_eq!(again.code, Some(0), "{again:?}");
     assert!(
-        again.stderr.contains("16 of 18 results were there already"),
+        again.stderr.contains("25 of 27 results were there already"),
         "{again:?}"
     );
     assert!(
@@ -79,7 +79,7 @@ fn a_suite_is_measured_once_and_written_as_tables() {
         "{suite} --set anomaly-dino.top_fraction=0.5 --json"
     ));
     assert!(
-        kept.stderr.contains("6 of 18 results were there already"),
+        kept.stderr.contains("15 of 27 results were there already"),
         "{kept:?}"
     );
     let off = format!("{suite} --set anomaly-dino.top_fraction=0.5 --json --feature-cache off");
@@ -89,7 +89,7 @@ fn a_suite_is_measured_once_and_written_as_tables() {
         sandbox.read("bench/tables.csv")
     );
     assert!(!off.stderr.contains("features:"), "{off:?}");
-    assert_eq!(kept.lines().len(), 2 * 4 + 2 * 4);
+    assert_eq!(kept.lines().len(), 2 * 5 + 2 * 5);
 
     let other = sandbox.run(&suite.replace("local", "inctrl"));
     assert_eq!(other.code, Some(1), "{other:?}");
@@ -143,7 +143,8 @@ fn methods_learn_from_one_data_set_to_be_measured_on_others() {
             .replace("inctrl", "musc"),
     );
     assert_eq!(alone.code, Some(1), "{alone:?}");
-    let told = "failed: anomalyclip on folder:data: there is no `magnetic-tile` to learn from";
+    let told = "failed: anomalyclip on folder:data: the data set `magnetic-tile`, which methods are \
+                to be trained on, was not given";
     assert!(alone.stderr.contains(told), "{alone:?}");
     assert_eq!(sandbox.read("alone/results.jsonl").lines().count(), 3);
 }
