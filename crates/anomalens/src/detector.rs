@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anomalens_backbones::weights::Store;
-use anomalens_backbones::{Backbone, DEFAULT_WEIGHTS, Precision};
+use anomalens_backbones::{Backbone, BackboneOptions, DEFAULT_WEIGHTS, Precision};
 use anomalens_datasets::images_below;
 use anomalens_detectors::{
     BackboneRef, Calibration, DEFAULT_METHOD, Detector, DetectorFile, FitContext, ImageSource,
@@ -24,7 +24,7 @@ pub struct Builder {
     method: String,
     settings: MethodSettings,
     weights: String,
-    precision: Precision,
+    precision: Option<Precision>,
     class: Option<String>,
     trained: Option<PathBuf>,
 }
@@ -35,7 +35,7 @@ impl Default for Builder {
             method: DEFAULT_METHOD.to_owned(),
             settings: MethodSettings::new(),
             weights: DEFAULT_WEIGHTS.to_owned(),
-            precision: Precision::default(),
+            precision: None,
             class: None,
             trained: None,
         }
@@ -73,10 +73,11 @@ impl Builder {
         self
     }
 
-    /// How exactly the backbone computes.
+    /// How exactly the backbone computes; by default as its weights are made for, or in half
+    /// precision.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
+        self.precision = Some(precision);
         self
     }
 
@@ -129,7 +130,11 @@ impl Builder {
     /// [`Error`], among others for settings that are impossible.
     pub fn fit(self, references: &[ReferenceImage]) -> Result<AnomalyDetector, Error> {
         let method = find(&self.method)?;
-        let backbone = open(&self.weights, self.precision)?;
+        let options = BackboneOptions {
+            precision: self.precision,
+            activation: None,
+        };
+        let backbone = open(&self.weights, options)?;
         let detector = method.fit(&FitContext {
             class: self.class.as_deref(),
             trained: self.trained.as_deref(),
@@ -141,6 +146,7 @@ impl Builder {
                 name: backbone.name.clone(),
                 sha256: backbone.sha256.to_string(),
                 precision: backbone.precision,
+                activation: backbone.activation,
             },
             provenance: Provenance {
                 command: "the library".to_owned(),
@@ -193,7 +199,11 @@ impl AnomalyDetector {
     /// [`Error`] for a file that is no detector, and for a backbone that is unavailable.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let file = DetectorFile::load(path.as_ref())?;
-        let backbone = open(&file.backbone.name, file.backbone.precision)?;
+        let options = BackboneOptions {
+            precision: Some(file.backbone.precision),
+            activation: file.backbone.activation,
+        };
+        let backbone = open(&file.backbone.name, options)?;
         file.check_backbone(&backbone.sha256.to_string())?;
         Ok(Self { file, backbone })
     }
@@ -324,9 +334,9 @@ fn in_memory(image: Arc<Image>) -> ImageSource {
     }
 }
 
-fn open(weights: &str, precision: Precision) -> Result<Backbone, Error> {
+fn open(weights: &str, options: BackboneOptions) -> Result<Backbone, Error> {
     let store = Store::from_env().map_err(anomalens_backbones::OpenError::from)?;
-    Ok(Backbone::open(weights, precision, &store, &|_| ())?)
+    Ok(Backbone::open(weights, options, &store, &|_| ())?)
 }
 
 /// Now, in UTC, to the second.

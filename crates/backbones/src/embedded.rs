@@ -1,14 +1,15 @@
 //! The backbone that is part of the program, so that nothing has to be fetched.
 
-use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use anomalens_base::replace_file;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 
-use crate::{BackboneError, PackedNetwork, Precision, SharedBytes, open_packed, write_packed};
+use crate::load::pack;
+use crate::{BackboneError, PackedNetwork, Precision, SharedBytes, open_packed};
 
 /// Weights that are part of the program.
 #[derive(Debug)]
@@ -36,15 +37,21 @@ pub const EMBEDDED: Option<Embedded> = Some(Embedded {
 #[cfg(not(feature = "embedded"))]
 pub const EMBEDDED: Option<Embedded> = None;
 
-/// The backbone to use where none is named: it is here, or can be had without an account.
+/// The backbone to use where none is named: it is here, or can be fetched without an account.
 pub const DEFAULT_WEIGHTS: &str = match EMBEDDED {
     Some(Embedded { name, .. }) => name,
-    None => "dinov2-s-focus",
+    None => WHOLE_WEIGHTS,
 };
+
+/// More than any backbone in a program unpacks to.
+const MOST_BYTES: u64 = 1 << 30;
+
+/// The backbone to use where all its blocks are needed and none is named.
+pub const WHOLE_WEIGHTS: &str = "dinov2-s-focus";
 
 impl Embedded {
     /// Those called `name`, if they are in this program.
-    pub(crate) fn find(name: &str) -> Option<Self> {
+    pub fn find(name: &str) -> Option<Self> {
         EMBEDDED.filter(|embedded| embedded.name == name)
     }
 
@@ -52,9 +59,12 @@ impl Embedded {
     pub(crate) fn open(&self) -> Result<PackedNetwork, BackboneError> {
         let mut bytes = Vec::new();
         GzDecoder::new(self.bytes)
+            .take(MOST_BYTES)
             .read_to_end(&mut bytes)
             .map_err(|error| BackboneError::Packed(error.to_string()))?;
-        open_packed(SharedBytes::Owned(bytes.into()))
+        let bytes = SharedBytes::read(&bytes[..], bytes.len())
+            .map_err(|error| BackboneError::Packed(error.to_string()))?;
+        open_packed(bytes)
     }
 }
 
@@ -62,24 +72,25 @@ impl Embedded {
 /// [`Embedded::bytes`]; the file is replaced in one step.
 ///
 /// # Errors
-/// As [`write_packed`].
+/// As [`write_packed`](crate::write_packed).
 pub fn write_embedded(from: &Path, blocks: usize, to: &Path) -> Result<(), BackboneError> {
     let writing = |source: io::Error| BackboneError::Write {
         path: to.to_owned(),
         source,
     };
-    let folder = match to.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let folder = tempfile::tempdir_in(folder).map_err(writing)?;
-    let (packed, gzipped) = (folder.path().join("packed"), folder.path().join("gzipped"));
-    write_packed(from, Precision::Int8, Some(blocks), &packed)?;
-    let compress = || {
-        let mut gzip = GzEncoder::new(fs::File::create(&gzipped)?, Compression::best());
-        gzip.write_all(&fs::read(&packed)?)?;
-        gzip.finish()?;
-        fs::rename(&gzipped, to)
-    };
-    compress().map_err(writing)
+    // Without a name, so that nothing of it stays if the program is killed.
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let mut packed = tempfile::tempfile_in(folder).map_err(writing)?;
+    pack(from, Precision::Int8, Some(blocks), |network, original| {
+        network.write(Precision::Int8, original, &mut packed)
+    })?
+    .map_err(writing)?;
+    replace_file(to, |file| {
+        packed.seek(SeekFrom::Start(0))?;
+        let mut gzip = GzEncoder::new(file, Compression::best());
+        io::copy(&mut BufReader::new(packed), &mut gzip)?;
+        gzip.finish().map(drop)
+    })
+    .map_err(writing)
 }

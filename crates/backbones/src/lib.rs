@@ -9,7 +9,7 @@
 //! encoder.rs   the `ImageEncoder` trait and what is known of a network
 //! feature_cache/  features kept on disk
 //! embedded.rs  the backbone that is part of the program
-//! load.rs      a weight file -> the encoder that it holds
+//! load.rs      a weight file -> the encoder that it holds; describe.rs: -> what it is
 //! ```
 //!
 //! A family's folder reads its configuration from the shapes of its tensors. DINOv2's have their
@@ -18,6 +18,7 @@
 
 pub mod checkpoint;
 pub mod clip;
+mod describe;
 pub mod dinov2;
 mod embedded;
 mod encoder;
@@ -29,12 +30,13 @@ pub mod weights;
 
 pub use anomalens_kernels::{
     CPU_VARIABLE, Dpam, Embedding, Engine, EngineError, FeatureMap, FeatureRequest, Grid,
-    ImageFeatures, Isa, LayerId, MappedFile, Precision, SelfAttention, SharedBytes, TokenStage,
+    ImageFeatures, Isa, LayerId, Precision, SelfAttention, SharedBytes, TokenStage,
 };
 
-pub use embedded::{DEFAULT_WEIGHTS, EMBEDDED, Embedded, write_embedded};
+pub use describe::{Description, describe};
+pub use embedded::{DEFAULT_WEIGHTS, EMBEDDED, Embedded, WHOLE_WEIGHTS, write_embedded};
 pub use encoder::{EncoderSpec, ImageEncoder, LayerInfo};
 pub use error::BackboneError;
 pub use feature_cache::{CacheUsage, CachedEncoder, FeatureCache, FeatureKey, Numbers};
-pub use load::{Backbone, OpenError, load_encoder, write_packed};
-pub use vit::{Activation, Kernels, PackedCopy, PackedNetwork, open_packed};
+pub use load::{Backbone, BackboneOptions, OpenError, RunsAs, load_encoder, write_packed};
+pub use vit::{Activation, Kernels, PackedCopy, PackedNetwork, UnknownActivation, open_packed};

@@ -1,5 +1,6 @@
 //! From a name or a weight file to the encoder that it holds.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::dinov2::DinoV2;
 use crate::embedded::Embedded;
 use crate::vit::VisionTransformer;
 use crate::weights::{ContentHash, Kind, PullEvent, Registry, Store, WeightsError};
-use crate::{BackboneError, ImageEncoder, Kernels, PackedCopy, Precision};
+use crate::{Activation, BackboneError, Engine, ImageEncoder, Isa, Kernels, PackedCopy, Precision};
 
 /// An encoder and which weights it was made from.
 #[derive(Clone)]
@@ -20,16 +21,82 @@ pub struct Backbone {
     pub name: String,
     /// The weight file's hash.
     pub sha256: ContentHash,
-    /// How exactly it computes.
+    /// How exactly it computes where the processor has the instructions.
     pub precision: Precision,
+    /// What stands between the feed-forward layers, where the weights do not tell it.
+    pub activation: Option<Activation>,
+    /// How it is computed on this processor.
+    pub runs_as: RunsAs,
     /// The network.
     pub encoder: Arc<dyn ImageEncoder>,
+}
+
+/// What is left to choose about a backbone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BackboneOptions {
+    /// How exactly it computes; by default in half precision, or in the one precision that packed
+    /// weights have.
+    pub precision: Option<Precision>,
+    /// What stands between the feed-forward layers of a CLIP network; by default what
+    /// [`ClipTensors::activation`] finds.
+    pub activation: Option<Activation>,
+}
+
+impl From<Precision> for BackboneOptions {
+    fn from(precision: Precision) -> Self {
+        Self {
+            precision: Some(precision),
+            activation: None,
+        }
+    }
+}
+
+/// What computes a backbone on this processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunsAs {
+    /// The instructions.
+    pub isa: Isa,
+    /// What it was made for.
+    pub wanted: Precision,
+    /// What products are computed in: a more exact precision where the processor has no
+    /// instructions for the one that is wanted.
+    pub precision: Precision,
+}
+
+impl RunsAs {
+    fn new(wanted: Precision) -> Result<Self, BackboneError> {
+        let engine = Engine::from_env()?;
+        Ok(Self {
+            isa: engine.isa(),
+            wanted,
+            precision: engine.runs(wanted),
+        })
+    }
+}
+
+impl fmt::Display for RunsAs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = |precision| match precision {
+            Precision::F32 => "32-bit",
+            Precision::Half => "16-bit",
+            Precision::Int8 => "8-bit",
+        };
+        write!(f, "{}, {} weights", self.isa.title(), bits(self.precision))?;
+        match self.precision == self.wanted {
+            true => Ok(()),
+            false => write!(
+                f,
+                " (the processor has no {} instructions)",
+                bits(self.wanted)
+            ),
+        }
+    }
 }
 
 /// Why there is no backbone.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// The weights are not to be had.
+    /// The weights are unavailable.
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// The weights cannot be used.
@@ -38,6 +105,22 @@ pub enum OpenError {
     /// The name is not one of a backbone.
     #[error("`{0}` is a data set, not a backbone (`anomalens models list` shows the backbones)")]
     NotABackbone(String),
+    /// Packed weights have one precision, and another one was asked for.
+    #[error("{name} computes in {has} alone, not in {wanted}")]
+    FixedPrecision {
+        /// The weights.
+        name: String,
+        /// Their precision.
+        has: Precision,
+        /// What was asked for.
+        wanted: Precision,
+    },
+    /// An activation was asked for of a network that has one of its own.
+    #[error("{name} is no CLIP network: its activation is known and cannot be chosen")]
+    FixedActivation {
+        /// The weights.
+        name: String,
+    },
     /// Seeded weights are asked for in a way that is not understood.
     #[error(
         "`{text}` does not name seeded weights: write seeded:SEED:ARCHITECTURE with one of {known}"
@@ -50,71 +133,101 @@ pub enum OpenError {
     },
 }
 
-/// What names of made-up weights start with.
+/// What names of random (seeded) weights start with.
 const SEEDED: &str = "seeded:";
 
 impl Backbone {
     /// Opens `weights` on the CPU: the path of a weight file, a name in the registry (what is not
-    /// on this machine is pulled), `seeded:SEED:ARCHITECTURE` for made-up weights, or the name of
+    /// on this machine is pulled), `seeded:SEED:ARCHITECTURE` for random weights, or the name of
     /// those in the program ([`EMBEDDED`](crate::EMBEDDED)), which have a precision of their own.
     ///
     /// # Errors
-    /// [`OpenError`], with what to do where the weights cannot be had.
+    /// [`OpenError`], with what to do where the weights are unavailable, and for options that the
+    /// weights do not have: never silently another precision.
     pub fn open(
         weights: &str,
-        precision: Precision,
+        options: impl Into<BackboneOptions>,
         store: &Store,
         progress: &dyn Fn(PullEvent<'_>),
     ) -> Result<Self, OpenError> {
-        let kernels = |original| {
-            let mut kernels = Kernels::from_env(precision)?;
-            // Float32 weights are copied rather than converted, which takes no time worth a file.
-            kernels.copy = (precision != Precision::F32).then(|| PackedCopy {
-                folder: store.packed_folder(),
-                original,
-            });
-            Ok::<_, BackboneError>(kernels)
-        };
+        let options = options.into();
         let path = Path::new(weights);
         if path.is_file() {
-            let sha256 = store.hash(path)?;
-            let name = path
-                .file_name()
-                .map_or_else(|| weights.into(), |n| n.to_string_lossy());
-            return Ok(Self {
-                name: name.into_owned(),
-                sha256,
-                precision,
-                encoder: Network::open(path, &kernels(sha256)?)?.encoder(),
-            });
+            let name = path.file_name();
+            let name = name.map_or_else(|| weights.into(), |name| name.to_string_lossy());
+            return Self::of_file(&name, path, store.hash(path)?, options, store);
         }
         if let Some(what) = weights.strip_prefix(SEEDED) {
-            return Self::seeded(weights, what, precision);
+            return Self::seeded(weights, what, options);
         }
         if let Some(embedded) = Embedded::find(weights) {
-            let network = embedded.open()?;
-            return Ok(Self {
-                name: weights.to_owned(),
-                sha256: ContentHash::of_bytes(embedded.bytes),
-                precision: network.precision,
-                encoder: network.encoder,
-            });
+            return Self::embedded(&embedded, options);
         }
         let entry = Registry::builtin().find(weights)?;
         if entry.kind != Kind::Backbone {
             return Err(OpenError::NotABackbone(weights.to_owned()));
         }
         let located = store.pull(entry, progress)?;
+        let options = BackboneOptions {
+            activation: options.activation.or(entry.activation),
+            ..options
+        };
+        Self::of_file(&entry.name, &located.path, located.sha256, options, store)
+    }
+
+    fn of_file(
+        name: &str,
+        path: &Path,
+        sha256: ContentHash,
+        options: BackboneOptions,
+        store: &Store,
+    ) -> Result<Self, OpenError> {
+        let precision = options.precision.unwrap_or_default();
+        let mut kernels = Kernels::from_env(precision)?;
+        // Float32 weights are copied rather than converted, which takes no time worth a file.
+        kernels.copy = (precision != Precision::F32).then(|| PackedCopy {
+            folder: store.packed_folder(),
+            original: sha256,
+        });
+        let network = Network::open(path, options.activation, &kernels)?;
+        let activation = network.activation();
+        if options.activation.is_some() && activation.is_none() {
+            let name = name.to_owned();
+            return Err(OpenError::FixedActivation { name });
+        }
         Ok(Self {
-            name: entry.name.clone(),
-            sha256: located.sha256,
+            name: name.to_owned(),
+            sha256,
             precision,
-            encoder: Network::open(&located.path, &kernels(located.sha256)?)?.encoder(),
+            activation,
+            runs_as: RunsAs::new(precision)?,
+            encoder: network.encoder(),
         })
     }
 
-    /// Made-up weights; their hash is that of what asks for them.
-    fn seeded(weights: &str, what: &str, precision: Precision) -> Result<Self, OpenError> {
+    /// Those in the program.
+    fn embedded(embedded: &Embedded, options: BackboneOptions) -> Result<Self, OpenError> {
+        let name = embedded.name.to_owned();
+        if options.activation.is_some() {
+            return Err(OpenError::FixedActivation { name });
+        }
+        let network = embedded.open()?;
+        let has = network.precision;
+        if let Some(wanted) = options.precision.filter(|&wanted| wanted != has) {
+            return Err(OpenError::FixedPrecision { name, has, wanted });
+        }
+        Ok(Self {
+            name,
+            sha256: ContentHash::of_bytes(embedded.bytes),
+            precision: has,
+            activation: None,
+            runs_as: RunsAs::new(has)?,
+            encoder: network.encoder,
+        })
+    }
+
+    /// Random weights; their hash is that of what asks for them.
+    fn seeded(weights: &str, what: &str, options: BackboneOptions) -> Result<Self, OpenError> {
         let (seed, name) = what.split_once(':').unwrap_or((what, ""));
         let (Ok(seed), Some(architecture)) = (seed.parse(), Architecture::named(name)) else {
             return Err(OpenError::Seeded {
@@ -123,14 +236,17 @@ impl Backbone {
             });
         };
         let checkpoint = Checkpoint::seeded(seed, architecture.shapes());
-        let activation = Some(architecture.activation);
+        let precision = options.precision.unwrap_or_default();
+        let activation = options.activation.unwrap_or(architecture.activation);
         Ok(Self {
             name: weights.to_owned(),
             sha256: ContentHash::of_bytes(weights.as_bytes()),
             precision,
+            activation: Some(activation),
+            runs_as: RunsAs::new(precision)?,
             encoder: Arc::new(ClipVision::new(
                 Arc::new(checkpoint),
-                activation,
+                Some(activation),
                 &Kernels::from_env(precision)?,
             )?),
         })
@@ -146,7 +262,7 @@ pub fn load_encoder(
     path: &Path,
     precision: Precision,
 ) -> Result<Arc<dyn ImageEncoder>, BackboneError> {
-    Ok(Network::open(path, &Kernels::from_env(precision)?)?.encoder())
+    Ok(Network::open(path, None, &Kernels::from_env(precision)?)?.encoder())
 }
 
 /// Packs the weight file `from`, of any known family and format, into the file `to`, which
@@ -161,6 +277,20 @@ pub fn write_packed(
     blocks: Option<usize>,
     to: &Path,
 ) -> Result<(), BackboneError> {
+    let write = |network: &VisionTransformer, original| network.save(precision, original, to);
+    pack(from, precision, blocks, write)?.map_err(|source| BackboneError::Write {
+        path: to.to_owned(),
+        source,
+    })
+}
+
+/// Packs a weight file, and hands the network and the file's hash to `write`.
+pub(crate) fn pack<T>(
+    from: &Path,
+    precision: Precision,
+    blocks: Option<usize>,
+    write: impl FnOnce(&VisionTransformer, ContentHash) -> T,
+) -> Result<T, BackboneError> {
     let original = ContentHash::of_path(from).map_err(|source| BackboneError::Read {
         path: from.to_owned(),
         source,
@@ -169,9 +299,8 @@ pub fn write_packed(
         blocks,
         ..Kernels::from_env(precision)?
     };
-    Network::open(from, &kernels)?
-        .transformer()
-        .write_packed(precision, original, to)
+    let network = Network::open(from, None, &kernels)?;
+    Ok(write(network.transformer(), original))
 }
 
 /// A network of any family.
@@ -181,11 +310,17 @@ enum Network {
 }
 
 impl Network {
-    fn open(path: &Path, kernels: &Kernels) -> Result<Self, BackboneError> {
+    fn open(
+        path: &Path,
+        activation: Option<Activation>,
+        kernels: &Kernels,
+    ) -> Result<Self, BackboneError> {
         let checkpoint = Checkpoint::open(path)?;
         if ClipTensors::new(&checkpoint).is_some() {
             let checkpoint = Arc::new(checkpoint);
-            return Ok(Self::Clip(ClipVision::new(checkpoint, None, kernels)?));
+            return Ok(Self::Clip(ClipVision::new(
+                checkpoint, activation, kernels,
+            )?));
         }
         if DinoV2::recognises(&checkpoint) {
             return Ok(Self::DinoV2(DinoV2::new(&checkpoint, kernels)?));
@@ -194,6 +329,14 @@ impl Network {
             path: path.to_owned(),
             known: "CLIP, DINOv2",
         })
+    }
+
+    /// The activation that the weights do not tell.
+    fn activation(&self) -> Option<Activation> {
+        match self {
+            Self::Clip(network) => Some(network.activation()),
+            Self::DinoV2(_) => None,
+        }
     }
 
     fn encoder(self) -> Arc<dyn ImageEncoder> {

@@ -3,12 +3,14 @@
 //! archives: element i of a file's k-th tensor is k + i / 16.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anomalens_backbones::BackboneError;
-use anomalens_backbones::checkpoint::{Checkpoint, Format, read_torch, seeded_tensor, write_torch};
+use anomalens_backbones::checkpoint::{
+    Checkpoint, Format, parse_torch, read_torch, seeded_tensor, write_torch,
+};
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 use zip::write::SimpleFileOptions;
@@ -270,15 +272,24 @@ fn with_replacement(from: &[u8], to: &[u8]) -> Vec<u8> {
     })
 }
 
+/// From a file and from memory, which is the same.
 fn open(folder: &Path, bytes: &[u8]) -> Result<Checkpoint, BackboneError> {
     let path = folder.join("file.pt");
     std::fs::write(&path, bytes).unwrap();
-    Checkpoint::open(&path)
+    let opened = Checkpoint::open(&path);
+    let text = |result: &Result<Checkpoint, BackboneError>| match result {
+        Ok(checkpoint) => format!("{:?}", checkpoint.names().collect::<BTreeSet<_>>()),
+        Err(error) => error.to_string(),
+    };
+    let from_memory = Checkpoint::from_bytes(&path, bytes);
+    assert_eq!(text(&opened), text(&from_memory));
+    opened
 }
 
 #[test]
 fn damaged_and_hostile_archives_are_refused_with_a_reason() {
     let whole = std::fs::read(golden("openclip.pt")).unwrap();
+    let zero_rows = "tests/files/inctrl_zero_8589934592.pth";
     // A module in a module, 100 000 deep; a module that holds itself.
     let nested = {
         let open = b"c__torch__\nM\n)\x81}X\x01\0\0\0a".repeat(100_000);
@@ -299,7 +310,39 @@ fn damaged_and_hostile_archives_are_refused_with_a_reason() {
         pickle.push(b'.');
         pickle
     };
+    // One long name, met again and again: along the paths of modules, and as a key.
+    let long_path = {
+        let name = [b"X", &(1_u32 << 20).to_le_bytes()[..], &[b'a'; 1 << 20]].concat();
+        let module = b"c__torch__\nM\n)\x81}";
+        let inner = b"h\x01c__torch__\nM\n)\x81}b".repeat(100);
+        let start = [b"\x80\x02", &module[..], &name, b"q\x01", &module[..], b"("].concat();
+        [&start[..], &inner, b"ubsb."].concat()
+    };
+    let long_key = {
+        let name = [b"X", &(1_u32 << 20).to_le_bytes()[..], &[b'a'; 1 << 20]].concat();
+        let tensor = b"h\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\n\
+            HalfStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQK\0K\x04\x85K\x01\x85\x89}tR";
+        let start = [b"\x80\x02", &name[..], b"q\x02}("].concat();
+        [&start[..], &tensor.repeat(100), b"u."].concat()
+    };
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("long paths", with_pickle(&long_path), "names of more than"),
+        ("long keys", with_pickle(&long_key), "names of more than"),
+        (
+            "remembered too often",
+            with_pickle(&[b"\x80\x02K\x01", &b"\x94".repeat((1 << 20) + 2)[..], b"."].concat()),
+            "more than",
+        ),
+        (
+            "recalled too often",
+            with_pickle(&[b"\x80\x02K\x01q\x01", &b"h\x01".repeat(1 << 20)[..], b"."].concat()),
+            "more than",
+        ),
+        (
+            "no elements in 2^33 rows",
+            std::fs::read(zero_rows).unwrap(),
+            "no elements",
+        ),
         ("cut off", whole[..whole.len() / 2].to_vec(), "PyTorch"),
         ("start only", b"PK\x03\x04".to_vec(), "PyTorch"),
         (
@@ -425,12 +468,159 @@ fn many_views_of_one_storage_do_not_fill_the_memory() {
         *member(members, "data.pkl") = pickle;
     });
     let folder = tempfile::tempdir().unwrap();
-    assert!(open(folder.path(), &bytes).is_ok());
-    let error = read_torch(&folder.path().join("file.pt")).unwrap_err();
-    assert!(
-        error.to_string().contains("would have 1048576000 bytes"),
-        "{error}"
-    );
+    for error in [
+        open(folder.path(), &bytes).map(drop).unwrap_err(),
+        parse_torch(Path::new("file"), &bytes)
+            .map(drop)
+            .unwrap_err(),
+    ] {
+        let message = error.to_string();
+        assert!(message.contains("would have 1048576000 bytes"), "{message}");
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_after_it_was_opened_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let tensor = seeded_tensor(1, "x", &[3, 5000]).unwrap();
+    let tensors = HashMap::from([("x".to_owned(), tensor)]);
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(1000).unwrap();
+    let error = checkpoint
+        .tensor("x", &[3, 5000], &Device::Cpu)
+        .unwrap_err();
+    assert!(matches!(error, BackboneError::Read { .. }), "{error}");
+}
+
+#[test]
+#[cfg(unix)]
+fn what_has_no_end_is_not_read() {
+    for path in ["/dev/zero", "/dev/stdin", "/"] {
+        let error = Checkpoint::open(Path::new(path)).unwrap_err();
+        assert!(matches!(error, BackboneError::Read { .. }), "{error}");
+    }
+}
+
+// ---- damaged safetensors and ONNX files ------------------------------------------------------
+
+fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
+    let length = (header.len() as u64).to_le_bytes();
+    [&length[..], header.as_bytes(), data].concat()
+}
+
+/// A protobuf field of bytes, or of a number.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let mut length = content.len();
+    let mut bytes = vec![number << 3 | 2];
+    while length >= 0x80 {
+        bytes.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    bytes.push(length as u8);
+    [&bytes, content].concat()
+}
+
+/// A model with one float32 initialiser called `name`.
+fn onnx(name: &str, dims: &[u8], values: &[u8]) -> Vec<u8> {
+    let tensor = [
+        field(1, dims),
+        vec![2 << 3, 1],
+        field(8, name.as_bytes()),
+        field(9, values),
+    ];
+    field(7, &field(5, &tensor.concat()))
+}
+
+#[test]
+fn damaged_safetensors_and_onnx_files_are_refused_with_a_reason() {
+    let x = |shape: &str, end: usize| {
+        format!(r#"{{"x": {{"dtype": "F32", "shape": {shape}, "data_offsets": [0, {end}]}}}}"#)
+    };
+    let whole = onnx("backbone.x", &[2, 3], &[0; 24]);
+    let huge_side = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40];
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        (
+            "long header",
+            [&[0xff; 8][..], b"{"].concat(),
+            "its header cannot have 18446744073709551615 bytes",
+        ),
+        (
+            "header beyond the end",
+            [&100_u64.to_le_bytes()[..], b"{}"].concat(),
+            "its header cannot have 100 bytes",
+        ),
+        ("no JSON", safetensors("{x", b""), "safetensors"),
+        (
+            "no data",
+            safetensors(&x("[2]", 8), b""),
+            "tensors have 8 bytes, but 0",
+        ),
+        (
+            "too few data",
+            safetensors(&x("[3]", 8), &[0; 8]),
+            "safetensors",
+        ),
+        (
+            "sides that overflow",
+            safetensors(&x("[4294967296, 4294967296]", 0), b""),
+            "safetensors",
+        ),
+        (
+            "no elements",
+            safetensors(&x("[4294967296, 0]", 0), b""),
+            "`x`: its shape [4294967296, 0] has no elements",
+        ),
+        ("no graph", field(3, b"x"), "no graph"),
+        ("cut off", whole[..whole.len() - 1].to_vec(), "cut off"),
+        ("a group", vec![0x3b], "unknown kind 3"),
+        ("endless number", vec![0xff; 11], "64 bits"),
+        (
+            "other names",
+            onnx("head.x", &[2, 3], &[0; 24]),
+            "no weights under `backbone`",
+        ),
+        (
+            "too few values",
+            onnx("backbone.x", &[2, 4], &[0; 24]),
+            "`backbone.x`: 6 values for the shape [2, 4]",
+        ),
+        (
+            "no elements in 2^62 rows",
+            onnx("backbone.x", &[&huge_side[..], &[0]].concat(), b""),
+            "no elements",
+        ),
+        (
+            "sides that overflow",
+            onnx("backbone.x", &[huge_side, huge_side].concat(), b""),
+            "0 values",
+        ),
+        (
+            "sides without end",
+            onnx("backbone.x", &[1; 100], &[0; 4]),
+            "more than 8 numbers",
+        ),
+        (
+            "long name",
+            onnx(&"x".repeat(5000), &[1], &[0; 4]),
+            "a name of 5000 bytes",
+        ),
+        (
+            "fields without end",
+            field(7, &field(1, b"").repeat(1 << 20)),
+            "too many fields",
+        ),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for (case, bytes, expected) in cases {
+        let message = open(folder.path(), &bytes).expect_err(case).to_string();
+        assert!(message.contains(expected), "{case}: {message}");
+    }
+    let checkpoint = open(folder.path(), &whole).unwrap();
+    assert_eq!(checkpoint.format(), Format::Onnx);
+    assert_eq!(get(&checkpoint, "x", &[2, 3]), [0.0; 6]);
 }
 
 proptest! {
@@ -463,8 +653,7 @@ proptest! {
             change(&mut bytes);
             bytes
         };
-        let folder = tempfile::tempdir().unwrap();
-        if let Ok(checkpoint) = open(folder.path(), &bytes) {
+        if let Ok(checkpoint) = Checkpoint::from_bytes(Path::new("file"), &bytes) {
             for name in checkpoint.names() {
                 let shape = checkpoint.shape(name).unwrap();
                 checkpoint.tensor(name, shape, &Device::Cpu).unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anomalens_backbones::Activation;
 use anomalens_backbones::checkpoint::Checkpoint;
-use anomalens_backbones::clip::{ClipTensors, Origin};
+use anomalens_backbones::clip::{ActivationSource, Architecture, ClipTensors, Origin};
 use candle_core::{Device, Tensor};
 
 const BLOCK: &str = "transformer.resblocks.0";
@@ -112,7 +112,7 @@ fn every_origin_gives_the_same_tensors() {
     ] {
         let tensors = ClipTensors::new(&checkpoint).expect(case);
         assert_eq!(tensors.origin(), origin, "{case}");
-        assert_eq!(tensors.activation().unwrap(), activation, "{case}");
+        assert_eq!(tensors.activation().unwrap().0, activation, "{case}");
         assert_eq!(
             tensors.count("visual.transformer.resblocks", "ln_1.bias"),
             1
@@ -232,10 +232,73 @@ fn a_file_beside_the_weights_tells_the_activation() {
         let checkpoint = Checkpoint::open(&path).unwrap();
         let found = ClipTensors::new(&checkpoint).unwrap().activation();
         match (found, expected) {
-            (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{content}"),
+            (Ok((found, _)), Ok(expected)) => assert_eq!(found, expected, "{content}"),
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
             (found, _) => panic!("{content}: {found:?}"),
         }
+    }
+}
+
+/// State dicts of OpenAI's models in Python carry nothing that tells them from OpenCLIP's but their
+/// sizes.
+#[test]
+fn sizes_of_openai_mean_quick_gelu_unless_something_says_otherwise() {
+    let shapes = |name: &str| Architecture::named(name).unwrap().shapes();
+    let custom_text = |shapes: Vec<(String, Vec<usize>)>| -> Vec<(String, Vec<usize>)> {
+        let renamed = shapes.into_iter().map(|(name, shape)| {
+            let plain = name.starts_with("visual.") || name == "logit_scale";
+            (format!("{}{name}", if plain { "" } else { "text." }), shape)
+        });
+        renamed.collect()
+    };
+    let quick = (Activation::QuickGelu, ActivationSource::OpenAiSizes);
+    let exact = (Activation::Gelu, ActivationSource::OtherModel);
+    for (name, expected) in [
+        ("clip-vit-b32", quick),
+        ("clip-vit-b16", quick),
+        ("clip-vit-l14", quick),
+        ("clip-vit-l14-336", quick),
+        ("clip-vit-b16-plus-240", exact),
+        ("clip-vit-h14", exact),
+    ] {
+        let checkpoint = Checkpoint::seeded(1, shapes(name));
+        let tensors = ClipTensors::new(&checkpoint).unwrap();
+        assert_eq!(tensors.activation().unwrap(), expected, "{name}");
+        let checkpoint = Checkpoint::seeded(1, custom_text(shapes(name)));
+        let tensors = ClipTensors::new(&checkpoint).unwrap();
+        assert_eq!(tensors.activation().unwrap(), exact, "{name}, custom text");
+    }
+    // A small file of the sizes of B/32, with and without a configuration beside it.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let whole = Checkpoint::seeded(1, shapes("clip-vit-b32"));
+    let one_block = whole.names().filter(|name| {
+        let later = (1..12).any(|i| name.contains(&format!("resblocks.{i}.")));
+        name.starts_with("visual.") && !later
+    });
+    let tensors: HashMap<String, Tensor> = one_block
+        .map(|name| (name.to_owned(), tensor(&whole, name)))
+        .collect();
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    let activation = || {
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        ClipTensors::new(&checkpoint).unwrap().activation().unwrap()
+    };
+    assert_eq!(activation(), exact, "OpenAI has none of one block");
+    for (config, expected) in [
+        (
+            r#"{"model_cfg": {"quick_gelu": true}}"#,
+            Activation::QuickGelu,
+        ),
+        (r#"{"model_cfg": {"quick_gelu": false}}"#, Activation::Gelu),
+        (r#"{"model_cfg": {}}"#, Activation::Gelu),
+    ] {
+        std::fs::write(folder.path().join("open_clip_config.json"), config).unwrap();
+        assert_eq!(
+            activation(),
+            (expected, ActivationSource::Config),
+            "{config}"
+        );
     }
 }
 

@@ -183,12 +183,25 @@ fn narrow_numbers_give_nearly_the_same_tokens() {
 #[cfg(feature = "embedded")]
 #[test]
 fn the_weights_in_the_program_give_nearly_the_original_tokens() {
-    use anomalens_backbones::{Backbone, DEFAULT_WEIGHTS};
+    use anomalens_backbones::{Backbone, BackboneOptions, DEFAULT_WEIGHTS, Engine, OpenError};
 
     let cache = tempfile::tempdir().unwrap();
     let store = Store::new(cache.path());
-    let backbone = Backbone::open(DEFAULT_WEIGHTS, Precision::F32, &store, &|_| {}).unwrap();
+    // Never another precision than the one that was asked for.
+    for precision in [Precision::F32, Precision::Half] {
+        let error = Backbone::open(DEFAULT_WEIGHTS, precision, &store, &|_| {}).err();
+        let fixed = OpenError::FixedPrecision {
+            name: DEFAULT_WEIGHTS.to_owned(),
+            has: Precision::Int8,
+            wanted: precision,
+        };
+        assert_eq!(error.unwrap().to_string(), fixed.to_string());
+    }
+    let options = BackboneOptions::default();
+    let backbone = Backbone::open(DEFAULT_WEIGHTS, options, &store, &|_| {}).unwrap();
     assert_eq!(backbone.precision, Precision::Int8);
+    let engine = Engine::from_env().unwrap();
+    assert_eq!(backbone.runs_as.precision, engine.runs(Precision::Int8));
     let (network, image) = (backbone.encoder.as_ref(), input(golden("pixels")));
     for block in [3, 6, 9] {
         let found = tokens(network, &image, &FeatureRequest::blocks([block]));

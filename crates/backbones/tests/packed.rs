@@ -10,7 +10,7 @@ use anomalens_backbones::clip::{Architecture, TextConfig, VisionConfig};
 use anomalens_backbones::weights::Store;
 use anomalens_backbones::{
     Activation, Backbone, BackboneError, Embedding, FeatureRequest, ImageEncoder, ImageFeatures,
-    LayerId, LayerInfo, MappedFile, Precision, SharedBytes, TokenStage, load_encoder, open_packed,
+    LayerId, LayerInfo, Precision, SharedBytes, TokenStage, load_encoder, open_packed,
     write_packed,
 };
 use anomalens_vision::Preprocessed;
@@ -71,9 +71,12 @@ fn encode(
     encoder.encode(&images, request)
 }
 
+fn shared(bytes: &[u8]) -> SharedBytes {
+    SharedBytes::read(bytes, bytes.len()).unwrap()
+}
+
 fn open(path: &Path) -> Result<Arc<dyn ImageEncoder>, String> {
-    let file = Arc::new(MappedFile::open(path).unwrap());
-    let network = open_packed(SharedBytes::Mapped(file));
+    let network = open_packed(shared(&std::fs::read(path).unwrap()));
     network
         .map(|n| n.encoder)
         .map_err(|error| error.to_string())
@@ -105,7 +108,7 @@ fn packed_weights_give_the_features_of_the_original() {
 
         write_packed(&original, precision, Some(2), &packed).unwrap();
         let bytes = std::fs::read(&packed).unwrap();
-        let part = open_packed(SharedBytes::Static(bytes.leak())).unwrap();
+        let part = open_packed(shared(&bytes)).unwrap();
         assert_eq!(part.precision, precision);
         let part = part.encoder;
         assert_eq!(
@@ -157,9 +160,7 @@ fn what_is_not_whole_is_refused_with_the_reason() {
         ("cut off", bytes[..bytes.len() - 64].to_vec(), "SHA-256"),
     ];
     for (case, bytes, expected) in cases {
-        let error = open_packed(SharedBytes::Static(bytes.leak()))
-            .err()
-            .expect(case);
+        let error = open_packed(shared(&bytes)).err().expect(case);
         let message = error.to_string();
         assert!(message.contains(expected), "{case}: {message}");
     }
@@ -193,7 +194,6 @@ fn a_copy_is_kept_and_made_anew_when_it_is_damaged() {
     let mut broken = whole.clone();
     broken[200] ^= 1;
     for found_there in [&whole[..], &broken, &whole[..100], b""] {
-        // Replaced, not written to: it may be mapped.
         std::fs::remove_file(copy).unwrap();
         std::fs::write(copy, found_there).unwrap();
         assert_eq!(features(), expected);

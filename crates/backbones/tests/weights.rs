@@ -499,6 +499,68 @@ fn an_unknown_hash_is_taken_from_the_hub_and_kept() {
 }
 
 #[test]
+fn the_first_pull_pins_the_hash_and_later_ones_verify_it() {
+    let linked = Manners {
+        linked: true,
+        ..POLITE
+    };
+    let server = Server::with_file(linked, &content());
+    let cache = tempfile::tempdir().unwrap();
+    let store = hub_store(cache.path(), &server);
+    let entry = hub_entry(None);
+    assert_eq!(store.pin_file(&known_entry()), None, "the registry has it");
+    let pin = store.pin_file(&entry).unwrap();
+    let located = store.pull(&entry, &quiet).unwrap();
+    let line = format!("{}  tiny.safetensors\n", located.sha256);
+    assert_eq!(
+        fs::read_to_string(&pin).unwrap(),
+        line,
+        "as sha256sum prints it"
+    );
+
+    // The repository's owner, or whoever took it over, puts something else there.
+    server.put("owner/repo/resolve/v1/model.bin", b"something else");
+    fs::remove_file(&located.path).unwrap();
+    let downloads = server.downloads().len();
+    let error = store.pull(&entry, &quiet).unwrap_err().to_string();
+    for part in [
+        located.sha256.to_string(),
+        ContentHash::of_bytes(b"something else").to_string(),
+        pin.display().to_string(),
+    ] {
+        assert!(error.contains(&part), "{part}: {error}");
+    }
+    assert_eq!(server.downloads().len(), downloads, "not even fetched");
+    fs::write(&located.path, "something else").unwrap();
+    assert!(matches!(store.status(&entry), Ok(Status::Damaged { .. })));
+
+    fs::remove_file(&pin).unwrap();
+    let located = store.locate(&entry).unwrap().unwrap();
+    assert_eq!(located.sha256, ContentHash::of_bytes(b"something else"));
+    assert!(pin.is_file(), "pinned again");
+}
+
+#[test]
+fn a_file_that_was_exchanged_is_noticed() {
+    let cache = tempfile::tempdir().unwrap();
+    let store = Store::new(cache.path());
+    let entry = known_entry();
+    let path = cache.path().join("tiny.safetensors");
+    fs::write(&path, content()).unwrap();
+    assert!(matches!(store.status(&entry), Ok(Status::Ready(_))));
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    // Of the same size and age.
+    let mut other = content();
+    other[1000] ^= 1;
+    fs::write(&path, other).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(modified).unwrap();
+    assert!(matches!(store.verify(&entry), Ok(Status::Damaged { .. })));
+    #[cfg(unix)]
+    assert!(matches!(store.status(&entry), Ok(Status::Damaged { .. })));
+}
+
+#[test]
 fn without_any_known_hash_nothing_is_downloaded() {
     let server = Server::with_file(POLITE, &content());
     let cache = tempfile::tempdir().unwrap();
@@ -1028,10 +1090,9 @@ fn the_registry_is_complete() {
         "clip-vit-h14",
     ] {
         let entry = registry.find(name).unwrap();
-        assert_eq!(
-            (entry.kind, entry.format),
-            (Kind::Backbone, Format::Safetensors)
-        );
+        assert_eq!(entry.kind, Kind::Backbone, "{name}");
+        assert_ne!(entry.format, Format::Folder, "{name}");
+        assert_eq!(entry.activation.is_some(), entry.family == "clip", "{name}");
     }
     for name in ["elpv", "textile"] {
         let entry = registry.find(name).unwrap();
@@ -1053,8 +1114,15 @@ fn the_registry_is_complete() {
             "{}",
             entry.name
         );
-        let declared_by_hub = matches!(entry.sources[0], Source::Hub(_));
-        assert!(entry.sha256.is_some() || declared_by_hub, "{}", entry.name);
+        // What has a hash stays as it is: its revision is a commit, and its size is known.
+        let name = &entry.name;
+        assert_eq!(entry.sha256.is_some(), entry.bytes.is_some(), "{name}");
+        let Source::Hub(file) = &entry.sources[0] else {
+            assert!(entry.sha256.is_some(), "{name}");
+            continue;
+        };
+        let commit = file.revision.len() == 40;
+        assert_eq!(commit, entry.sha256.is_some(), "{name}: {}", file.revision);
     }
 }
 

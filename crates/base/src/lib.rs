@@ -3,6 +3,7 @@
 //! ```text
 //! atomic.rs     files that are replaced in one step
 //! digest.rs     SHA-256 of bytes, files and folders
+//! regular_file.rs  opens what is a file with an end
 //! suggest.rs    the known name most similar to a mistyped one
 //! progress.rs   events of a long run, and how its caller cancels it
 //! ```
@@ -10,9 +11,11 @@
 mod atomic;
 mod digest;
 mod progress;
+mod regular_file;
 mod suggest;
 
 pub use atomic::{replace_file, write_atomic};
 pub use digest::{ContentHash, InvalidHash, ListedFile, files_in};
 pub use progress::Progress;
+pub use regular_file::open_regular;
 pub use suggest::{did_you_mean, nearest};

@@ -1,7 +1,11 @@
 //! Which weights a command uses, and how it shows that they are fetched.
 
 use anomalens::backbones::weights::{Entry, Located, PullEvent, Store};
-use anomalens::backbones::{Backbone, DEFAULT_WEIGHTS, Precision};
+use std::io::Write;
+
+use anomalens::backbones::{
+    Activation, Backbone, BackboneOptions, DEFAULT_WEIGHTS, OpenError, Precision,
+};
 use anomalens::detectors::DetectorFile;
 use anyhow::{Result, bail};
 
@@ -18,6 +22,10 @@ pub(super) struct Args {
     /// that of the detector file, or else half, int8 for the one in the program]
     #[arg(long, value_name = "f32|half|int8")]
     precision: Option<Precision>,
+    /// The activation of a CLIP file, where neither the file nor a configuration beside it names the
+    /// right one (`anomalens models show FILE` prints what is used)
+    #[arg(long, value_name = "gelu|quick-gelu")]
+    activation: Option<Activation>,
 }
 
 impl Args {
@@ -31,18 +39,18 @@ impl Args {
         self.open_named(self.weights())
     }
 
+    /// The same where none is named: `default`.
+    pub(super) fn open_or(&self, default: &str) -> Result<Backbone> {
+        self.open_named(self.weights.as_deref().unwrap_or(default))
+    }
+
     /// The same with other weights.
     pub(super) fn open_named(&self, weights: &str) -> Result<Backbone> {
-        let backbone = open(weights, self.precision.unwrap_or_default())?;
-        if let Some(precision) = self.precision.filter(|&p| p != backbone.precision) {
-            bail!(
-                "{} computes with --precision {} alone; name another backbone with --weights for \
-                 {precision}",
-                backbone.name,
-                backbone.precision
-            );
-        }
-        Ok(backbone)
+        let options = BackboneOptions {
+            precision: self.precision,
+            activation: self.activation,
+        };
+        open(weights, options)
     }
 
     /// Opens the backbone of a detector file, which must be what it was made with.
@@ -55,8 +63,18 @@ impl Args {
                 made_with.precision
             );
         }
+        if let Some(activation) = self.activation.filter(|&a| Some(a) != made_with.activation) {
+            bail!(
+                "the detector was made with another activation, its scores would not be comparable \
+                 with {activation}; leave --activation out, or fit the detector again"
+            );
+        }
         let weights = self.weights.as_deref().unwrap_or(&made_with.name);
-        let backbone = open(weights, made_with.precision)?;
+        let options = BackboneOptions {
+            precision: Some(made_with.precision),
+            activation: made_with.activation,
+        };
+        let backbone = open(weights, options)?;
         detector.check_backbone(&backbone.sha256.to_string())?;
         Ok(backbone)
     }
@@ -64,18 +82,33 @@ impl Args {
 
 /// What tells `backbone` from others that give other features.
 pub(super) fn identity(backbone: &Backbone) -> String {
-    format!("{} {}", backbone.sha256, backbone.precision)
+    let activation = backbone.activation.map_or("", Activation::name);
+    let identity = format!("{} {} {activation}", backbone.sha256, backbone.precision);
+    identity.trim_end().to_owned()
 }
 
-/// Opens the backbone `weights`, pulling it if it is not here; those in the program have a
-/// precision of their own.
-pub(super) fn open(weights: &str, precision: Precision) -> Result<Backbone> {
+/// Opens the backbone `weights`, pulling it if it is not here, and prints what computes it.
+pub(super) fn open(weights: &str, options: impl Into<BackboneOptions>) -> Result<Backbone> {
     let progress = Progress::bytes(weights);
-    let backbone = Backbone::open(weights, precision, &Store::from_env()?, &|event| {
+    let backbone = Backbone::open(weights, options, &Store::from_env()?, &|event| {
         show(&progress, event)
     });
     progress.finish();
-    Ok(backbone?)
+    let backbone = match backbone {
+        Err(error @ OpenError::FixedPrecision { .. }) => {
+            bail!("{error}; leave --precision out, or name another backbone with --weights")
+        }
+        backbone => backbone?,
+    };
+    let Backbone { name, runs_as, .. } = &backbone;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let plural = if threads == 1 { "" } else { "s" };
+    // Where standard error is closed, nobody wants to know.
+    let _ = writeln!(
+        std::io::stderr(),
+        "backbone {name}: {runs_as}, {threads} thread{plural}"
+    );
+    Ok(backbone)
 }
 
 /// Pulls a weight file or data package.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anomalens::backbones::{FeatureRequest, ImageFeatures, Precision};
+use anomalens::backbones::{BackboneOptions, Embedded, FeatureRequest, ImageFeatures, Precision};
 use anomalens::detectors::{ImageSource, InputSpec, SourceError, StreamOptions, stream_features};
 use anomalens::vision::Preprocess;
 use anyhow::{Result, bail};
@@ -30,7 +30,10 @@ pub(super) fn run(
     let backbones = weights
         .iter()
         .zip([Precision::F32, precision])
-        .map(|(name, precision)| backbone::open(name, precision))
+        .map(|(name, precision)| match Embedded::find(name) {
+            Some(_) => backbone::open(name, BackboneOptions::default()),
+            None => backbone::open(name, precision),
+        })
         .collect::<Result<Vec<_>>>()?;
     let input = InputSpec {
         preprocess: Preprocess::imagenet_square(size),

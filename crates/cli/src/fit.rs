@@ -258,6 +258,7 @@ pub(super) fn reference(backbone: &Backbone) -> BackboneRef {
         name: backbone.name.clone(),
         sha256: backbone.sha256.to_string(),
         precision: backbone.precision,
+        activation: backbone.activation,
     }
 }
 

@@ -70,7 +70,7 @@ enum Command {
     Data(data::Args),
     /// List the methods and what each needs
     Methods(methods::Args),
-    /// List, pull, find, pack and compare backbone weights
+    /// List, pull, verify, show, find, pack and compare backbone weights
     Models(models::Args),
     /// Measure methods on a paper's data sets, variants of a method, or the speed of this machine
     Bench(bench::Args),

@@ -3,14 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
+use anomalens::backbones::clip::ActivationSource;
 use anomalens::backbones::weights::{ContentHash, Entry, Kind, Registry, Status, Store};
-use anomalens::backbones::{EMBEDDED, Precision, write_embedded};
+use anomalens::backbones::{EMBEDDED, Embedded, Precision, describe, write_embedded};
 use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::{End, backbone, compare, print_line, table};
 
-/// List, pull, find, pack and compare backbone weights
+/// List, pull, verify, show, find, pack and compare backbone weights
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -30,6 +31,23 @@ enum Command {
         /// Names from `anomalens models list`
         #[arg(required = true)]
         names: Vec<String>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Hash everything that was fetched again, and compare it with what it must be
+    Verify {
+        /// Names from `anomalens models list` [default: all that are here]
+        names: Vec<String>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what a weight file holds: network, sizes, activation, hash
+    Show {
+        /// A name from `anomalens models list`, or a weight file
+        #[arg(value_name = "NAME|FILE")]
+        weights: String,
         /// Print as JSON
         #[arg(long)]
         json: bool,
@@ -98,18 +116,32 @@ pub(super) fn run(args: &Args) -> Result<End> {
                 .collect::<Result<Vec<_>, _>>()?;
             for entry in entries {
                 let located = backbone::pull(&store, entry)?;
+                let pin = store.pin_file(entry);
                 if *json {
                     print_line(json!({
                         "name": entry.name,
                         "path": located.path,
                         "bytes": located.bytes,
                         "sha256": located.sha256,
+                        "pinned": match pin {
+                            Some(_) => "first pull",
+                            None => "registry",
+                        },
                     }))?;
-                } else {
-                    print_line(format!("{}: {}", entry.name, located.path.display()))?;
+                    continue;
+                }
+                print_line(format!("{}: {}", entry.name, located.path.display()))?;
+                if let Some(pin) = pin {
+                    print_line(format!(
+                        "  SHA-256 {}; the registry has none: it must be this one from now on ({})",
+                        located.sha256,
+                        pin.display()
+                    ))?;
                 }
             }
         }
+        Command::Verify { names, json } => return verify(&store, names, *json),
+        Command::Show { weights, json } => show(&store, weights, *json)?,
         Command::Pack {
             weights,
             blocks,
@@ -140,6 +172,132 @@ pub(super) fn run(args: &Args) -> Result<End> {
         }
     }
     Ok(End::Done)
+}
+
+/// Hashes what is here again.
+fn verify(store: &Store, names: &[String], json: bool) -> Result<End> {
+    let registry = Registry::builtin();
+    let entries = match names {
+        [] => registry.entries().iter().collect(),
+        names => names
+            .iter()
+            .map(|name| registry.find(name))
+            .collect::<Result<Vec<_>, _>>()?,
+    };
+    let mut end = End::Done;
+    for entry in entries {
+        let (state, path, sha256) = match store.verify(entry)? {
+            Status::Missing if names.is_empty() => continue,
+            Status::Missing => ("not here", store.cached_path(entry), None),
+            Status::Ready(located) => ("verified", located.path, Some(located.sha256)),
+            Status::Damaged { path, found, .. } => ("damaged", path, Some(found)),
+        };
+        if state != "verified" {
+            end = End::Incomplete;
+        }
+        if json {
+            print_line(json!({
+                "name": entry.name,
+                "state": state,
+                "path": path,
+                "sha256": sha256,
+            }))?;
+        } else {
+            let hash = sha256.map(|hash| format!(", SHA-256 {hash}"));
+            let hash = hash.unwrap_or_default();
+            print_line(format!("{}: {state}{hash}, {}", entry.name, path.display()))?;
+        }
+    }
+    Ok(end)
+}
+
+/// Prints what a weight file holds.
+fn show(store: &Store, weights: &str, json: bool) -> Result<()> {
+    if let Some(embedded) = Embedded::find(weights) {
+        let hash = ContentHash::of_bytes(embedded.bytes);
+        return match json {
+            true => print_line(json!({
+                "name": embedded.name,
+                "description": embedded.description,
+                "sha256": hash,
+            })),
+            false => print_line(format!(
+                "{}: {}, SHA-256 {hash}",
+                embedded.name, embedded.description
+            )),
+        };
+    }
+    let file = PathBuf::from(weights);
+    let (path, known) = match file.is_file() {
+        true => (file, None),
+        false => {
+            let entry = Registry::builtin().find(weights)?;
+            let known = entry.activation.map(|a| (a, ActivationSource::Registry));
+            (backbone::pull(store, entry)?.path, known)
+        }
+    };
+    let found = describe(&path, known)?;
+    let sha256 = ContentHash::of_path(&path)?;
+    let source = found.activation_source.map(|source| source.to_string());
+    if json {
+        return print_line(json!({
+            "path": path,
+            "sha256": sha256,
+            "network": found.name,
+            "format": found.format.to_string(),
+            "tensors": found.tensors,
+            "width": found.width,
+            "blocks": found.blocks,
+            "heads": found.heads,
+            "patch": found.patch,
+            "image_side": found.image_side,
+            "embedding": found.embedding,
+            "activation": found.activation,
+            "activation_source": source,
+            "text": found.text.map(|text| json!({
+                "width": text.width,
+                "blocks": text.blocks,
+                "heads": text.heads,
+                "context": text.context,
+                "vocabulary": text.vocabulary,
+            })),
+        }));
+    }
+    let mut lines = vec![
+        ("network", found.name),
+        (
+            "file",
+            format!("{}, {} tensors", found.format, found.tensors),
+        ),
+        ("SHA-256", sha256.to_string()),
+        (
+            "blocks",
+            format!(
+                "{} of width {}, {} heads",
+                found.blocks, found.width, found.heads
+            ),
+        ),
+        (
+            "images",
+            format!("{0} x {0}, patches of {1}", found.image_side, found.patch),
+        ),
+    ];
+    if let Some(embedding) = found.embedding {
+        lines.push(("embedding", embedding.to_string()));
+    }
+    let source = source.map(|source| format!(" ({source})"));
+    let activation = found.activation.to_owned() + &source.unwrap_or_default();
+    lines.push(("activation", activation));
+    if let Some(text) = found.text {
+        let text = format!(
+            "{} blocks of width {}, {} tokens of {}",
+            text.blocks, text.width, text.context, text.vocabulary
+        );
+        lines.push(("texts", text));
+    }
+    lines
+        .iter()
+        .try_for_each(|(name, value)| print_line(format!("{name:<11}{value}")))
 }
 
 fn pack_weights(

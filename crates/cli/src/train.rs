@@ -3,12 +3,16 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use anomalens::backbones::WHOLE_WEIGHTS;
 use anomalens::detectors::training::{
     Cache, EpochLog, TrainEvent, TrainLog, TrainOptions, Trained, TrainingSample,
 };
-use anomalens::detectors::{DetectorFile, Need, Provenance, TrainContext, find as find_method};
+use anomalens::detectors::{
+    DetectorFile, FitContext, Need, Provenance, TrainContext, Trainer, find as find_method,
+};
 use anomalens::evaluation::{Fold, training_samples};
 use anomalens::report::{ReportContext, write_loss_curve, write_report};
+use anomalens::vision::Preprocessed;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
@@ -87,6 +91,34 @@ impl From<CacheArg> for Cache {
     }
 }
 
+/// Finds out before any data is listed whether the backbone has what the method learns from.
+fn check_backbone(
+    context: &FitContext<'_>,
+    trainer: &dyn Trainer,
+    names: [&str; 2],
+    seed: u32,
+) -> Result<()> {
+    let encoder = context.encoder;
+    let side = encoder.spec().multiple;
+    let check = || -> Result<()> {
+        let detector = trainer.untrained(context, seed)?;
+        let image = Preprocessed {
+            height: side,
+            width: side,
+            values: vec![0.0; 3 * side * side],
+        };
+        encoder.encode(&[image], &detector.input().request)?;
+        Ok(())
+    };
+    let [method, backbone] = names;
+    check().with_context(|| {
+        format!(
+            "{method} cannot be trained on {backbone}; name another backbone with --weights ({WHOLE_WEIGHTS} has \
+             all blocks, a CLIP model has texts)"
+        )
+    })
+}
+
 pub(super) fn run(args: &Args) -> Result<End> {
     let method = find_method(&args.method)?;
     let info = method.info();
@@ -109,6 +141,15 @@ pub(super) fn run(args: &Args) -> Result<End> {
         name.push(".training");
         name.into()
     });
+    let backbone = args.backbone.open_or(WHOLE_WEIGHTS)?;
+    let probe = FitContext {
+        settings: &settings,
+        encoder: backbone.encoder.as_ref(),
+        references: &[],
+        class: None,
+        trained: None,
+    };
+    check_backbone(&probe, trainer, [info.name, &backbone.name], args.seed)?;
     let mut samples: Vec<TrainingSample> = vec![];
     for data in &args.data {
         let data = data.open()?;
@@ -118,7 +159,6 @@ pub(super) fn run(args: &Args) -> Result<End> {
             trainer.trains_on_all(),
         ));
     }
-    let backbone = args.backbone.open()?;
     let options = TrainOptions {
         epochs: args.epochs.map(usize::from),
         batch: args.batch.map(usize::from),

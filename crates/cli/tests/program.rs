@@ -3,6 +3,7 @@
 
 mod common;
 
+use anomalens::backbones::weights::ContentHash;
 use common::Sandbox;
 use serde_json::json;
 
@@ -937,6 +938,103 @@ fn drawn_sets_are_kept_and_equal_to_those_written() {
     let written = sandbox.run(&format!("data draw {recipe} -o set"));
     assert_eq!(written.stdout, "18 images: folder:set\n");
     assert_eq!(eval("folder:set"), first);
+}
+
+#[test]
+fn weight_files_are_shown_and_verified() {
+    let sandbox = Sandbox::new();
+    let shown = sandbox.run("models show tiny.safetensors");
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    let hash = ContentHash::of_path(&sandbox.path("tiny.safetensors")).unwrap();
+    for line in [
+        "network    DINOv2 of width 64 with 12 blocks, patch 14".to_owned(),
+        format!("SHA-256    {hash}"),
+        "blocks     12 of width 64, 1 heads".to_owned(),
+        "activation gelu".to_owned(),
+    ] {
+        assert!(shown.stdout.lines().any(|l| l == line), "{line}: {shown:?}");
+    }
+    let shown = sandbox.run("models show tiny.safetensors --json");
+    assert_eq!(shown.lines()[0]["activation"], "gelu");
+    assert_eq!(shown.lines()[0]["sha256"], hash.to_string());
+    let none = sandbox.run("models show small.png");
+    assert_eq!(none.code, Some(1), "{none:?}");
+
+    let nothing = sandbox.run("models verify");
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(0), ""));
+    // The registry has the hash of one, and records that of the other.
+    let files = [
+        "dinov2-small.safetensors",
+        "clip-vit-b16-plus-240.safetensors",
+    ];
+    for file in files {
+        sandbox.write(&format!("cache/{file}"), b"something else");
+    }
+    let hash = ContentHash::of_bytes(b"something else");
+    let verified = sandbox.run("models verify");
+    assert_eq!(verified.code, Some(1), "{verified:?}");
+    let [damaged, fine] = files.map(|file| format!("SHA-256 {hash}, DIR/cache/{file}"));
+    assert_eq!(
+        verified.stdout,
+        format!("dinov2-small: damaged, {damaged}\nclip-vit-b16-plus-240: verified, {fine}\n")
+    );
+    let pinned = sandbox.read(&format!("cache/{}.sha256", files[1]));
+    assert_eq!(pinned, format!("{hash}  {}\n", files[1]));
+    sandbox.write(&format!("cache/{}", files[1]), b"something else again");
+    let changed = sandbox.run("models verify clip-vit-b16-plus-240 --json");
+    assert_eq!(changed.code, Some(1), "{changed:?}");
+    assert_eq!(changed.lines()[0]["state"], "damaged");
+}
+
+#[test]
+fn the_first_line_says_what_computes() {
+    let sandbox = Sandbox::new();
+    sandbox.data();
+    let detect = format!("detect data/nut/test --normal data/nut/train/good {TINY}");
+    for (precision, bits) in [("f32", "32-bit weights"), ("int8", "-bit weights")] {
+        let mut command = sandbox.command(&format!("{detect} --precision {precision}"));
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let first = stderr.lines().next().unwrap();
+        assert!(first.starts_with("backbone tiny.safetensors: "), "{stderr}");
+        assert!(
+            first.contains(bits) && first.contains(" thread"),
+            "{stderr}"
+        );
+    }
+    let mut command = sandbox.command(&format!("{detect} --precision int8"));
+    let output = command.env("ANOMALENS_CPU", "portable").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let expected =
+        "no vector instructions, 32-bit weights (the processor has no 8-bit instructions)";
+    assert!(
+        stderr.lines().next().unwrap().contains(expected),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn training_names_missing_blocks_before_it_lists_data() {
+    let sandbox = Sandbox::new();
+    for method in ["anomalyclip", "inctrl"] {
+        let run = sandbox.run(&format!(
+            "train --method {method} --data folder:nowhere -o x --weights dinov2-s-focus-int8 \
+             --set blocks=[3,11]"
+        ));
+        assert_eq!(run.code, Some(1), "{run:?}");
+        let told = [
+            "cannot be trained on dinov2-s-focus-int8",
+            "dinov2-s-focus has all blocks",
+            "hold the blocks up to 10 only",
+        ];
+        assert!(told.iter().all(|told| run.stderr.contains(told)), "{run:?}");
+    }
+    // The default has them all; it is not on this machine.
+    let run = sandbox.run("train --data folder:nowhere -o x");
+    assert!(
+        run.stderr.contains("dinov2-s-focus is not on this machine"),
+        "{run:?}"
+    );
 }
 
 #[test]

@@ -280,6 +280,7 @@ fn file(detector: Box<dyn Detector>) -> DetectorFile {
             name: "mean-colour".into(),
             sha256: "0".repeat(64),
             precision: Precision::Half,
+            activation: None,
         },
         provenance: Provenance {
             command: "a test".into(),
@@ -473,7 +474,22 @@ fn wrong_and_damaged_files_are_refused_with_the_reason() {
         candle_core::safetensors::save(&tensors, &path).unwrap();
         std::fs::read(path).unwrap()
     };
-    let cases: [(&str, Vec<u8>, &str); 9] = [
+    // An empty tensor, one side of which is 2^60.
+    let endless = {
+        let header = String::from_utf8(whole[8..8 + header_length].to_vec()).unwrap();
+        let empty = r#","endless":{"dtype":"F32","shape":[1152921504606846976,0],"data_offsets":"#;
+        let end = whole.len() - 8 - header_length;
+        let header = header.trim_end().strip_suffix('}').unwrap();
+        let header = format!("{header}{empty}[{end},{end}]}}}}");
+        let length = (header.len() as u64).to_le_bytes();
+        [&length[..], header.as_bytes(), &whole[8 + header_length..]].concat()
+    };
+    let cases: [(&str, Vec<u8>, &str); 10] = [
+        (
+            "a side without end",
+            endless,
+            "has a side of 1152921504606846976",
+        ),
         ("empty", vec![], "not a complete safetensors file"),
         (
             "text",

@@ -99,10 +99,11 @@ fn numbers(count: usize) -> Vec<f32> {
 
 fn linear(engine: Engine, precision: Precision, rows: usize, inputs: usize, outputs: usize) -> f64 {
     let weight = numbers(inputs * outputs);
-    let Ok(layer) = PackedLinear::new(engine, precision, &weight, &numbers(outputs)) else {
+    let layer = PackedLinear::new(engine, precision, &weight, &numbers(outputs));
+    let norm = LayerNorm::new(&numbers(inputs), &numbers(inputs), 1e-5);
+    let (Ok(layer), Ok(norm)) = (layer, norm) else {
         return f64::NAN;
     };
-    let norm = LayerNorm::new(&numbers(inputs), &numbers(inputs), 1e-5);
     let input = numbers(rows * inputs);
     let mut output = vec![0.0; rows * outputs];
     let mut scratch = LinearScratch::default();

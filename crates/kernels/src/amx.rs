@@ -86,18 +86,22 @@ fn permitted() -> bool {
     result == 0
 }
 
+// SAFETY of the functions below: a kernel of this file is reached only through an engine that has
+// seen AMX and AVX-512, for which they are compiled; slices carry their lengths, which the generic
+// functions check.
+
 /// Preparation of operands is that of AVX-512.
 macro_rules! preparation {
     ($convert:ident, $softmax:ident, $dot:ty) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
         unsafe fn $convert(job: &Conversion, words: &mut [u32]) -> f32 {
-            // SAFETY: the caller's.
+            // SAFETY: AVX-512 is there, see above.
             unsafe { convert::<$dot>(job, words) }
         }
 
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
         unsafe fn $softmax(job: &Softmax, row: &mut [f32], words: &mut [u32]) -> f32 {
-            // SAFETY: the caller's.
+            // SAFETY: AVX-512 is there, see above.
             unsafe { softmax::<$dot>(job, row, words) }
         }
     };
@@ -105,13 +109,13 @@ macro_rules! preparation {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn transpose_panel(rows: &[u32], stride: usize, panel: &mut [u32]) {
-    // SAFETY: the caller's.
+    // SAFETY: AVX-512 is there, see above.
     unsafe { transpose::<Avx512>(rows, stride, panel) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn largest_of(rows: &[f32], width: usize, stride: usize) -> f32 {
-    // SAFETY: the caller's.
+    // SAFETY: AVX-512 is there, see above.
     unsafe { largest::<Avx512>(rows, width, stride) }
 }
 
@@ -135,6 +139,37 @@ static CONFIGURATION: Configuration = Configuration {
     row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
+
+/// The thread's tile registers, in use. They are released when this is dropped, also by a panic:
+/// the system would save and restore 8 KiB of them with every switch of threads.
+struct Tiles;
+
+impl Tiles {
+    /// Sets the tiles up, filled with zeros.
+    ///
+    /// # Safety
+    /// The processor must have AMX, and the system must have permitted it.
+    #[inline(always)]
+    unsafe fn configure() -> Self {
+        // SAFETY: AMX is there; the configuration is one of palette 1, and lives for ever.
+        unsafe {
+            asm!(
+                "ldtilecfg [{}]",
+                in(reg) &raw const CONFIGURATION,
+                options(nostack, readonly),
+            );
+        }
+        Self
+    }
+}
+
+impl Drop for Tiles {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: the tiles were configured, so AMX is there; nothing in them is needed any more.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) }
+    }
+}
 
 /// Rows of a tile register.
 const HALF: usize = 16;
@@ -178,20 +213,20 @@ macro_rules! product {
         unsafe fn $name(job: &Product) {
             // The depth is a multiple of 16 words, see `Packed`.
             let steps = job.depth / HALF;
-            // SAFETY: the caller vouches for AMX and the job; rows are readable up to whole
-            // tiles.
+            // SAFETY: AMX is there, see above; the job's pointers are valid for the sizes beside
+            // them, and its rows are readable up to whole tiles.
             unsafe {
-                asm!(
-                    "ldtilecfg [{}]",
-                    in(reg) &raw const CONFIGURATION,
-                    options(nostack, readonly),
-                );
+                let _tiles = Tiles::configure();
                 let (mut last, mut turn) = (Block::default(), 0);
                 let mut buffers = [const { Tile([0.0; TILE_ROWS * PANEL]) }; 2];
                 for panel in 0..job.panel_count {
                     for first in (0..job.row_count).step_by(TILE_ROWS) {
                         let count = TILE_ROWS.min(job.row_count - first);
-                        let block = Block { first, count, panel };
+                        let block = Block {
+                            first,
+                            count,
+                            panel,
+                        };
                         clear_or_start(job, panel);
                         let rows = job.rows.add(first * job.stride);
                         let words = job.panels.add(panel * job.depth * PANEL);
@@ -207,7 +242,6 @@ macro_rules! product {
                     }
                 }
                 finish(job, &last, 0..last.count, &mut buffers[turn ^ 1], $whole);
-                asm!("tilerelease", options(nostack, nomem));
             }
         }
     };
@@ -266,7 +300,7 @@ pub(crate) fn registers(format: Format) -> (fn(), u64) {
 /// Sets the sums to zero, or to the column's start in every row.
 #[inline(always)]
 unsafe fn clear_or_start(job: &Product, panel: usize) {
-    // SAFETY: the caller has set the tiles up; a stride of zero reads one row sixteen times.
+    // SAFETY: `Tiles` has set the tiles up; the start has a word for each column, and a stride of zero reads one row sixteen times.
     unsafe {
         match job.start {
             None => asm!(
@@ -319,7 +353,7 @@ unsafe fn store(job: &Product, block: &Block, tile: &mut Tile) {
         },
         Sink::Layer(_) => (tile.0.as_mut_ptr(), PANEL),
     };
-    // SAFETY: the caller has set the tiles up; `to` has room.
+    // SAFETY: `Tiles` has set the tiles up; `to` has room for whole tiles.
     unsafe {
         asm!(
             "tilestored [{low} + {stride}], tmm0",
@@ -348,7 +382,7 @@ unsafe fn finish(job: &Product, block: &Block, part: Range<usize>, tile: &mut Ti
     let Sink::Layer(layer) = &job.sink else {
         return;
     };
-    // SAFETY: the caller has AVX-512; a tile holds the rows of a block.
+    // SAFETY: AVX-512 is there, see above; a tile holds the rows of a block.
     unsafe {
         if whole {
             for vector in 2 * part.start..2 * part.end {
@@ -357,5 +391,61 @@ unsafe fn finish(job: &Product, block: &Block, part: Range<usize>, tile: &mut Ti
             }
         }
         layer.finish::<Avx512>(tile, block.first, part, block.panel * PANEL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::buffer::Buffer;
+    use crate::product::{Epilogue, Layer, Target};
+
+    /// Whether this thread's tiles are released: their configuration is all zeros then.
+    fn released() -> bool {
+        let mut configuration = [0xff_u8; 64];
+        // SAFETY: the test has looked for AMX; the instruction writes 64 bytes.
+        unsafe {
+            asm!("sttilecfg [{}]", in(reg) &raw mut configuration, options(nostack));
+        }
+        configuration == [0; 64]
+    }
+
+    #[test]
+    fn tiles_are_released_after_a_product_and_after_a_panic() {
+        if !available() {
+            return;
+        }
+        for (kernel, factors) in [(&BF16, 32), (&INT8, 32), (&BF16, 31), (&INT8, 31)] {
+            let (rows, panels) = (Buffer::zeros(32 * HALF), Buffer::zeros(HALF * PANEL));
+            let mut output = vec![0.0_f32; 32 * PANEL];
+            // A layer's end counts the factors of its rows, and panics if one is missing.
+            let job = Product {
+                rows: rows.words().as_ptr(),
+                stride: HALF,
+                row_count: 32,
+                panels: panels.words().as_ptr(),
+                panel_count: 1,
+                depth: HALF,
+                start: None,
+                sink: Sink::Layer(Layer {
+                    row_factors: &vec![1.0; factors],
+                    column_factors: None,
+                    bias: None,
+                    last: Epilogue::Store,
+                    to: Target {
+                        start: output.as_mut_ptr().cast(),
+                        stride: PANEL,
+                        format: Format::F32,
+                    },
+                    columns: PANEL,
+                }),
+            };
+            // SAFETY: AMX is there; all sizes are those of the buffers.
+            let run = AssertUnwindSafe(|| unsafe { (kernel.product)(&job) });
+            assert_eq!(catch_unwind(run).is_ok(), factors == 32, "{}", kernel.name);
+            assert!(released(), "{} with {factors} factors", kernel.name);
+        }
     }
 }

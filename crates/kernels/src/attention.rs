@@ -11,7 +11,7 @@ use crate::engine::{Engine, Precision};
 use crate::format::Format;
 use crate::kernel::Kernel;
 use crate::packed::Packed;
-use crate::parallel::{Parallel, Shared};
+use crate::parallel::{Parallel, Shared, Workers};
 use crate::product::{Epilogue, Layer, PANEL, Product, SharedTarget, Sink, TILE_ROWS, Target};
 use crate::request::SelfAttention;
 use crate::rows::{Conversion, Rows, Values, load};
@@ -97,7 +97,7 @@ impl Attention {
         let mut rows = std::mem::take(&mut scratch.rows);
         rows.copy(values);
         // SAFETY: each target has room for its rows, see above.
-        unsafe { self.attend(&rows, tokens, &targets, scratch, parallel) };
+        unsafe { self.attend(&rows, tokens, &targets, scratch, parallel.into()) };
         scratch.rows = rows;
     }
 
@@ -130,7 +130,7 @@ impl Attention {
         tokens: usize,
         outputs: &[(Option<SelfAttention>, Target, usize)],
         scratch: &mut AttentionScratch,
-        parallel: Parallel,
+        workers: Workers,
     ) {
         if tokens == 0 {
             return;
@@ -142,7 +142,7 @@ impl Attention {
         };
         scratch.heads.resize_with(self.heads, Head::default);
         scratch.threads.resize_with(
-            parallel.threads().max(scratch.threads.len()),
+            workers.threads().max(scratch.threads.len()),
             Thread::default,
         );
         let mut keys = [false; 3];
@@ -150,7 +150,7 @@ impl Attention {
             keys[parts(own).1] |= count > 0;
         }
         let heads = Shared::new(&mut scratch.heads);
-        parallel.for_each(self.heads, |head| {
+        workers.for_each(self.heads, |head| {
             // SAFETY: each head is one task's.
             let packed = unsafe { &mut heads.part(head, 1)[0] };
             self.pack(&qkv, tokens, head, keys, packed);
@@ -163,7 +163,7 @@ impl Attention {
         for &(own, target, wanted) in outputs {
             let target = SharedTarget(target);
             let blocks = wanted.div_ceil(queries);
-            parallel.for_each(self.heads * blocks, |task| {
+            workers.for_each_on(self.heads * blocks, |task, thread| {
                 let (head, first) = (task / blocks, task % blocks * queries);
                 let block = Block {
                     qkv: &qkv,
@@ -174,7 +174,7 @@ impl Attention {
                     to: target.from(first, head * self.head_width),
                 };
                 // SAFETY: a thread does one task at a time.
-                let thread = unsafe { &mut threads.part(parallel.thread(), 1)[0] };
+                let thread = unsafe { &mut threads.part(thread, 1)[0] };
                 // SAFETY: the blocks of queries and the heads tile the output.
                 unsafe { self.block(&block, &heads[head], thread) }
             });
@@ -505,8 +505,13 @@ pub(crate) unsafe fn softmax<D: Dot>(job: &Softmax, row: &mut [f32], words: &mut
     let lanes = D::Simd::LANES;
     // Whole vectors: the scores of the padding are as small as can be.
     let padded = count.next_multiple_of(lanes);
+    assert!(
+        words.len() * D::FORMAT.per_word() >= padded,
+        "too few words for a row of scores"
+    );
     row[count..padded].fill(f32::MIN);
-    // SAFETY: rows have whole vectors of scores, and as many words as they need.
+    // SAFETY: the row has whole vectors of scores, and there are as many words as they need, see
+    // above.
     unsafe {
         // Four maxima, that do not wait for each other.
         let mut most = [D::Simd::splat(f32::MIN); 4];

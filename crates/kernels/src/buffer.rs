@@ -1,6 +1,8 @@
 //! Memory that starts on a cache line, which the kernels read as 32-bit words: one float32, two
 //! 16-bit floats or four 8-bit integers.
 
+use std::collections::TryReserveError;
+
 /// One cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -30,6 +32,28 @@ impl Buffer {
         if lines > self.lines.len() {
             self.lines.resize(lines, Line([0; Self::LINE]));
         }
+    }
+
+    /// As [`reserve`](Self::reserve), for sizes that come from outside.
+    pub(crate) fn try_reserve(&mut self, words: usize) -> Result<(), TryReserveError> {
+        let lines = words.div_ceil(Self::LINE);
+        let more = lines.saturating_sub(self.lines.len());
+        self.lines.try_reserve_exact(more)?;
+        self.reserve(words);
+        Ok(())
+    }
+
+    /// All words as bytes, in the machine's order.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: a line is 4 * LINE bytes without padding.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), 4 * self.len()) }
+    }
+
+    /// All words as bytes, to be changed.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let len = self.len();
+        // SAFETY: a line is 4 * LINE bytes without padding, and any bytes are valid words.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), 4 * len) }
     }
 
     /// All words.

@@ -38,6 +38,16 @@ impl Isa {
         }
     }
 
+    /// The name that processors' makers use.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Portable => "no vector instructions",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+            Self::Amx => "AMX",
+        }
+    }
+
     /// Whether this machine has it.
     pub fn available(self) -> bool {
         match self {

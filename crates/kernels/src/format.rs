@@ -1,6 +1,8 @@
 //! How numbers are held in the 32-bit words of an operand, and the scalar conversions, which the
 //! vector ones are tested against.
 
+use half::{bf16, f16};
+
 use crate::buffer::Buffer;
 
 /// The numbers in one word of a product's operands.
@@ -66,8 +68,8 @@ impl Format {
     pub(crate) fn weights(self, word: u32) -> impl Iterator<Item = f32> {
         (0..self.per_word() as u32).map(move |i| match self {
             Self::F32 => f32::from_bits(word),
-            Self::Bf16 => f32::from_bits(word >> (16 * i) << 16),
-            Self::F16 => wide(word >> (16 * i)),
+            Self::Bf16 => bf16::from_bits((word >> (16 * i)) as u16).to_f32(),
+            Self::F16 => f16::from_bits((word >> (16 * i)) as u16).to_f32(),
             Self::Int8 => f32::from((word >> (8 * i)) as i8),
         })
     }
@@ -124,8 +126,8 @@ impl Format {
             };
             *word = match self {
                 Self::F32 => number(0).to_bits(),
-                Self::Bf16 => halves(bf16),
-                Self::F16 => halves(f16),
+                Self::Bf16 => halves(|x| bf16::from_f32(x).to_bits()),
+                Self::F16 => halves(|x| f16::from_f32(x).to_bits()),
                 Self::Int8 => {
                     let byte = |j| (number(j).round_ties_even() as i32 + INT8_OFFSET) as u8;
                     u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
@@ -133,44 +135,4 @@ impl Format {
             };
         }
     }
-}
-
-/// The nearest bfloat16.
-pub(crate) fn bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    if x.is_nan() {
-        return (bits >> 16) as u16 | 0x40;
-    }
-    ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
-}
-
-/// The float16 in the lower bits.
-fn wide(bits: u32) -> f32 {
-    let sign = (bits & 0x8000) << 16;
-    let magnitude = match (bits >> 10) & 0x1f {
-        // Multiples of 2^-24.
-        0 => ((bits & 0x3ff) as f32 * f32::from_bits((127 - 24) << 23)).to_bits(),
-        31 => 0x7f80_0000 | (bits & 0x3ff) << 13,
-        _ => ((bits & 0x7fff) << 13) + (112 << 23),
-    };
-    f32::from_bits(sign | magnitude)
-}
-
-/// The nearest float16.
-pub(crate) fn f16(x: f32) -> u16 {
-    let sign = ((x.to_bits() >> 16) & 0x8000) as u16;
-    let bits = x.to_bits() & 0x7fff_ffff;
-    let magnitude = f32::from_bits(bits);
-    let half = if x.is_nan() {
-        0x7e00
-    } else if magnitude >= 65520.0 {
-        0x7c00
-    } else if magnitude < f32::from_bits(0x3880_0000) {
-        // Below 2^-14 the unit is 2^-24; adding 0.5 puts that unit at the last place of a f32.
-        ((magnitude + 0.5).to_bits() - 0.5_f32.to_bits()) as u16
-    } else {
-        // The exponent's bias goes from 127 to 15.
-        ((bits - (112 << 23) + 0xfff + ((bits >> 13) & 1)) >> 13) as u16
-    };
-    sign | half
 }

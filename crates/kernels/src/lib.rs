@@ -14,13 +14,13 @@
 //!   product   tiles of sums in registers, the ends of layers
 //!   simd      one interface to portable, AVX2 and AVX-512 vectors
 //!   amx       tile registers
-//! parallel    who does the tasks of a step; team: threads that stay awake between steps
+//! parallel    who does the tasks of a step; worker_group: threads that stay awake between steps
 //! saved       packed weights as bytes, read without a copy
 //! peak        the most that the arithmetic can do
-//! mapped      files read through the page cache instead of a copy
 //! ```
 //!
-//! This crate alone may hold `unsafe`; every block says why it is sound.
+//! This crate alone may hold `unsafe`; every block says why it is sound. The functions that are safe to
+//! call check every length that they are given, and panic or return an error where one does not fit.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
@@ -32,7 +32,6 @@ mod features;
 mod format;
 mod kernel;
 mod linear;
-mod mapped;
 mod packed;
 mod parallel;
 mod peak;
@@ -42,17 +41,16 @@ mod rows;
 mod saved;
 mod search;
 mod simd;
-mod team;
 #[cfg(test)]
 mod tests;
 mod vit;
+mod worker_group;
 
 pub use attention::{Attention, AttentionOutput, AttentionScratch};
 pub use engine::{CPU_VARIABLE, Engine, EngineError, Isa, Precision};
 pub use error::ShapeError;
 pub use features::{FeatureMap, Grid, ImageFeatures};
 pub use linear::{LinearScratch, PackedLinear};
-pub use mapped::MappedFile;
 pub use parallel::Parallel;
 pub use peak::peak;
 pub use product::Epilogue;
@@ -60,7 +58,6 @@ pub use request::{Dpam, Embedding, FeatureRequest, LayerId, SelfAttention, Token
 pub use rows::{LayerNorm, layer_norm};
 pub use saved::{SavedError, SharedBytes};
 pub use search::{Neighbour, PackedVectors, SearchScratch};
-pub use team::Team;
 pub use vit::{
     BlockWeights, Calibration, HeadWeights, Images, LinearWeights, NormWeights, StemWeights, Vit,
     VitConfig, VitSizes,

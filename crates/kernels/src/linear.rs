@@ -9,7 +9,7 @@ use crate::error::ShapeError;
 use crate::format::{Format, INT8_OFFSET};
 use crate::kernel::Kernel;
 use crate::packed::Packed;
-use crate::parallel::Parallel;
+use crate::parallel::{Parallel, Workers};
 use crate::product::{Epilogue, Layer, PANEL, Product, SharedTarget, Sink, Target};
 use crate::rows::{LayerNorm, Rows, Values};
 use crate::saved::{Reader, SavedError, Writer};
@@ -191,7 +191,8 @@ impl PackedLinear {
     /// [`Epilogue::SwiGlu`] rows of half as many numbers as there are outputs.
     ///
     /// # Panics
-    /// If the input is no whole number of rows, or the output has another number of rows.
+    /// If the input is no whole number of rows, the output has another number of rows, or the
+    /// layer norm has another width than the rows.
     pub fn forward(
         &self,
         input: &[f32],
@@ -201,11 +202,24 @@ impl PackedLinear {
         scratch: &mut LinearScratch,
         parallel: Parallel,
     ) {
+        self.forward_by(input, norm, output, epilogue, scratch, parallel.into());
+    }
+
+    /// [`forward`](Self::forward) by any workers.
+    pub(crate) fn forward_by(
+        &self,
+        input: &[f32],
+        norm: Option<&LayerNorm>,
+        output: &mut [f32],
+        epilogue: Epilogue,
+        scratch: &mut LinearScratch,
+        workers: Workers,
+    ) {
         let values = self.values(input);
         let target = self.target(output, values.count, epilogue);
         let rows = &mut scratch.rows;
-        rows.fill(self.kernel, values, norm, self.lowest, parallel);
-        self.multiply(rows, values.count, target, epilogue, parallel);
+        rows.fill(self.kernel, values, norm, self.lowest, workers);
+        self.multiply(rows, values.count, target, epilogue, workers);
     }
 
     /// [`forward`](Self::forward) for something that computes in `next`.
@@ -216,7 +230,7 @@ impl PackedLinear {
         norm: Option<&LayerNorm>,
         epilogue: Epilogue,
         scratch: &mut LinearScratch,
-        parallel: Parallel,
+        workers: Workers,
     ) {
         let values = self.values(input);
         let width = epilogue.columns(self.outputs);
@@ -226,8 +240,8 @@ impl PackedLinear {
         };
         let target = output.target(values.count, width, format);
         let rows = &mut scratch.rows;
-        rows.fill(self.kernel, values, norm, self.lowest, parallel);
-        self.multiply(rows, values.count, target, epilogue, parallel);
+        rows.fill(self.kernel, values, norm, self.lowest, workers);
+        self.multiply(rows, values.count, target, epilogue, workers);
     }
 
     /// [`forward`](Self::forward) from what [`forward_to`](Self::forward_to) and
@@ -238,21 +252,22 @@ impl PackedLinear {
         output: &mut [f32],
         epilogue: Epilogue,
         scratch: &mut LinearScratch,
-        parallel: Parallel,
+        workers: Workers,
     ) {
         let count = output.len() / epilogue.columns(self.outputs);
         let target = self.target(output, count, epilogue);
+        input.require(count, self.inputs);
         let whole = self.kernel.format.whole_lines(self.inputs);
         let rows = match input.format() == self.kernel.format && whole {
             true => input,
             false => {
                 let values = input.values(count, self.inputs);
                 let rows = &mut scratch.rows;
-                rows.fill(self.kernel, values, None, self.lowest, parallel);
+                rows.fill(self.kernel, values, None, self.lowest, workers);
                 rows
             }
         };
-        self.multiply(rows, count, target, epilogue, parallel);
+        self.multiply(rows, count, target, epilogue, workers);
     }
 
     /// The format of the numbers that it computes with.
@@ -284,16 +299,16 @@ impl PackedLinear {
         count: usize,
         target: Target,
         epilogue: Epilogue,
-        parallel: Parallel,
+        workers: Workers,
     ) {
         assert!(
             epilogue != Epilogue::SwiGlu || self.outputs.is_multiple_of(PANEL),
             "gates and values fill whole panels"
         );
-        let (block, columns) = self.split(count, parallel);
+        let (block, columns) = self.split(count, workers);
         let panel_count = self.panels.count();
         let target = SharedTarget(target);
-        parallel.for_each(count.div_ceil(block) * columns, |task| {
+        workers.for_each(count.div_ceil(block) * columns, |task| {
             let first = task / columns * block;
             let row_count = block.min(count - first);
             let from = task % columns * panel_count / columns;
@@ -326,13 +341,13 @@ impl PackedLinear {
     }
 
     /// Rows of a task, and in how many parts the panels are cut.
-    fn split(&self, rows: usize, parallel: Parallel) -> (usize, usize) {
+    fn split(&self, rows: usize, workers: Workers) -> (usize, usize) {
         let tile = self.kernel.rows;
         let cached = (CACHED_WORDS / self.panels.depth).max(tile);
         let blocks = rows.div_ceil(cached).max(1);
         let block = rows.div_ceil(blocks).next_multiple_of(tile);
         let blocks = rows.div_ceil(block).max(1);
-        let columns = match parallel.threads() {
+        let columns = match workers.threads() {
             1 => 1,
             threads => (threads * TASKS_PER_THREAD).div_ceil(blocks),
         };

@@ -3,7 +3,7 @@
 use crate::buffer::Buffer;
 use crate::format::{Format, INT8_OFFSET};
 use crate::kernel::Kernel;
-use crate::parallel::{Parallel, Shared};
+use crate::parallel::{Shared, Workers};
 use crate::product::PANEL;
 use crate::rows::{Conversion, Rows};
 use crate::saved::{Reader, SavedError, Words};
@@ -88,7 +88,7 @@ impl Packed {
         let starts = Shared::new(starts);
         let stride = Rows::stride(inputs, kernel.format);
         let used = kernel.format.words(inputs);
-        Parallel::Pool.for_each(count, |panel| {
+        Workers::Pool.for_each(count, |panel| {
             // SAFETY: each panel and its columns belong to one task.
             let (to, factors, starts) = unsafe {
                 (

@@ -4,34 +4,44 @@ use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
-use crate::team::Team;
+use crate::worker_group::Leader;
 
-/// Who does the tasks of a step.
-#[derive(Debug, Clone, Copy)]
-pub enum Parallel<'a> {
+/// Who does the work of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parallel {
     /// The calling thread: for an image of a batch that is itself spread over the cores.
     Serial,
     /// All threads of the current rayon pool.
     Pool,
-    /// The same, awake between the steps of a longer job, which the calling thread leads.
-    Team(&'a Team),
 }
 
-impl Parallel<'_> {
+/// Who does the tasks of a step.
+#[derive(Clone, Copy)]
+pub(crate) enum Workers<'a> {
+    /// As in [`Parallel`].
+    Serial,
+    /// As in [`Parallel`].
+    Pool,
+    /// The pool's threads, awake between the steps of a longer job, which the calling thread leads.
+    Group(&'a Leader<'a>),
+}
+
+impl From<Parallel> for Workers<'_> {
+    fn from(parallel: Parallel) -> Self {
+        match parallel {
+            Parallel::Serial => Self::Serial,
+            Parallel::Pool => Self::Pool,
+        }
+    }
+}
+
+impl Workers<'_> {
     /// Threads at work.
-    pub fn threads(self) -> usize {
+    pub(crate) fn threads(self) -> usize {
         match self {
             Self::Serial => 1,
             Self::Pool => rayon::current_num_threads(),
-            Self::Team(team) => team.threads(),
-        }
-    }
-
-    /// The number of the thread that asks, less than [`threads`](Self::threads).
-    pub(crate) fn thread(self) -> usize {
-        match self {
-            Self::Serial => 0,
-            Self::Pool | Self::Team(_) => rayon::current_thread_index().unwrap_or(0),
+            Self::Group(leader) => leader.threads(),
         }
     }
 
@@ -39,9 +49,22 @@ impl Parallel<'_> {
     pub(crate) fn for_each(self, count: usize, task: impl Fn(usize) + Sync) {
         match self {
             _ if count <= 1 || self.threads() == 1 => (0..count).for_each(task),
-            Self::Team(team) => team.for_each(count, &task),
+            Self::Group(leader) => leader.for_each(count, &task),
             _ => (0..count).into_par_iter().with_max_len(1).for_each(&task),
         }
+    }
+
+    /// The same with the number of the thread that does the task, less than
+    /// [`threads`](Self::threads).
+    pub(crate) fn for_each_on(self, count: usize, task: impl Fn(usize, usize) + Sync) {
+        let serial = matches!(self, Self::Serial);
+        self.for_each(count, |number| {
+            let thread = match serial {
+                true => 0,
+                false => rayon::current_thread_index().unwrap_or(0),
+            };
+            task(number, thread);
+        });
     }
 }
 
@@ -72,7 +95,8 @@ impl<'a, T> Shared<'a, T> {
     /// No value may be in two parts that are in use at the same time.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn part(&self, first: usize, count: usize) -> &mut [T] {
-        assert!(first + count <= self.len, "a part beyond the end");
+        let inside = first.checked_add(count).is_some_and(|end| end <= self.len);
+        assert!(inside, "a part beyond the end");
         // SAFETY: it lies within the slice; the caller keeps parts apart.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), count) }
     }

@@ -329,6 +329,9 @@ impl Layer<'_> {
     }
 
     /// [`finish`](Self::finish) with a last step that is known when it is compiled.
+    ///
+    /// # Safety
+    /// As for [`finish`](Self::finish), which has counted the row factors.
     #[inline(always)]
     unsafe fn end<S: Simd, L: Last>(
         &self,
@@ -337,7 +340,8 @@ impl Layer<'_> {
         part: Range<usize>,
         column: usize,
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: the tile has PANEL columns, bias and factors are whole panels, rows have factors,
+        // and of the target only those columns are touched that the layer has.
         unsafe {
             for at in (0..PANEL).step_by(S::LANES) {
                 let column = column + at;
@@ -365,6 +369,10 @@ impl Layer<'_> {
     }
 
     /// The same to bfloat16; columns are whole vectors.
+    ///
+    /// # Safety
+    /// As for [`end`](Self::end), and the layer's columns are a multiple of PANEL, which
+    /// [`Target::takes`] has checked.
     #[inline(always)]
     unsafe fn end_narrow<S: Simd, L: Last>(
         &self,
@@ -373,7 +381,7 @@ impl Layer<'_> {
         part: Range<usize>,
         column: usize,
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: as in `end`; with whole vectors of columns, none is written beyond the last.
         unsafe {
             for at in (0..PANEL.min(self.columns.saturating_sub(column))).step_by(S::LANES) {
                 let columns = self.columns_at::<S>(column + at);
@@ -439,7 +447,7 @@ impl Last for Add {
 impl Last for Gelu {
     #[inline(always)]
     unsafe fn of<S: Simd>(x: S::Vector) -> S::Vector {
-        // SAFETY: the caller's.
+        // SAFETY: arithmetic on a vector; the instruction set is there, see the trait.
         unsafe { gelu::<S>(x) }
     }
 }
@@ -447,7 +455,7 @@ impl Last for Gelu {
 impl Last for QuickGelu {
     #[inline(always)]
     unsafe fn of<S: Simd>(x: S::Vector) -> S::Vector {
-        // SAFETY: the caller's.
+        // SAFETY: arithmetic on a vector; the instruction set is there, see the trait.
         unsafe { swish::<S>(x, QUICK_GELU) }
     }
 }

@@ -4,10 +4,11 @@
 use std::io;
 
 use crate::buffer::Buffer;
+use crate::error::ShapeError;
 use crate::format::{Format, INT8_LARGEST, INT8_OFFSET};
 use crate::kernel::Kernel;
 use crate::linear::LinearScratch;
-use crate::parallel::{Parallel, Shared};
+use crate::parallel::{Parallel, Shared, Workers};
 use crate::product::{TILE_ROWS, Target};
 use crate::saved::{Reader, SavedError, Writer};
 use crate::simd::{Dot, Simd};
@@ -21,15 +22,17 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// A layer norm over rows of `weight.len()` numbers; a missing bias counts as zeros.
-    pub fn new(weight: &[f32], bias: &[f32], epsilon: f32) -> Self {
-        let mut bias = bias.to_vec();
-        bias.resize(weight.len(), 0.0);
-        Self {
+    /// A layer norm over rows of `weight.len()` numbers, at least one.
+    ///
+    /// # Errors
+    /// [`ShapeError`] if there is no weight, or the bias has another length.
+    pub fn new(weight: &[f32], bias: &[f32], epsilon: f32) -> Result<Self, ShapeError> {
+        ShapeError::check("bias of a layer norm", bias.len(), weight.len().max(1))?;
+        Ok(Self {
             weight: weight.to_vec(),
-            bias,
+            bias: bias.to_vec(),
             epsilon,
-        }
+        })
     }
 
     pub(crate) fn write(&self, to: &mut Writer) -> io::Result<()> {
@@ -58,6 +61,9 @@ pub(crate) struct Rows {
     words: Buffer,
     /// What a row's sums are multiplied by.
     factors: Vec<f32>,
+    /// Rows that there is room for, and the numbers of each.
+    count: usize,
+    width: usize,
     stride: usize,
     format: Format,
 }
@@ -97,7 +103,7 @@ impl Rows {
     }
 
     fn reserve(&mut self, count: usize, width: usize, format: Format) {
-        self.format = format;
+        (self.count, self.width, self.format) = (count, width, format);
         self.stride = Self::stride(width, format);
         self.words.reserve((count + TILE_ROWS) * self.stride);
         if self.factors.len() < count {
@@ -112,14 +118,18 @@ impl Rows {
         values: Values,
         norm: Option<&LayerNorm>,
         lowest: Option<f32>,
-        parallel: Parallel,
+        workers: Workers,
     ) {
         let Values { count, width, .. } = values;
+        assert!(
+            norm.is_none_or(|norm| norm.width() == width),
+            "a layer norm of another width than the rows"
+        );
         self.reserve(count, width, kernel.format);
         let stride = self.stride;
         let words = Shared::new(self.words.words_mut());
         let factors = Shared::new(&mut self.factors[..count]);
-        parallel.for_each(count.div_ceil(TASK), |task| {
+        workers.for_each(count.div_ceil(TASK), |task| {
             for row in task * TASK..((task + 1) * TASK).min(count) {
                 // SAFETY: every row belongs to one task.
                 let (words, factor) = unsafe {
@@ -144,12 +154,23 @@ impl Rows {
     /// The first `count` rows of `width` numbers, which are float32.
     pub(crate) fn values(&self, count: usize, width: usize) -> Values<'_> {
         assert_eq!(self.format, Format::F32, "rows that are converted already");
+        self.require(count, width);
         Values {
             numbers: self.words.floats(),
             count,
             width,
             stride: self.stride,
         }
+    }
+
+    /// Panics unless there are `count` rows of `width` numbers.
+    pub(crate) fn require(&self, count: usize, width: usize) {
+        assert!(
+            count <= self.count && width == self.width,
+            "{count} rows of {width} numbers where there are {} of {}",
+            self.count,
+            self.width
+        );
     }
 
     /// All words, those of [`TILE_ROWS`] more rows with them.
@@ -219,8 +240,14 @@ pub(crate) unsafe fn convert<D: Dot>(job: &Conversion, words: &mut [u32]) -> f32
     let format = D::FORMAT;
     let lanes = D::Simd::LANES;
     let count = job.input.len();
-    // SAFETY: vectors lie within the row, or the part of them that does is named; the words have
-    // room for whole vectors, since their number is a multiple of 16.
+    assert!(
+        words.len() * format.per_word() >= count.next_multiple_of(lanes)
+            && job.norm.is_none_or(|norm| norm.width() == count),
+        "words or a layer norm of another width than the row"
+    );
+    // SAFETY: vectors lie within the row, or the part of them that does is named; a layer norm has
+    // a weight and a bias for each number of the row, and the words have room for whole vectors,
+    // see above.
     unsafe {
         let values = match job.norm {
             Some(norm) => {
@@ -283,9 +310,13 @@ struct Row<'a, S: Simd> {
 
 impl<S: Simd> Row<'_, S> {
     /// The vector at `at`; what lies beyond the row's end is of no use, but finite.
+    ///
+    /// # Safety
+    /// The processor must have the instruction set, the norm the width of the row, and `at` must
+    /// lie within both.
     #[inline(always)]
     unsafe fn at(&self, at: usize) -> S::Vector {
-        // SAFETY: the caller's.
+        // SAFETY: `at` lies within the row, and so within weight and bias of the norm.
         unsafe {
             let x = load::<S>(self.input, at);
             match self.norm {
@@ -300,10 +331,13 @@ impl<S: Simd> Row<'_, S> {
 }
 
 /// The vector at `at`, zero beyond the end.
+///
+/// # Safety
+/// The processor must have the instruction set, and `at` must not lie beyond the end.
 #[inline(always)]
 pub(crate) unsafe fn load<S: Simd>(from: &[f32], at: usize) -> S::Vector {
     let left = from.len() - at;
-    // SAFETY: the caller vouches for the instruction set; `left` lanes are there.
+    // SAFETY: the instruction set is there, and so are `left` lanes.
     unsafe {
         match left >= S::LANES {
             true => S::load(from.as_ptr().add(at)),
@@ -313,6 +347,9 @@ pub(crate) unsafe fn load<S: Simd>(from: &[f32], at: usize) -> S::Vector {
 }
 
 /// Mean and inverse standard deviation.
+///
+/// # Safety
+/// The processor must have the instruction set.
 #[inline(always)]
 unsafe fn moments<S: Simd>(input: &[f32], epsilon: f32) -> (f32, f32) {
     let count = input.len() as f32;
@@ -344,7 +381,7 @@ unsafe fn moments<S: Simd>(input: &[f32], epsilon: f32) -> (f32, f32) {
 /// `output = norm(input)` for rows of the norm's width.
 ///
 /// # Panics
-/// If the lengths differ.
+/// If the lengths differ, or are no multiple of the norm's width.
 pub fn layer_norm(
     engine: crate::Engine,
     norm: &LayerNorm,
@@ -353,6 +390,18 @@ pub fn layer_norm(
     scratch: &mut LinearScratch,
     parallel: Parallel,
 ) {
+    layer_norm_by(engine, norm, input, output, scratch, parallel.into());
+}
+
+/// [`layer_norm`] by any workers.
+pub(crate) fn layer_norm_by(
+    engine: crate::Engine,
+    norm: &LayerNorm,
+    input: &[f32],
+    output: &mut [f32],
+    scratch: &mut LinearScratch,
+    workers: Workers,
+) {
     assert_eq!(
         input.len(),
         output.len(),
@@ -360,14 +409,9 @@ pub fn layer_norm(
     );
     let kernel = engine.kernel(crate::Precision::F32);
     let width = norm.width();
+    assert!(input.len().is_multiple_of(width), "input of broken rows");
     let rows = &mut scratch.rows;
-    rows.fill(
-        kernel,
-        Values::new(input, width),
-        Some(norm),
-        None,
-        parallel,
-    );
+    rows.fill(kernel, Values::new(input, width), Some(norm), None, workers);
     let words = rows.words.words().chunks_exact(rows.stride);
     for (output, words) in output.chunks_exact_mut(width).zip(words) {
         for (output, word) in output.iter_mut().zip(words) {

@@ -5,35 +5,52 @@
 //! another format, they are converted.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use crate::buffer::Buffer;
-use crate::mapped::MappedFile;
 
 /// Where every array starts: at a multiple of the cache line.
 const ALIGNMENT: usize = Buffer::LINE * size_of::<u32>();
 
-/// Bytes that stay where they are as long as anyone has them.
+/// Bytes that stay where and as they are as long as anyone has them: a part of the program, or a
+/// copy that starts on a cache line. A file is not mapped instead: whoever cuts or writes it would
+/// change the bytes under their reader.
 #[derive(Clone)]
-pub enum SharedBytes {
-    /// A mapped file.
-    Mapped(Arc<MappedFile>),
-    /// A part of the program.
+pub struct SharedBytes(Bytes);
+
+#[derive(Clone)]
+enum Bytes {
     Static(&'static [u8]),
-    /// In memory.
-    Owned(Arc<[u8]>),
+    Copied(Arc<Buffer>, usize),
+}
+
+impl SharedBytes {
+    /// A part of the program; weights in it are used where they are if it starts on a cache line.
+    pub fn from_static(bytes: &'static [u8]) -> Self {
+        Self(Bytes::Static(bytes))
+    }
+
+    /// The next `length` bytes of `from`.
+    ///
+    /// # Errors
+    /// Those of `from`, and [`io::ErrorKind::OutOfMemory`] if there is no room for so many.
+    pub fn read(mut from: impl Read, length: usize) -> io::Result<Self> {
+        let mut buffer = Buffer::default();
+        buffer.try_reserve(length.div_ceil(size_of::<u32>()))?;
+        from.read_exact(&mut buffer.bytes_mut()[..length])?;
+        Ok(Self(Bytes::Copied(Arc::new(buffer), length)))
+    }
 }
 
 impl Deref for SharedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(file) => file,
-            Self::Static(bytes) => bytes,
-            Self::Owned(bytes) => bytes,
+        match &self.0 {
+            Bytes::Static(bytes) => bytes,
+            Bytes::Copied(buffer, length) => &buffer.bytes()[..*length],
         }
     }
 }
@@ -160,7 +177,7 @@ impl Words {
             Self::Shared(bytes, range) => {
                 let bytes = &bytes[range.clone()];
                 // SAFETY: the reader has checked the alignment, any bits are a valid u32, and
-                // shared bytes do not move.
+                // shared bytes neither move nor change as long as `bytes` lives.
                 unsafe {
                     std::slice::from_raw_parts(
                         bytes.as_ptr().cast(),

@@ -8,7 +8,7 @@ use crate::engine::{Engine, Precision};
 use crate::error::ShapeError;
 use crate::kernel::Kernel;
 use crate::linear::{LinearScratch, PackedLinear};
-use crate::parallel::Parallel;
+use crate::parallel::{Parallel, Workers};
 use crate::product::Epilogue;
 
 /// Numbers that compilers compare with a few vector instructions.
@@ -200,7 +200,7 @@ impl PackedVectors {
         if each == 0 || self.width == 0 {
             return;
         }
-        let share = (best.len() / each).div_ceil(parallel.threads());
+        let share = (best.len() / each).div_ceil(Workers::from(parallel).threads());
         let block = share.clamp(SMALLEST_BLOCK, BLOCK);
         let work = |scratch: &mut SearchScratch, (queries, best): (&[f32], &mut [T])| {
             for (i, part) in self.parts.iter().enumerate() {
@@ -218,7 +218,7 @@ impl PackedVectors {
                     .zip(best.chunks_mut(block * each))
                     .for_each(|block| work(scratch, block));
             }
-            Parallel::Pool | Parallel::Team(_) => queries
+            Parallel::Pool => queries
                 .par_chunks(block * self.width)
                 .zip(best.par_chunks_mut(block * each))
                 .for_each_init(SearchScratch::default, work),

@@ -1,13 +1,16 @@
 //! Every kernel of this machine against plain loops in float64, over odd sizes.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use crate::attention::{Attention, AttentionOutput, AttentionScratch};
 use crate::engine::every_kernel;
-use crate::format::{Format, bf16, f16};
+use crate::format::Format;
 use crate::linear::{LinearScratch, PackedLinear};
 use crate::product::Epilogue;
 use crate::request::SelfAttention;
 use crate::rows::LayerNorm;
-use crate::{Engine, Isa, Parallel};
+use crate::search::PackedVectors;
+use crate::{Engine, Isa, Parallel, Precision};
 
 /// Numbers of a normal-like distribution, the same every time.
 pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
@@ -105,7 +108,7 @@ fn linear_layers_agree_with_plain_loops() {
                 .collect();
             let residual = numbers(rows * outputs, 4);
             let (gamma, beta) = (numbers(inputs, 5), numbers(inputs, 6));
-            let norm = LayerNorm::new(&gamma, &beta, 1e-5);
+            let norm = LayerNorm::new(&gamma, &beta, 1e-5).unwrap();
             let layer = PackedLinear::with_kernel(kernel, &weight, &bias).unwrap();
             for (epilogue, norm, parallel) in [
                 (Epilogue::Store, None, Parallel::Pool),
@@ -386,7 +389,7 @@ fn layer_norms_agree_with_plain_loops() {
         for width in [1, 7, 16, 33, 384] {
             let input = numbers(5 * width, 1);
             let (weight, bias) = (numbers(width, 2), numbers(width, 3));
-            let norm = LayerNorm::new(&weight, &bias, 1e-5);
+            let norm = LayerNorm::new(&weight, &bias, 1e-5).unwrap();
             let mut found = vec![0.0; input.len()];
             crate::layer_norm(engine, &norm, &input, &mut found, scratch, Parallel::Serial);
             for (found, row) in found.chunks_exact(width).zip(input.chunks_exact(width)) {
@@ -395,25 +398,6 @@ fn layer_norms_agree_with_plain_loops() {
                 }
             }
         }
-    }
-}
-
-#[test]
-fn conversions_round_to_the_nearest() {
-    let cases = [
-        (0.0, 0, 0),
-        (-0.0, 0x8000, 0x8000),
-        (1.0, 0x3c00, 0x3f80),
-        (-2.5, 0xc100, 0xc020),
-        (65504.0, 0x7bff, 0x4780),
-        (1e9, 0x7c00, 0x4e6e),
-        (6e-8, 0x0001, 0x3381),
-        (6.1e-5, 0x03ff, 0x3880),
-        (0.1, 0x2e66, 0x3dcd),
-        (f32::INFINITY, 0x7c00, 0x7f80),
-    ];
-    for (x, half, brain) in cases {
-        assert_eq!((f16(x), bf16(x)), (half, brain), "{x}");
     }
 }
 
@@ -470,5 +454,119 @@ fn float16_sums_are_about_as_exact_as_bfloat16_operands() {
             half < limit * brain,
             "one {large} times as large: {half} and {brain}"
         );
+    }
+}
+
+/// Every call that a wrong length could lead beyond the end of a slice.
+#[test]
+fn lengths_that_do_not_fit_are_refused() {
+    let (weight, bias) = (numbers(8 * 40, 1), numbers(40, 2));
+    let vectors = numbers(6 * 8, 3);
+    type Case<'a> = (&'a str, Box<dyn Fn(Engine, Precision) + 'a>);
+    let linear = |inputs: usize, norm: usize, outputs: usize, last: Epilogue| {
+        let (weight, bias) = (&weight, &bias);
+        move |engine, precision| {
+            let layer = PackedLinear::new(engine, precision, weight, bias).unwrap();
+            let ones = vec![1.0; norm];
+            let norm = (norm > 0).then(|| LayerNorm::new(&ones, &ones, 1e-5).unwrap());
+            let (input, mut output) = (vec![0.5; inputs], vec![0.0; outputs]);
+            let scratch = &mut LinearScratch::default();
+            let serial = Parallel::Serial;
+            layer.forward(&input, norm.as_ref(), &mut output, last, scratch, serial);
+        }
+    };
+    let attention = |qkv: usize, output: usize| {
+        move |engine, precision| {
+            let attention = Attention::new(engine, precision, 2, 4);
+            let mut to = vec![0.0; output];
+            let outputs = &mut [AttentionOutput {
+                own: None,
+                to: &mut to,
+            }];
+            let scratch = &mut AttentionScratch::default();
+            attention.forward(&vec![0.5; qkv], outputs, scratch, Parallel::Serial);
+        }
+    };
+    let norm = |width: usize, input: usize, output: usize| {
+        move |engine, _| {
+            let norm = LayerNorm::new(&vec![1.0; width], &vec![0.0; width], 1e-5).unwrap();
+            let (input, mut output) = (vec![0.5; input], vec![0.0; output]);
+            let scratch = &mut LinearScratch::default();
+            crate::layer_norm(
+                engine,
+                &norm,
+                &input,
+                &mut output,
+                scratch,
+                Parallel::Serial,
+            );
+        }
+    };
+    let search = |queries: usize| {
+        let vectors = &vectors;
+        move |engine, precision| {
+            let packed = PackedVectors::new(engine, precision, vectors, 8).unwrap();
+            packed.nearest(&vec![0.5; queries], 2, Parallel::Serial);
+        }
+    };
+    let store = Epilogue::Store;
+    let fit: Vec<Case> = vec![
+        ("layer", Box::new(linear(16, 8, 80, store))),
+        ("attention", Box::new(attention(48, 16))),
+        ("attention of fewer queries", Box::new(attention(48, 8))),
+        ("norm", Box::new(norm(8, 16, 16))),
+        ("search", Box::new(search(16))),
+    ];
+    let wrong: Vec<Case> = vec![
+        (
+            "norm narrower than the layer",
+            Box::new(linear(16, 1, 80, store)),
+        ),
+        (
+            "norm wider than the layer",
+            Box::new(linear(16, 9, 80, store)),
+        ),
+        ("broken rows of a layer", Box::new(linear(15, 8, 80, store))),
+        ("output too short", Box::new(linear(16, 8, 79, store))),
+        ("output too long", Box::new(linear(16, 0, 81, store))),
+        (
+            "gates in broken panels",
+            Box::new(linear(16, 0, 40, Epilogue::SwiGlu)),
+        ),
+        ("broken rows of attention", Box::new(attention(47, 16))),
+        ("more queries than tokens", Box::new(attention(48, 24))),
+        ("broken rows of queries", Box::new(attention(48, 15))),
+        ("norm's output too short", Box::new(norm(8, 16, 8))),
+        ("broken rows of a norm", Box::new(norm(8, 15, 15))),
+        ("broken queries", Box::new(search(15))),
+    ];
+    let runs = |case: &Case, engine, precision| {
+        catch_unwind(AssertUnwindSafe(|| case.1(engine, precision))).is_ok()
+    };
+    for engine in Engine::all() {
+        for precision in Precision::ALL {
+            for case in &fit {
+                assert!(
+                    runs(case, engine, precision),
+                    "{engine:?} {precision} {}",
+                    case.0
+                );
+            }
+            for case in &wrong {
+                assert!(
+                    !runs(case, engine, precision),
+                    "{engine:?} {precision} {}",
+                    case.0
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn layer_norms_without_numbers_or_of_two_widths_are_errors() {
+    for (weight, bias) in [(0, 0), (3, 0), (3, 2), (3, 4)] {
+        let norm = LayerNorm::new(&vec![1.0; weight], &vec![0.0; bias], 1e-5);
+        assert!(norm.is_err(), "{weight} {bias}");
     }
 }

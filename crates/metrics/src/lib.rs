@@ -70,5 +70,4 @@ pub use pimo::{Aupimo, PimoOptions};
 pub use pixel::{DEFAULT_FPR_LIMIT, PixelMetrics, PixelOptions, ScoredMask};
 pub use platt::{Bin, Platt, Reliability};
 pub use ranking::F1Max;
-pub use steps::NumpyRules;
 pub use threshold::{Rule, Threshold};

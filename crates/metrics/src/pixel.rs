@@ -16,7 +16,7 @@ use crate::curves::thin;
 use crate::error::{Level, MetricError};
 use crate::ranking::{Counts, F1Max, Tally, key_score, score_key};
 use crate::regions::Regions;
-use crate::steps::{NumpyRules, stretched_area, thresholds};
+use crate::steps::{stretched_area, thresholds};
 
 /// FPR limit of AUPRO in the MVTec AD paper and everywhere since.
 pub const DEFAULT_FPR_LIMIT: f64 = 0.3;
@@ -95,8 +95,6 @@ impl<'a> ScoredMask<'a> {
 pub struct PixelOptions {
     /// False-positive rate up to which both variants integrate: above 0, at most 1.
     pub fpr_limit: f64,
-    /// Number rules of the variant with 200 steps.
-    pub numpy_rules: NumpyRules,
     /// Points of the curve are left out that are nearer to another than this part of its width
     /// (the FPR limit) and height (1). With 0 all stay, two for each distinct anomalous score.
     pub curve_tolerance: f64,
@@ -106,7 +104,6 @@ impl Default for PixelOptions {
     fn default() -> Self {
         Self {
             fpr_limit: DEFAULT_FPR_LIMIT,
-            numpy_rules: NumpyRules::default(),
             curve_tolerance: 0.001,
         }
     }
@@ -190,7 +187,7 @@ impl PixelMetrics {
                 level: Level::Pixel,
             })?;
         let regions: u64 = surveys.iter().map(|survey| survey.regions).sum();
-        let steps = thresholds(key_score(lowest), key_score(highest), options.numpy_rules);
+        let steps = thresholds(key_score(lowest), key_score(highest));
         // A last threshold above every score is met by no pixel, as the highest score is.
         let step_keys: Vec<u32> = steps
             .iter()

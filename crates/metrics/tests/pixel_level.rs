@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail in its helpers")]
 
 use anomalens_metrics::{
-    Class, Level, MetricError, NumpyRules, PixelMetrics, PixelOptions, ProPoint, RegionOverlap,
-    ScoredMask, region_overlaps,
+    Class, Level, MetricError, PixelMetrics, PixelOptions, ProPoint, RegionOverlap, ScoredMask,
+    region_overlaps,
 };
 use proptest::prelude::*;
 
@@ -350,7 +350,7 @@ fn naive_aupro(pixels: &[Pixel], regions: usize, limit: f64) -> f64 {
 }
 
 /// The rule of the published codes, one threshold after the other.
-fn naive_steps(pixels: &[Pixel], regions: usize, limit: f64, rules: NumpyRules) -> Option<f64> {
+fn naive_steps(pixels: &[Pixel], regions: usize, limit: f64) -> Option<f64> {
     let lowest = pixels
         .iter()
         .map(|pixel| pixel.0)
@@ -361,26 +361,15 @@ fn naive_steps(pixels: &[Pixel], regions: usize, limit: f64, rules: NumpyRules) 
         .fold(f32::NEG_INFINITY, f32::max);
     let start = f64::from(lowest);
     let range = highest - lowest;
-    let (count, second) = match rules {
-        NumpyRules::V1 => {
-            let step = f64::from(range) / 200.0;
-            ((f64::from(range) / step).ceil(), start + step)
-        }
-        NumpyRules::V2 => {
-            let step = range / 200.0;
-            (f64::from((range / step).ceil()), f64::from(lowest + step))
-        }
-    };
+    let step = f64::from(range) / 200.0;
+    let (count, second) = ((f64::from(range) / step).ceil(), start + step);
     if count.is_nan() {
         return None;
     }
     let mut kept = Vec::new();
     for index in 0..count as u32 {
         let threshold = start + f64::from(index) * (second - start);
-        let (fpr, pro) = fpr_and_pro(pixels, regions, |score| match rules {
-            NumpyRules::V1 => score > threshold as f32,
-            NumpyRules::V2 => f64::from(score) > threshold,
-        });
+        let (fpr, pro) = fpr_and_pro(pixels, regions, |score| score > threshold as f32);
         if fpr < limit {
             kept.push((fpr, pro));
         }
@@ -443,24 +432,22 @@ proptest! {
         let (pixels, regions) = flattened(&maps);
         let scores: Vec<f32> = pixels.iter().map(|pixel| pixel.0).collect();
         let labels: Vec<bool> = pixels.iter().map(|pixel| pixel.1.is_some()).collect();
-        for numpy_rules in [NumpyRules::V1, NumpyRules::V2] {
-            let options = PixelOptions { fpr_limit: limit, numpy_rules, ..PixelOptions::default() };
-            let metrics = compute(&maps, &options).unwrap();
-            prop_assert_eq!(metrics.regions, regions as u64);
-            // The image-level functions are tested against their definitions.
-            prop_assert_eq!(metrics.auroc, anomalens_metrics::auroc(&scores, &labels));
-            let precision = anomalens_metrics::average_precision(&scores, &labels).unwrap();
-            prop_assert!((metrics.average_precision.unwrap() - precision).abs() < 1e-14);
-            prop_assert_eq!(metrics.f1_max, anomalens_metrics::f1_max(&scores, &labels));
+        let options = PixelOptions { fpr_limit: limit, ..PixelOptions::default() };
+        let metrics = compute(&maps, &options).unwrap();
+        prop_assert_eq!(metrics.regions, regions as u64);
+        // The image-level functions are tested against their definitions.
+        prop_assert_eq!(metrics.auroc, anomalens_metrics::auroc(&scores, &labels));
+        let precision = anomalens_metrics::average_precision(&scores, &labels).unwrap();
+        prop_assert!((metrics.average_precision.unwrap() - precision).abs() < 1e-14);
+        prop_assert_eq!(metrics.f1_max, anomalens_metrics::f1_max(&scores, &labels));
 
-            let aupro = naive_aupro(&pixels, regions, limit);
-            prop_assert!((metrics.aupro.unwrap() - aupro).abs() < 1e-12);
-            match naive_steps(&pixels, regions, limit, numpy_rules) {
-                Some(steps) => {
-                    prop_assert!((metrics.aupro_200_steps.unwrap() - steps).abs() < 1e-12);
-                }
-                None => prop_assert!(metrics.aupro_200_steps.is_err()),
+        let aupro = naive_aupro(&pixels, regions, limit);
+        prop_assert!((metrics.aupro.unwrap() - aupro).abs() < 1e-12);
+        match naive_steps(&pixels, regions, limit) {
+            Some(steps) => {
+                prop_assert!((metrics.aupro_200_steps.unwrap() - steps).abs() < 1e-12);
             }
+            None => prop_assert!(metrics.aupro_200_steps.is_err()),
         }
     }
 
@@ -507,7 +494,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn aupro_is_the_area_under_its_curve(maps in maps_of(any_score()), limit in 0.05_f64..=1.0) {
-        let options = PixelOptions { fpr_limit: limit, curve_tolerance: 0.0, ..PixelOptions::default() };
+        let options = PixelOptions { fpr_limit: limit, curve_tolerance: 0.0 };
         let metrics = compute(&maps, &options).unwrap();
         let curve = metrics.pro_curve.unwrap();
         let at = |point: &ProPoint| (point.false_positive_rate, point.overlap);
@@ -534,7 +521,7 @@ proptest! {
         curve_tolerance in 0.01_f64..0.3,
     ) {
         let curve = |curve_tolerance| {
-            let options = PixelOptions { fpr_limit: limit, curve_tolerance, ..PixelOptions::default() };
+            let options = PixelOptions { fpr_limit: limit, curve_tolerance };
             compute(&maps, &options).unwrap().pro_curve.unwrap()
         };
         let (all, thinned) = (curve(0.0), curve(curve_tolerance));

@@ -5,93 +5,95 @@
 //! joined from the two pieces that the exporter split it into.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
-use std::sync::Arc;
+use std::ops::Range;
 
-use anomalens_kernels::MappedFile;
-use bytes::Bytes;
-use candle_core::{Device, Tensor};
-use prost::Message;
+use candle_core::Tensor;
 
+use super::Source;
+use super::data::Data;
+use super::protobuf::{Messages, Value};
 use super::stored::{Element, Stored};
-use super::{Shared, Source};
 use crate::BackboneError;
 
 /// Name of the part of the graph that holds the image encoder.
 const BACKBONE: &str = "backbone";
 
+/// Sides of a tensor.
+const MOST_SIDES: usize = 8;
+
+// Numbers of the few fields of onnx.proto3 that hold weights.
+const MODEL_GRAPH: u64 = 7;
+const GRAPH_NODE: u64 = 1;
+const GRAPH_INITIALIZER: u64 = 5;
+const NODE_INPUT: u64 = 1;
+const NODE_NAME: u64 = 3;
+const NODE_OPERATION: u64 = 4;
+const TENSOR_DIMS: u64 = 1;
+const TENSOR_TYPE: u64 = 2;
+const TENSOR_FLOATS: u64 = 4;
+const TENSOR_NAME: u64 = 8;
+const TENSOR_RAW: u64 = 9;
+
+/// `TensorProto.DataType.FLOAT`.
+const FLOAT: u64 = 1;
+
 /// The backbone's tensors under Hugging Face names; linear weights turned to `[out, in]`.
-pub(super) fn read(
-    path: &Path,
-    file: &Arc<MappedFile>,
-) -> Result<HashMap<String, Source>, BackboneError> {
+pub(super) fn read(data: &Data) -> Result<Vec<(String, Source)>, BackboneError> {
     let broken = |reason: String| BackboneError::Format {
-        path: path.to_owned(),
-        format: "safetensors or ONNX",
+        path: data.path().to_owned(),
+        format: "safetensors, PyTorch or ONNX",
         reason,
     };
-    let bytes = Bytes::from_owner(Shared(file.clone()));
-    let model = Model::decode(bytes).map_err(|error| broken(error.to_string()))?;
-    let graph = model
-        .graph
-        .ok_or_else(|| broken("there is no graph in it".to_owned()))?;
-
-    let anonymous: HashMap<&str, &TensorProto> = graph
-        .initializers
-        .iter()
+    let graph = Graph::read(data).map_err(broken)?;
+    let mut tensors = vec![];
+    for tensor in &graph.initializers {
+        if let Some(name) = strip_component(&tensor.name, '.') {
+            let stored = tensor.stored(data, false).map_err(broken)?;
+            tensors.push((name.to_owned(), Source::Stored(stored)));
+        }
+    }
+    let anonymous = graph.initializers.iter();
+    let anonymous: HashMap<&str, &Initializer> = anonymous
         .filter(|tensor| tensor.name.starts_with("onnx::"))
         .map(|tensor| (tensor.name.as_str(), tensor))
         .collect();
-    let mut tensors = HashMap::new();
-    for tensor in &graph.initializers {
-        if let Some(name) = strip_component(&tensor.name, '.') {
-            tensors.insert(name.to_owned(), tensor.load(file, false).map_err(&broken)?);
-        }
-    }
-    let mut position = PositionPieces::default();
+    let (mut class, mut patches) = (None, None);
     let mut seen = HashSet::new();
     for node in &graph.nodes {
-        let Some(place) = node
-            .name
-            .strip_prefix('/')
-            .and_then(|name| strip_component(name, '/'))
-        else {
+        let place = node.name.strip_prefix('/');
+        let Some(place) = place.and_then(|name| strip_component(name, '/')) else {
             continue;
         };
-        let weights = node
-            .inputs
-            .iter()
-            .filter_map(|input| anonymous.get(input.as_str()));
+        let inputs = node.inputs.iter();
+        let weights = inputs.filter_map(|input| anonymous.get(input.as_str()));
         for weight in weights.filter(|weight| seen.insert(weight.name.as_str())) {
-            match (node.op_type.as_str(), place.strip_suffix("/MatMul")) {
+            match (node.operation.as_str(), place.strip_suffix("/MatMul")) {
                 ("MatMul", Some(layer)) => {
-                    let weight = weight.load(file, true).map_err(&broken)?;
-                    tensors.insert(format!("{}.weight", layer.replace('/', ".")), weight);
+                    let stored = weight.stored(data, true).map_err(broken)?;
+                    let name = format!("{}.weight", layer.replace('/', "."));
+                    tensors.push((name, Source::Stored(stored)));
                 }
                 ("Concat", _) if place.starts_with("embeddings/") => {
-                    position.class = Some(weight.tensor().map_err(&broken)?);
+                    class = Some(weight.stored(data, false).map_err(broken)?.tensor()?);
                 }
                 ("Reshape", _) if place.starts_with("embeddings/") && weight.dims.len() == 3 => {
-                    position.patches = Some(weight.tensor().map_err(&broken)?);
+                    patches = Some(weight.stored(data, false).map_err(broken)?.tensor()?);
                 }
                 _ => {}
             }
         }
     }
-    if let PositionPieces {
-        class: Some(class),
-        patches: Some(patches),
-    } = position
-    {
-        tensors.insert(
+    // The class token's position `[1, 1, width]` and the patches' positions `[1, n, width]`.
+    if let (Some(class), Some(patches)) = (class, patches) {
+        tensors.push((
             "embeddings.position_embeddings".to_owned(),
             Source::Tensor(Tensor::cat(&[class, patches], 1)?),
-        );
+        ));
     }
-    if tensors.is_empty() {
-        return Err(broken(format!("it has no weights under `{BACKBONE}`")));
+    match tensors.is_empty() {
+        true => Err(broken(format!("it has no weights under `{BACKBONE}`"))),
+        false => Ok(tensors),
     }
-    Ok(tensors)
 }
 
 /// `backbone<separator>rest` -> `rest`.
@@ -99,125 +101,115 @@ fn strip_component(name: &str, separator: char) -> Option<&str> {
     name.strip_prefix(BACKBONE)?.strip_prefix(separator)
 }
 
-/// The class token's position `[1, 1, width]` and the patches' positions `[1, n, width]`.
+/// What is read of a graph.
 #[derive(Default)]
-struct PositionPieces {
-    class: Option<Tensor>,
-    patches: Option<Tensor>,
-}
-
-// The few fields of onnx.proto3 that hold weights; field numbers are the format's own.
-
-#[derive(Clone, PartialEq, Message)]
-struct Model {
-    #[prost(message, optional, tag = "7")]
-    graph: Option<Graph>,
-}
-
-#[derive(Clone, PartialEq, Message)]
 struct Graph {
-    #[prost(message, repeated, tag = "1")]
     nodes: Vec<Node>,
-    #[prost(message, repeated, tag = "5")]
-    initializers: Vec<TensorProto>,
+    initializers: Vec<Initializer>,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Default)]
 struct Node {
-    #[prost(string, repeated, tag = "1")]
     inputs: Vec<String>,
-    #[prost(string, tag = "3")]
     name: String,
-    #[prost(string, tag = "4")]
-    op_type: String,
+    operation: String,
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct TensorProto {
-    #[prost(int64, repeated, tag = "1")]
-    dims: Vec<i64>,
-    #[prost(int32, tag = "2")]
-    data_type: i32,
-    #[prost(float, repeated, tag = "4")]
-    float_data: Vec<f32>,
-    #[prost(string, tag = "8")]
+#[derive(Default)]
+struct Initializer {
     name: String,
-    #[prost(bytes = "bytes", tag = "9")]
-    raw_data: Bytes,
+    dims: Vec<u64>,
+    data_type: u64,
+    /// Where its values are.
+    values: Range<usize>,
 }
 
-/// `TensorProto.DataType.FLOAT`.
-const FLOAT: i32 = 1;
-
-impl TensorProto {
-    /// Where the tensor is to be had, a matrix on its side if `turned`, or what is wrong with it.
-    fn load(&self, file: &Arc<MappedFile>, turned: bool) -> Result<Source, String> {
-        let of = |reason: String| format!("tensor `{}`: {reason}", self.name);
-        let shape = self.shape()?;
-        // Raw data are a part of the file itself.
-        let start = self
-            .raw_data
-            .as_ptr()
-            .addr()
-            .checked_sub(file.as_ptr().addr());
-        let bytes = start.map(|start| start..start + self.raw_data.len());
-        let bytes = bytes.filter(|bytes| !bytes.is_empty() && bytes.end <= file.len());
-        let Some(bytes) = bytes else {
-            let tensor = self.tensor()?;
-            let tensor = match turned {
-                true => tensor.t().and_then(|tensor| tensor.contiguous()),
-                false => Ok(tensor),
-            };
-            return tensor.map(Source::Tensor).map_err(|e| of(e.to_string()));
-        };
-        let stored = match shape[..] {
-            [rows, columns] if turned => {
-                let (shape, strides) = (vec![columns, rows], vec![1, columns]);
-                Stored::view(file, bytes, Element::F32, 0, shape, strides)
+impl Graph {
+    fn read(data: &Data) -> Result<Self, String> {
+        let messages = &mut Messages::new(data);
+        let model = messages.fields(0..data.len())?;
+        let graph = model.into_iter().find_map(|field| match field {
+            (MODEL_GRAPH, Value::Bytes(range)) => Some(range),
+            _ => None,
+        });
+        let mut read = Self::default();
+        for field in messages.fields(graph.ok_or("there is no graph in it")?)? {
+            match field {
+                (GRAPH_NODE, Value::Bytes(range)) => {
+                    read.nodes.push(Node::read(messages, range)?);
+                }
+                (GRAPH_INITIALIZER, Value::Bytes(range)) => {
+                    read.initializers.push(Initializer::read(messages, range)?);
+                }
+                _ => {}
             }
-            _ if turned => Err(format!("a matrix is expected, not the shape {shape:?}")),
-            _ => Stored::contiguous(file, bytes, Element::F32, shape),
-        };
-        stored.map(Source::Stored).map_err(of)
+        }
+        Ok(read)
+    }
+}
+
+impl Node {
+    fn read(messages: &mut Messages, range: Range<usize>) -> Result<Self, String> {
+        let mut node = Self::default();
+        for field in messages.fields(range)? {
+            match field {
+                (NODE_INPUT, Value::Bytes(range)) => node.inputs.push(messages.text(&range)?),
+                (NODE_NAME, Value::Bytes(range)) => node.name = messages.text(&range)?,
+                (NODE_OPERATION, Value::Bytes(range)) => node.operation = messages.text(&range)?,
+                _ => {}
+            }
+        }
+        Ok(node)
+    }
+}
+
+impl Initializer {
+    fn read(messages: &mut Messages, range: Range<usize>) -> Result<Self, String> {
+        let mut tensor = Self::default();
+        for field in messages.fields(range)? {
+            match field {
+                (TENSOR_DIMS, value) => {
+                    let left = MOST_SIDES - tensor.dims.len();
+                    tensor.dims.extend(messages.numbers(&value, left)?);
+                }
+                (TENSOR_TYPE, Value::Number(number)) => tensor.data_type = number,
+                (TENSOR_NAME, Value::Bytes(range)) => tensor.name = messages.text(&range)?,
+                // Both are float32 without gaps; the one that is not used is not there.
+                (TENSOR_FLOATS | TENSOR_RAW, Value::Bytes(range)) => tensor.values = range,
+                _ => {}
+            }
+        }
+        Ok(tensor)
     }
 
-    /// The shape, if the values are float32 and as many as it needs.
-    fn shape(&self) -> Result<Vec<usize>, String> {
-        let of = |reason: String| format!("tensor `{}`: {reason}", self.name);
-        if self.data_type != FLOAT {
-            return Err(of(format!(
-                "data type {} where float32 (1) is expected",
-                self.data_type
-            )));
-        }
-        let shape: Vec<usize> = self
-            .dims
-            .iter()
-            .map(|&side| usize::try_from(side).map_err(|_| of(format!("negative side {side}"))))
-            .collect::<Result<_, _>>()?;
-        let found = match self.raw_data.len() {
-            0 => self.float_data.len(),
-            bytes => bytes / size_of::<f32>(),
+    /// Where the tensor is, a matrix on its side if `turned`, or what is wrong with it.
+    fn stored(&self, data: &Data, turned: bool) -> Result<Stored, String> {
+        let stored = || {
+            if self.data_type != FLOAT {
+                return Err(format!(
+                    "data type {} where float32 (1) is expected",
+                    self.data_type
+                ));
+            }
+            let sides = self.dims.iter().map(|&side| usize::try_from(side));
+            let shape: Vec<usize> = sides.collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+            let found = self.values.len() / size_of::<f32>();
+            let wanted = shape
+                .iter()
+                .try_fold(1_usize, |n, &side| n.checked_mul(side));
+            if wanted != Some(found) {
+                return Err(format!("{found} values for the shape {shape:?}"));
+            }
+            let bytes = self.values.clone();
+            match shape[..] {
+                [rows, columns] if turned => {
+                    let (shape, strides) = (vec![columns, rows], vec![1, columns]);
+                    Stored::view(data, bytes, Element::F32, 0, shape, strides)
+                }
+                _ if turned => Err(format!("a matrix is expected, not the shape {shape:?}")),
+                _ => Stored::contiguous(data, bytes, Element::F32, shape),
+            }
         };
-        let wanted = shape
-            .iter()
-            .try_fold(1_usize, |n, &side| n.checked_mul(side));
-        match wanted == Some(found) {
-            true => Ok(shape),
-            false => Err(of(format!("{found} values for the shape {shape:?}"))),
-        }
-    }
-
-    /// The tensor in memory.
-    fn tensor(&self) -> Result<Tensor, String> {
-        let shape = self.shape()?;
-        let values: Vec<f32> = if self.raw_data.is_empty() {
-            self.float_data.clone()
-        } else {
-            let (words, _) = self.raw_data.as_chunks::<4>();
-            words.iter().map(|&word| f32::from_le_bytes(word)).collect()
-        };
-        Tensor::from_vec(values, shape, &Device::Cpu)
-            .map_err(|error| format!("tensor `{}`: {error}", self.name))
+        stored().map_err(|reason| format!("tensor `{}`: {reason}", self.name))
     }
 }

@@ -1,16 +1,17 @@
 //! The safetensors format: an eight-byte header length, a JSON header, raw tensors.
 
-use std::path::Path;
-use std::sync::Arc;
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
 
-use anomalens_kernels::MappedFile;
-use safetensors::{Dtype, SafeTensors};
-
+use super::data::Data;
 use super::stored::{Element, Stored};
 use crate::BackboneError;
 
 /// Bytes of the header's length, which the header follows.
 const LENGTH: usize = 8;
+
+/// The format's own limit.
+const LONGEST_HEADER: usize = 100_000_000;
 
 /// Whether `bytes` start like a safetensors file: the JSON header follows its length.
 pub(super) fn looks_like(bytes: &[u8]) -> bool {
@@ -18,25 +19,42 @@ pub(super) fn looks_like(bytes: &[u8]) -> bool {
 }
 
 /// The tensors of a safetensors file, under their own names.
-pub(super) fn read(
-    path: &Path,
-    file: &Arc<MappedFile>,
-) -> Result<Vec<(String, Stored)>, BackboneError> {
+pub(super) fn read(data: &Data) -> Result<Vec<(String, Stored)>, BackboneError> {
     let broken = |reason: String| BackboneError::Format {
-        path: path.to_owned(),
+        path: data.path().to_owned(),
         format: "safetensors",
         reason,
     };
-    let (header, metadata) =
-        SafeTensors::read_metadata(file).map_err(|error| broken(error.to_string()))?;
-    let data = LENGTH + header;
+    let length = data.start(LENGTH)?;
+    let length = u64::from_le_bytes(*length.as_array().unwrap_or(&[0xff; LENGTH]));
+    let start = usize::try_from(length)
+        .ok()
+        .filter(|&length| length <= LONGEST_HEADER)
+        .map(|length| LENGTH + length)
+        .filter(|&start| start <= data.len())
+        .ok_or_else(|| broken(format!("its header cannot have {length} bytes")))?;
+    // The names and places of all tensors, which lie one after the other.
+    let metadata: Metadata = serde_json::from_slice(&data.read(LENGTH..start)?)
+        .map_err(|error| broken(error.to_string()))?;
+    let expected = metadata.data_len();
+    if data.len() - start != expected {
+        return Err(broken(format!(
+            "its tensors have {expected} bytes, but {} follow the header",
+            data.len() - start
+        )));
+    }
     metadata
         .tensors()
         .into_iter()
         .map(|(name, info)| {
-            let (start, end) = info.data_offsets;
+            let (first, end) = info.data_offsets;
             let stored = element(info.dtype).and_then(|element| {
-                Stored::contiguous(file, data + start..data + end, element, info.shape.clone())
+                Stored::contiguous(
+                    data,
+                    start + first..start + end,
+                    element,
+                    info.shape.clone(),
+                )
             });
             match stored {
                 Ok(stored) => Ok((name, stored)),

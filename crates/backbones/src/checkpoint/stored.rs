@@ -1,14 +1,15 @@
-//! A tensor that still lies in its mapped file: where its elements are, and of what type.
+//! A tensor that still lies in its file: where its elements are, and of what type.
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::Arc;
 
-use anomalens_kernels::MappedFile;
 use candle_core::{Device, Tensor, WithDType};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use rayon::prelude::*;
+
+use super::data::Data;
+use crate::BackboneError;
 
 /// Half-precision values that are widened at a time.
 const CHUNK: usize = 4096;
@@ -37,10 +38,10 @@ impl Element {
     }
 }
 
-/// A tensor in a mapped file.
+/// A tensor in a file.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
-    file: Arc<MappedFile>,
+    data: Data,
     element: Element,
     /// From the first byte of the first element to the last byte of the last one.
     bytes: Range<usize>,
@@ -50,35 +51,35 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    /// The tensor whose elements lie without gaps in `bytes` of `file`.
+    /// The tensor whose elements lie without gaps in `bytes` of `data`.
     ///
     /// Says what is wrong if they do not fit there.
     pub(super) fn contiguous(
-        file: &Arc<MappedFile>,
+        data: &Data,
         bytes: Range<usize>,
         element: Element,
         shape: Vec<usize>,
     ) -> Result<Self, String> {
         let strides = row_major(&shape);
-        Self::view(file, bytes, element, 0, shape, strides)
+        Self::view(data, bytes, element, 0, shape, strides)
     }
 
-    /// A view into the storage `bytes` of `file`: `offset` and `strides` are counted in elements.
+    /// A view into the storage `bytes` of `data`: `offset` and `strides` are counted in elements.
     ///
-    /// Says what is wrong if the view leaves its storage, or has more elements than that.
+    /// Says what is wrong if the view leaves its storage, has more elements than that, or has none
+    /// but a side longer than the file: an empty tensor's shape could claim any size.
     pub(super) fn view(
-        file: &Arc<MappedFile>,
+        data: &Data,
         bytes: Range<usize>,
         element: Element,
         offset: usize,
         shape: Vec<usize>,
         strides: Vec<usize>,
     ) -> Result<Self, String> {
-        let storage = file
-            .get(bytes.clone())
-            .ok_or("its data are not in the file")?
-            .len()
-            / element.size();
+        if bytes.start > bytes.end || bytes.end > data.len() {
+            return Err("its data are not in the file".to_owned());
+        }
+        let storage = bytes.len() / element.size();
         let outside = || {
             format!(
                 "the shape {shape:?} with strides {strides:?} from element {offset} on does not \
@@ -88,25 +89,25 @@ impl Stored {
         if shape.len() != strides.len() {
             return Err(outside());
         }
+        if shape.contains(&0) && shape.iter().any(|&side| side > data.len()) {
+            return Err(format!("its shape {shape:?} has no elements"));
+        }
         let count = count(&shape).ok_or_else(outside)?;
-        let span = if count == 0 {
-            0
-        } else {
-            shape
-                .iter()
-                .zip(&strides)
-                .try_fold(1_usize, |span, (&side, &stride)| {
-                    span.checked_add((side - 1).checked_mul(stride)?)
-                })
-                .ok_or_else(outside)?
-        };
+        let span = shape
+            .iter()
+            .zip(&strides)
+            .try_fold(1_usize, |span, (&side, &stride)| {
+                span.checked_add(side.saturating_sub(1).checked_mul(stride)?)
+            })
+            .map(|span| if count == 0 { 0 } else { span })
+            .ok_or_else(outside)?;
         let end = offset.checked_add(span).ok_or_else(outside)?;
         if end > storage || count > storage {
             return Err(outside());
         }
         let start = bytes.start;
         Ok(Self {
-            file: file.clone(),
+            data: data.clone(),
             element,
             bytes: start + offset * element.size()..start + end * element.size(),
             shape,
@@ -124,10 +125,13 @@ impl Stored {
     }
 
     /// The tensor on the CPU: floating-point elements as float32, whole numbers as they are.
-    pub(super) fn tensor(&self) -> candle_core::Result<Tensor> {
-        let bytes = self.gathered();
+    ///
+    /// # Errors
+    /// [`BackboneError::Read`] if the file is not what it was any more.
+    pub(super) fn tensor(&self) -> Result<Tensor, BackboneError> {
+        let bytes = self.gathered()?;
         let shape = &self.shape;
-        match self.element {
+        Ok(match self.element {
             Element::F16 => widen(&bytes, shape, |bits, out| {
                 bits.reinterpret_cast::<f16>().convert_to_f32_slice(out);
             }),
@@ -139,20 +143,20 @@ impl Stored {
             Element::I32 => decode(&bytes, shape, i32::from_le_bytes),
             Element::I64 => decode(&bytes, shape, i64::from_le_bytes),
             Element::U8 => Tensor::from_vec(bytes.into_owned(), &shape[..], &Device::Cpu),
-        }
+        }?)
     }
 
     /// The elements' bytes in row-major order.
-    fn gathered(&self) -> Cow<'_, [u8]> {
+    fn gathered(&self) -> Result<Cow<'_, [u8]>, BackboneError> {
         let Self { shape, strides, .. } = self;
-        let bytes = &self.file[self.bytes.clone()];
+        let bytes = self.data.read(self.bytes.clone())?;
         let gapless = shape
             .iter()
             .zip(strides)
             .zip(row_major(shape))
             .all(|((&side, &stride), natural)| side == 1 || stride == natural);
         if bytes.is_empty() || gapless {
-            return Cow::Borrowed(bytes);
+            return Ok(bytes);
         }
         let size = self.element.size();
         let mut gathered = Vec::with_capacity(self.size());
@@ -171,7 +175,7 @@ impl Stored {
                 index[axis] = 0;
             }
         }
-        Cow::Owned(gathered)
+        Ok(Cow::Owned(gathered))
     }
 }
 

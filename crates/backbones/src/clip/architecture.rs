@@ -44,6 +44,13 @@ impl Architecture {
         PUBLISHED.iter().map(|(name, ..)| *name)
     }
 
+    /// The sizes that OpenAI published.
+    pub(super) fn of_openai() -> impl Iterator<Item = Self> {
+        Self::names()
+            .filter(|name| !LAION.contains(name))
+            .filter_map(Self::named)
+    }
+
     /// The published size called `name`.
     pub fn named(name: &str) -> Option<Self> {
         let &(

@@ -9,6 +9,9 @@ const HEAD_WIDTH: usize = 64;
 /// Width and blocks of the one published tower with another head width, and that width.
 const WIDE_HEADS: (usize, usize, usize) = (1280, 32, 80);
 
+/// More tokens than any text encoder takes; attention needs memory for their square.
+const LONGEST_CONTEXT: usize = 4096;
+
 /// What the shapes of the vision tower's weights tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VisionConfig {
@@ -74,7 +77,7 @@ impl VisionConfig {
     }
 
     /// The usual name of a network of this size.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let Self {
             width,
             blocks,
@@ -105,7 +108,7 @@ impl TextConfig {
             ref shape => return Err(impossible("token embedding", shape)),
         };
         let context = match shape(tensors, "positional_embedding")?[..] {
-            [context, _] => context,
+            [context, _] if context <= LONGEST_CONTEXT => context,
             ref shape => return Err(impossible("position embedding of texts", shape)),
         };
         let embedding = match shape(tensors, "text_projection")?[..] {

@@ -23,7 +23,7 @@ mod vision;
 
 pub use architecture::Architecture;
 pub use config::{TextConfig, VisionConfig};
-pub use names::{ClipTensors, Origin};
+pub use names::{ActivationSource, ClipTensors, Origin};
 pub(crate) use position::weights as position_weights;
 pub use text::{ClipText, end_positions};
 pub use vision::{ClipVision, PositionResize};

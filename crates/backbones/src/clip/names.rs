@@ -3,12 +3,14 @@
 //! Hugging Face files call them otherwise, keep queries, keys and values apart and both projections
 //! transposed. A tensor is looked up, joined and turned when it is asked for.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
+use super::{Architecture, VisionConfig};
 use crate::checkpoint::{Checkpoint, Format};
 use crate::{Activation, BackboneError};
 
@@ -17,7 +19,7 @@ use crate::{Activation, BackboneError};
 pub enum Origin {
     /// OpenAI: a TorchScript archive, or a state dict saved from one.
     OpenAi,
-    /// OpenCLIP: a state dict in a PyTorch or safetensors file.
+    /// OpenCLIP, or OpenAI's model in Python: a state dict in a PyTorch or safetensors file.
     OpenClip,
     /// Hugging Face `transformers`: a `CLIPModel`.
     HuggingFace,
@@ -31,6 +33,44 @@ pub struct ClipTensors<'a> {
     origin: Origin,
     /// What stands before the names of the text encoder in OpenCLIP's "custom text" models.
     text_prefix: &'static str,
+}
+
+/// How the activation of a CLIP network is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActivationSource {
+    /// The caller named it.
+    Given,
+    /// The registry names it for this file.
+    Registry,
+    /// The file is OpenAI's own.
+    OpenAiFile,
+    /// `config.json` or `open_clip_config.json` beside the file.
+    Config,
+    /// The sizes are those of a model of OpenAI.
+    OpenAiSizes,
+    /// OpenAI published no model of these sizes, or with such names of tensors.
+    OtherModel,
+    /// What `transformers` takes where there is no `config.json`.
+    Usual,
+}
+
+impl fmt::Display for ActivationSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Given => "as asked for",
+            Self::Registry => "as the registry says",
+            Self::OpenAiFile => "the file is OpenAI's own",
+            Self::Config => "as the configuration beside the file says",
+            Self::OpenAiSizes => {
+                "the sizes are those of OpenAI's models; models of OpenCLIP of the same sizes may \
+                 need gelu"
+            }
+            Self::OtherModel => {
+                "no model of OpenAI, whose models alone need quick-gelu, is like this"
+            }
+            Self::Usual => "usual for such files; there is no configuration beside it",
+        })
+    }
 }
 
 impl Origin {
@@ -73,25 +113,39 @@ impl<'a> ClipTensors<'a> {
         self.checkpoint
     }
 
-    /// The activation of all blocks. Weights do not tell it: `config.json` (Hugging Face) or
-    /// `open_clip_config.json` beside the file does, otherwise it is what the origin mostly uses.
-    /// A caller who knows better, by the model's name for instance, need not ask.
+    /// The activation of all blocks, and how it is known. Weights do not tell it: `config.json`
+    /// (Hugging Face) or `open_clip_config.json` beside the file does.
+    ///
+    /// Without one, OpenAI's own files and state dicts of the sizes that OpenAI published count as
+    /// OpenAI's, which need QuickGELU. OpenCLIP also published models of these sizes with exact GELU
+    /// whose files look the same: theirs need the configuration beside them, or a caller who knows.
     ///
     /// # Errors
     /// [`BackboneError::Config`] if the file beside names an activation that is not known here.
-    pub fn activation(&self) -> Result<Activation, BackboneError> {
+    pub fn activation(&self) -> Result<(Activation, ActivationSource), BackboneError> {
+        use Activation::{Gelu, QuickGelu};
         let folder = self.checkpoint.path().parent().unwrap_or(Path::new(""));
         match self.origin {
-            Origin::OpenAi => Ok(Activation::QuickGelu),
+            Origin::OpenAi => Ok((QuickGelu, ActivationSource::OpenAiFile)),
             Origin::OpenClip => {
                 let config = read_json(&folder.join("open_clip_config.json"));
-                match config.pointer("/model_cfg/quick_gelu") {
-                    Some(Value::Bool(true)) => Ok(Activation::QuickGelu),
-                    _ => Ok(Activation::Gelu),
-                }
+                let model = &config["model_cfg"];
+                Ok(match (&model["quick_gelu"], model) {
+                    (Value::Bool(true), _) => (QuickGelu, ActivationSource::Config),
+                    (_, Value::Object(_)) => (Gelu, ActivationSource::Config),
+                    _ if self.has_sizes_of_openai() => (QuickGelu, ActivationSource::OpenAiSizes),
+                    _ => (Gelu, ActivationSource::OtherModel),
+                })
             }
             Origin::HuggingFace => hugging_face_activation(&folder.join("config.json")),
         }
+    }
+
+    /// Whether OpenAI published an image encoder of these sizes under these names.
+    fn has_sizes_of_openai(&self) -> bool {
+        let sizes = VisionConfig::of(self);
+        let sizes = sizes.ok().filter(|_| self.text_prefix.is_empty());
+        sizes.is_some_and(|sizes| Architecture::of_openai().any(|known| known.vision == sizes))
     }
 
     /// Whether there is a tensor `name`.
@@ -237,20 +291,20 @@ fn in_layer(layer: &str, name: &str) -> Place {
 }
 
 /// `hidden_act` of the `config.json` of a CLIP model; without one, that of OpenAI's models.
-fn hugging_face_activation(path: &Path) -> Result<Activation, BackboneError> {
+fn hugging_face_activation(path: &Path) -> Result<(Activation, ActivationSource), BackboneError> {
     let config = read_json(path);
     let of_clip = config["model_type"]
         .as_str()
         .is_some_and(|kind| kind.starts_with("clip"));
     if !of_clip {
-        return Ok(Activation::QuickGelu);
+        return Ok((Activation::QuickGelu, ActivationSource::Usual));
     }
     let named = ["/vision_config/hidden_act", "/hidden_act"]
         .iter()
         .find_map(|place| config.pointer(place)?.as_str());
     match named {
-        None | Some("quick_gelu") => Ok(Activation::QuickGelu),
-        Some("gelu") => Ok(Activation::Gelu),
+        None | Some("quick_gelu") => Ok((Activation::QuickGelu, ActivationSource::Config)),
+        Some("gelu") => Ok((Activation::Gelu, ActivationSource::Config)),
         Some(other) => Err(BackboneError::Config(format!(
             "{} names the activation `{other}`; `quick_gelu` and `gelu` are known",
             path.display()

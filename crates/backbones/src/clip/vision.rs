@@ -48,7 +48,10 @@ impl ClipVision {
         kernels: &Kernels,
     ) -> Result<Self, BackboneError> {
         let tensors = tensors(&checkpoint)?;
-        let activation = activation.map_or_else(|| tensors.activation(), Ok)?;
+        let activation = match activation {
+            Some(activation) => activation,
+            None => tensors.activation()?.0,
+        };
         let config = VisionConfig::of(&tensors)?;
         let shape = Shape {
             name: config.name(),
@@ -85,6 +88,11 @@ impl ClipVision {
 
     pub(crate) fn transformer(&self) -> &VisionTransformer {
         &self.network
+    }
+
+    /// What stands between the feed-forward layers of all blocks.
+    pub fn activation(&self) -> Activation {
+        self.activation
     }
 
     /// What the shapes of the weights tell.
@@ -167,10 +175,6 @@ impl Weights for VisionWeights<'_> {
             norm: reader.norm("ln_post", width)?,
             projection: Some(reader.tensor("proj", &[width, embedding])?),
         })
-    }
-
-    fn release(&self) {
-        self.tensors.checkpoint().release();
     }
 }
 

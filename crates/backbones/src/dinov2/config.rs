@@ -79,7 +79,13 @@ impl Config {
         let mlp = "encoder.layer.0.mlp";
         let feed_forward = match checkpoint.shape(&format!("{mlp}.weights_in.weight")) {
             Some(&[twice, _]) => FeedForwardKind::SwiGlu(twice / 2),
-            _ => FeedForwardKind::Gelu(shape(&format!("{mlp}.fc1.weight"))?[0]),
+            _ => match *shape(&format!("{mlp}.fc1.weight"))? {
+                [middle, _] => FeedForwardKind::Gelu(middle),
+                ref shape => {
+                    let reason = format!("the feed-forward layer has the shape {shape:?}");
+                    return Err(impossible(reason));
+                }
+            },
         };
         Ok(Self {
             width,
@@ -92,7 +98,7 @@ impl Config {
     }
 
     /// The usual name of a network of this size.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let Self {
             width,
             blocks,

@@ -101,8 +101,4 @@ impl Weights for DinoWeights<'_> {
             projection: None,
         })
     }
-
-    fn release(&self) {
-        self.checkpoint.release();
-    }
 }

@@ -1,6 +1,10 @@
 //! The function between the two feed-forward layers of a block.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// The factor in QuickGELU.
 pub(crate) const QUICK_GELU: f64 = 1.702;
@@ -13,4 +17,35 @@ pub enum Activation {
     Gelu,
     /// `x * sigmoid(1.702 x)`: all models of OpenAI.
     QuickGelu,
+}
+
+/// A text that names no activation.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("`{0}` is no activation; use gelu or quick-gelu")]
+pub struct UnknownActivation(String);
+
+impl FromStr for Activation {
+    type Err = UnknownActivation;
+
+    fn from_str(name: &str) -> Result<Self, UnknownActivation> {
+        let all = [Self::Gelu, Self::QuickGelu];
+        let found = all.into_iter().find(|known| known.name() == name);
+        found.ok_or_else(|| UnknownActivation(name.to_owned()))
+    }
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Activation {
+    /// The name that users know it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gelu => "gelu",
+            Self::QuickGelu => "quick-gelu",
+        }
+    }
 }

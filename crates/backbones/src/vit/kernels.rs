@@ -84,7 +84,6 @@ pub(super) fn pack(
             scale2: scale2.as_deref(),
         };
         vit.push(&block, calibration.as_mut())?;
-        weights.release();
     }
     Ok(vit)
 }

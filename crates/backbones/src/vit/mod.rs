@@ -4,7 +4,7 @@
 //! parts.rs               sizes, and the weights part by part; each family reads its files into them
 //! kernels.rs             weights, packed for the kernels of this processor
 //! calibration_images.rs  what 8-bit weights are fitted to
-//! packed.rs              packed networks in files that are mapped into memory
+//! packed.rs              packed networks in files
 //! position.rs            position embeddings at other sizes
 //! activation.rs          the function between feed-forward layers
 //! reference.rs           the same network on candle, which the tests compare with
@@ -21,7 +21,6 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anomalens_kernels::{
@@ -30,13 +29,12 @@ use anomalens_kernels::{
 use anomalens_vision::Preprocessed;
 use candle_core::{DType, Tensor};
 
-pub use activation::Activation;
 pub(crate) use activation::QUICK_GELU;
+pub use activation::{Activation, UnknownActivation};
 pub use packed::{PackedCopy, PackedNetwork, open_packed};
 use parts::{Shape, Weights};
 
 use crate::encoder::by_size;
-use crate::weights::ContentHash;
 use crate::{BackboneError, EncoderSpec, ImageEncoder, LayerInfo};
 
 /// How the kernels compute a network.
@@ -141,20 +139,6 @@ impl VisionTransformer {
         self.shape.position_resize = rule;
         self.resized = Mutex::default();
         self
-    }
-
-    /// Writes the network to a packed file.
-    pub(crate) fn write_packed(
-        &self,
-        precision: Precision,
-        original: ContentHash,
-        path: &Path,
-    ) -> Result<(), BackboneError> {
-        self.save(precision, original, path)
-            .map_err(|source| BackboneError::Write {
-                path: path.to_owned(),
-                source,
-            })
     }
 
     /// The position embedding for a grid, `[1 + rows * columns, width]`.

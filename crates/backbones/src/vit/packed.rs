@@ -1,4 +1,4 @@
-//! Networks packed for the kernels, in files that are mapped into memory and need nothing else.
+//! Networks packed for the kernels, in files that need nothing else.
 //!
 //! ```text
 //! 8 bytes    ANOMPACK
@@ -13,12 +13,12 @@
 //! A file may hold the first blocks alone. It is read on any processor: panels depend on the format
 //! of their numbers only, and where the processor has no instructions for that, they are converted.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anomalens_kernels::{Engine, MappedFile, Precision, SharedBytes, Vit, VitSizes};
+use anomalens_base::{open_regular, replace_file};
+use anomalens_kernels::{Engine, Precision, SharedBytes, Vit, VitSizes};
 use candle_core::{Device, Tensor};
 use half::f16;
 use rayon::prelude::*;
@@ -72,9 +72,9 @@ pub struct PackedNetwork {
     pub precision: Precision,
 }
 
-/// Opens packed weights: a mapped file (`SharedBytes::Mapped`), or bytes that are part of the
-/// program (`SharedBytes::Static(include_bytes!(...))`). They are verified, which takes about half
-/// a second for a gigabyte on two cores, and stay where they are if they start on a cache line.
+/// Opens packed weights that were read from a file or are part of the program. They are verified,
+/// which takes about half a second for a gigabyte on two cores, and stay where they are if they
+/// start on a cache line.
 ///
 /// # Errors
 /// [`BackboneError::Packed`] tells what is wrong: damaged, of another version, no packed weights;
@@ -114,8 +114,9 @@ impl PackedCopy {
         precision: Precision,
     ) -> Option<VisionTransformer> {
         let path = self.path(&Vit::format_name(engine, precision), VERSION);
-        let file = Arc::new(MappedFile::open(&path).ok()?);
-        let (network, header) = open(&SharedBytes::Mapped(file), engine).ok()?;
+        let (file, length) = open_regular(&path).ok()?;
+        let bytes = SharedBytes::read(file, usize::try_from(length).ok()?).ok()?;
+        let (network, header) = open(&bytes, engine).ok()?;
         let expected = Header {
             shape: shape.clone(),
             sizes: Sizes {
@@ -146,11 +147,21 @@ impl PackedCopy {
 
 impl VisionTransformer {
     /// Writes the packed network; the file appears whole or not at all.
-    pub(super) fn save(
+    pub(crate) fn save(
         &self,
         precision: Precision,
         original: ContentHash,
         path: &Path,
+    ) -> io::Result<()> {
+        replace_file(path, |file| self.write(precision, original, file))
+    }
+
+    /// Writes the packed network from the start of `file` on.
+    pub(crate) fn write(
+        &self,
+        precision: Precision,
+        original: ContentHash,
+        file: &mut (impl Write + Seek),
     ) -> io::Result<()> {
         let sizes = self.vit.sizes();
         let header = serde_json::to_vec(&Header {
@@ -163,14 +174,8 @@ impl VisionTransformer {
             precision,
             original,
         })?;
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        // Not tempfile's private mode: users may share a cache.
-        let mut file = tempfile::Builder::new().make_in(folder, |path| File::create_new(path))?;
         file.write_all(&[0; HEADER])?;
-        let mut to = Digest::new(BufWriter::new(file.as_file_mut()), HEADER);
+        let mut to = Digest::new(BufWriter::new(&mut *file), HEADER);
         to.write_all(&header)?;
         to.align()?;
         let positions = self.positions.flatten_all().and_then(|x| x.to_vec1());
@@ -188,9 +193,7 @@ impl VisionTransformer {
         file.write_all(&MAGIC)?;
         file.write_all(&VERSION.to_le_bytes())?;
         file.write_all(&(header.len() as u32).to_le_bytes())?;
-        file.write_all(&hash)?;
-        file.persist(path)?;
-        Ok(())
+        file.write_all(&hash)
     }
 }
 
@@ -222,6 +225,9 @@ fn open(bytes: &SharedBytes, engine: Engine) -> Result<(VisionTransformer, Heade
         precision,
         ..
     } = &header;
+    if shape.position_side == 0 || shape.width == 0 {
+        return Err("they describe an impossible network".to_owned());
+    }
     let aligned = |at: usize| at.next_multiple_of(ALIGNMENT);
     let start = aligned(HEADER + length as usize);
     let count = shape.position_side.saturating_mul(shape.position_side);

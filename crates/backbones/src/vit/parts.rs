@@ -101,7 +101,4 @@ pub(crate) trait Weights {
     fn block(&self, i: usize) -> Result<BlockParts, BackboneError>;
 
     fn head(&self) -> Result<Head, BackboneError>;
-
-    /// Gives back memory that what was read so far takes up.
-    fn release(&self) {}
 }

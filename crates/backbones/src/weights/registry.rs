@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 
 use super::error::WeightsError;
+use crate::Activation;
 use anomalens_base::ContentHash;
 
 /// Names at least this alike (Jaro-Winkler, 0 to 1) are suggested for a misspelt one.
@@ -36,7 +37,11 @@ pub struct Entry {
     pub file: String,
     /// How `file` is to be read.
     pub format: Format,
-    /// Hash of `file`. Where it is not known, what the hub declares is verified instead.
+    /// What stands between the feed-forward layers of a CLIP network, which its weights do not
+    /// tell.
+    pub activation: Option<Activation>,
+    /// Hash of `file`. Where it is not known, what the hub declares is verified instead, and
+    /// recorded at the first pull.
     pub sha256: Option<ContentHash>,
     /// Size of `file`, of a folder the sum over its files.
     pub bytes: Option<u64>,

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! CACHE/FILE                 an entry's verified file or folder
-//! CACHE/FILE.verified.json   its seal
-//! CACHE/.given/              seals of files outside the cache, which may not be written beside
+//! CACHE/FILE.sha256          its hash at the first pull, where the registry has none
+//! CACHE/FILE.verified.json   its verified stamp
+//! CACHE/.given/              the stamps of files outside the cache, which may be read-only
 //! CACHE/packed/              weights packed for this machine's kernels, made anew when missing
 //! CACHE/features/            features that `bench SUITE` keeps, made anew when missing
 //! CACHE/drawn/               drawn data sets, likewise
@@ -16,8 +17,8 @@ use std::path::{Path, PathBuf, absolute};
 use super::error::WeightsError;
 use super::hub::Hub;
 use super::registry::{Entry, Format, Source};
-use super::seal::{Seal, Stamp};
-use anomalens_base::ContentHash;
+use super::verified_stamp::{Stamp, VerifiedStamp};
+use anomalens_base::{ContentHash, write_atomic};
 
 /// Environment variable: the cache folder, in place of the platform's.
 pub const CACHE_VARIABLE: &str = "ANOMALENS_CACHE";
@@ -158,21 +159,74 @@ impl Store {
     /// # Errors
     /// When the given path does not exist, or what is there cannot be read.
     pub fn status(&self, entry: &Entry) -> Result<Status, WeightsError> {
+        self.look_at(entry, Trust::Stamps)
+    }
+
+    /// As [`status`](Self::status), but everything is hashed again.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub fn verify(&self, entry: &Entry) -> Result<Status, WeightsError> {
+        self.look_at(entry, Trust::Nothing)
+    }
+
+    fn look_at(&self, entry: &Entry, trust: Trust) -> Result<Status, WeightsError> {
         if let Some(path) = self.given_path(entry)? {
             let named_outright = self.given.as_ref() == Some(&path) && path.is_file();
             let expected = if named_outright { None } else { entry.sha256 };
-            let seal_file = self.seal_of_given(&path);
-            return verify(path, &seal_file, expected, Origin::Given);
+            let stamp_file = self.stamp_of_given(&path);
+            return verify(path, &stamp_file, expected, Origin::Given, trust);
         }
         let path = self.cached_path(entry);
         if !is_there(&path, entry.format) {
             return Ok(Status::Missing);
         }
-        let seal_file = self.seal_file(entry);
-        let expected = entry
-            .sha256
-            .or_else(|| Some(Seal::load(&seal_file)?.sha256));
-        verify(path, &seal_file, expected, Origin::Cache)
+        let stamp_file = self.stamp_file(entry);
+        let status = verify(
+            path,
+            &stamp_file,
+            self.expected(entry),
+            Origin::Cache,
+            trust,
+        )?;
+        if let Status::Ready(located) = &status {
+            // A cache that cannot be written is still good to read from.
+            let _ = self.pin(entry, located.sha256);
+        }
+        Ok(status)
+    }
+
+    /// What `entry` must be: as the registry says, or as it was at the first pull.
+    pub(super) fn expected(&self, entry: &Entry) -> Option<ContentHash> {
+        let pinned = || {
+            let text = std::fs::read_to_string(self.cached_pin(entry)).ok()?;
+            text.split_whitespace().next()?.parse().ok()
+        };
+        entry.sha256.or_else(pinned)
+    }
+
+    /// Where the hash of `entry` at its first pull is kept, as `sha256sum` prints it; none if the
+    /// registry has its hash. Without this file the next content is accepted, and recorded.
+    pub fn pin_file(&self, entry: &Entry) -> Option<PathBuf> {
+        match entry.sha256 {
+            Some(_) => None,
+            None => Some(self.cached_pin(entry)),
+        }
+    }
+
+    fn cached_pin(&self, entry: &Entry) -> PathBuf {
+        self.cache.join(format!("{}.sha256", entry.file))
+    }
+
+    /// Records the hash of `entry`, unless one is known.
+    pub(super) fn pin(&self, entry: &Entry, hash: ContentHash) -> std::io::Result<()> {
+        match self.expected(entry) {
+            Some(_) => Ok(()),
+            None => {
+                let line = format!("{hash}  {}\n", entry.file);
+                write_atomic(&self.cached_pin(entry), line.as_bytes())
+            }
+        }
     }
 
     /// The verified file or folder of `entry`, if it is on this machine.
@@ -206,17 +260,18 @@ impl Store {
     /// The hash of a file of the user's; quick, unless it changed since it was hashed.
     pub(crate) fn hash(&self, path: &Path) -> Result<ContentHash, WeightsError> {
         let path = full(path);
-        Ok(seal(&path, &self.seal_of_given(&path), None)?.sha256)
+        let stamp_file = self.stamp_of_given(&path);
+        Ok(stamp(&path, &stamp_file, None, Trust::Stamps)?.sha256)
     }
 
-    fn seal_of_given(&self, path: &Path) -> PathBuf {
+    fn stamp_of_given(&self, path: &Path) -> PathBuf {
         self.cache.join(".given").join(format!(
             "{}.verified.json",
             ContentHash::of_bytes(path.as_os_str().as_encoded_bytes())
         ))
     }
 
-    pub(super) fn seal_file(&self, entry: &Entry) -> PathBuf {
+    pub(super) fn stamp_file(&self, entry: &Entry) -> PathBuf {
         self.cache.join(format!("{}.verified.json", entry.file))
     }
 
@@ -247,50 +302,61 @@ impl Store {
     }
 }
 
+/// Whether what was hashed before need not be hashed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    Stamps,
+    Nothing,
+}
+
 fn verify(
     path: PathBuf,
-    seal_file: &Path,
+    stamp_file: &Path,
     expected: Option<ContentHash>,
     origin: Origin,
+    trust: Trust,
 ) -> Result<Status, WeightsError> {
-    let seal = seal(&path, seal_file, expected)?;
-    if let Some(expected) = expected.filter(|expected| *expected != seal.sha256) {
+    let found = stamp(&path, stamp_file, expected, trust)?;
+    if let Some(expected) = expected.filter(|expected| *expected != found.sha256) {
         return Ok(Status::Damaged {
             path,
             expected,
-            found: seal.sha256,
+            found: found.sha256,
             origin,
         });
     }
     Ok(Status::Ready(Located {
         path,
-        bytes: seal.stamp.bytes,
-        sha256: seal.sha256,
+        bytes: found.stamp.bytes,
+        sha256: found.sha256,
         origin,
     }))
 }
 
-/// The seal of what is at `path` now: the one kept in `seal_file`, or a new one, which is kept if
+/// The hash of what is at `path` now: the one kept in `stamp_file`, or a new one, which is kept if
 /// the content is as `expected`.
-fn seal(
+fn stamp(
     path: &Path,
-    seal_file: &Path,
+    stamp_file: &Path,
     expected: Option<ContentHash>,
-) -> Result<Seal, WeightsError> {
+    trust: Trust,
+) -> Result<VerifiedStamp, WeightsError> {
     let unreadable = |source| WeightsError::Unreadable {
         path: path.to_owned(),
         source,
     };
-    let stamp = Stamp::of_path(path).map_err(unreadable)?;
-    if let Some(known) = Seal::load(seal_file).filter(|seal| seal.stamp == stamp) {
-        return Ok(known);
+    if trust == Trust::Stamps {
+        let stamp = Stamp::of_path(path).map_err(unreadable)?;
+        if let Some(known) = VerifiedStamp::load(stamp_file).filter(|known| known.stamp == stamp) {
+            return Ok(known);
+        }
     }
-    let seal = Seal::of_path(path).map_err(unreadable)?;
-    if expected.is_none_or(|expected| expected == seal.sha256) {
-        // A seal only saves time: a cache that cannot be written is still good to read from.
-        let _ = seal.save(seal_file);
+    let verified = VerifiedStamp::of_path(path).map_err(unreadable)?;
+    if expected.is_none_or(|expected| expected == verified.sha256) {
+        // It only saves time: a cache that cannot be written is still good to read from.
+        let _ = verified.save(stamp_file);
     }
-    Ok(seal)
+    Ok(verified)
 }
 
 fn is_there(path: &Path, format: Format) -> bool {

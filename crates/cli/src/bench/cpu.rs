@@ -54,7 +54,7 @@ fn layer(engine: Engine, precision: Precision) -> Result<f64> {
         &numbers(inputs * outputs),
         &numbers(outputs),
     )?;
-    let norm = LayerNorm::new(&numbers(inputs), &numbers(inputs), 1e-5);
+    let norm = LayerNorm::new(&numbers(inputs), &numbers(inputs), 1e-5)?;
     let input = numbers(tokens * inputs);
     let mut output = vec![0.0; tokens * outputs];
     let mut scratch = LinearScratch::default();

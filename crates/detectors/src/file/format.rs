@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use anomalens_backbones::Precision;
+use anomalens_backbones::{Activation, Precision};
 use anomalens_base::write_atomic;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,9 @@ pub struct BackboneRef {
     pub sha256: String,
     /// How exactly it computes.
     pub precision: Precision,
+    /// The activation of its blocks, where its weights do not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Activation>,
 }
 
 /// Where a detector came from.
@@ -145,7 +148,7 @@ impl Content {
         let tensors = SafeTensors::deserialize(bytes)
             .map_err(|e| format!("its tensors cannot be read ({e})"))?
             .iter()
-            .map(|(name, view)| Ok((name.to_owned(), array(name, &view)?)))
+            .map(|(name, view)| Ok((name.to_owned(), array(name, &view, bytes.len())?)))
             .collect::<Result<BTreeMap<_, _>, String>>()?;
         if fingerprint(&tensors) != header.tensors_sha256 {
             return Err("its tensors are damaged (their SHA-256 does not match)".to_owned());
@@ -171,7 +174,13 @@ pub(super) fn bad(path: &Path, reason: impl ToString) -> DetectorError {
 }
 
 /// The numbers of a tensor in the file, or what is wrong with it.
-fn array(name: &str, view: &TensorView) -> Result<Array, String> {
+fn array(name: &str, view: &TensorView, bytes: usize) -> Result<Array, String> {
+    // Of an empty tensor all sides but one can be of any size.
+    if let Some(side) = view.shape().iter().find(|&&side| side > bytes) {
+        return Err(format!(
+            "the tensor `{name}` has a side of {side} in a file of {bytes} bytes"
+        ));
+    }
     if view.dtype() != Dtype::F32 {
         return Err(format!(
             "the tensor `{name}` has type {:?}, not float32",

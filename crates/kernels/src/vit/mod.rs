@@ -17,11 +17,11 @@ use crate::engine::{Engine, Precision};
 use crate::error::ShapeError;
 use crate::features::{Grid, ImageFeatures};
 use crate::linear::PackedLinear;
-use crate::parallel::{Parallel, Shared};
+use crate::parallel::{Shared, Workers};
 use crate::product::Epilogue;
 use crate::request::{FeatureRequest, LayerId};
 use crate::rows::LayerNorm;
-use crate::team::Team;
+use crate::worker_group::lead;
 pub use saved::VitSizes;
 pub use smooth::Calibration;
 use weights::{Block, Packer};
@@ -83,6 +83,7 @@ impl Vit {
         head: &HeadWeights,
     ) -> Result<Self, ShapeError> {
         let width = stem.class_token.len();
+        ShapeError::check("class token", width, width.max(1))?;
         let head_width = width.checked_div(config.heads).unwrap_or(0);
         ShapeError::check("class token", head_width * config.heads, width)?;
         let packer = Packer {
@@ -207,12 +208,12 @@ impl Vit {
         let batch = images.pixels.len();
         let mut features: Vec<ImageFeatures> = (0..batch).map(|_| plan.room()).collect();
         let shared = Shared::new(&mut features);
-        let encode = |image: usize, parallel: Parallel| {
+        let encode = |image: usize, workers: Workers| {
             let mut workspace = self.workspaces().pop().unwrap_or_default();
-            workspace.embed(&plan, images.pixels[image], parallel);
+            workspace.embed(&plan, images.pixels[image], workers);
             // SAFETY: every image is encoded once.
             let features = unsafe { &mut shared.part(image, 1)[0] };
-            workspace.run(&plan, parallel, &mut features.maps);
+            workspace.run(&plan, workers, &mut features.maps);
             if let Some(embedding) = &mut features.embedding {
                 workspace.embedding(&plan, embedding);
             }
@@ -220,12 +221,12 @@ impl Vit {
         };
         // As many images as there are threads keep each other out of the way; what is left of a
         // batch is done by all threads together.
-        let threads = Parallel::Pool.threads();
+        let threads = Workers::Pool.threads();
         let apart = batch / threads * threads;
-        Parallel::Pool.for_each(apart, |image| encode(image, Parallel::Serial));
+        Workers::Pool.for_each(apart, |image| encode(image, Workers::Serial));
         if apart < batch {
-            Team::gather(|team| {
-                (apart..batch).for_each(|image| encode(image, Parallel::Team(team)));
+            lead(|leader| {
+                (apart..batch).for_each(|image| encode(image, Workers::Group(leader)));
             });
         }
         Ok(features)
@@ -242,10 +243,13 @@ impl Vit {
         let (rows, columns) = (images.height / patch, images.width / patch);
         ShapeError::check("image's height", images.height, rows * patch)?;
         ShapeError::check("image's width", images.width, columns * patch)?;
-        let tokens = 1 + rows * columns;
-        ShapeError::check("position embedding", positions.len(), tokens * self.width)?;
+        // Products that overflow are larger than any slice.
+        let tokens = rows.saturating_mul(columns).saturating_add(1);
+        let expected = tokens.saturating_mul(self.width);
+        ShapeError::check("position embedding", positions.len(), expected)?;
+        let expected = images.height.saturating_mul(images.width).saturating_mul(3);
         for pixels in &images.pixels {
-            ShapeError::check("image", pixels.len(), 3 * images.height * images.width)?;
+            ShapeError::check("image", pixels.len(), expected)?;
         }
         Ok(Grid { rows, columns })
     }

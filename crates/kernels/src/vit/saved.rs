@@ -8,6 +8,7 @@ use super::{Vit, VitConfig};
 use crate::attention::Attention;
 use crate::engine::{Engine, Precision};
 use crate::linear::PackedLinear;
+use crate::product::{Epilogue, PANEL};
 use crate::rows::LayerNorm;
 use crate::saved::{Reader, SavedError, SharedBytes, Writer};
 
@@ -77,9 +78,12 @@ impl Vit {
         at: usize,
     ) -> Result<Self, SavedError> {
         let width = sizes.width;
-        if config.heads == 0 || config.patch == 0 || !width.is_multiple_of(config.heads) {
+        let pixels = config.patch.checked_pow(2).and_then(|x| x.checked_mul(3));
+        let Some(pixels) = pixels.filter(|&pixels| {
+            pixels > 0 && config.heads > 0 && width > 0 && width.is_multiple_of(config.heads)
+        }) else {
             return Err(SavedError(format!("{config:?} for a width of {width}")));
-        }
+        };
         let from = &mut Reader::new(bytes, at);
         let (narrow, wide) = (engine.kernel(precision), engine.kernel(precision.wide()));
         let layer = |from: &mut Reader, kernel, inputs: usize, outputs: Option<usize>| {
@@ -94,7 +98,6 @@ impl Vit {
             }
         };
         let norm = |from: &mut Reader| LayerNorm::read(from, width, config.epsilon);
-        let pixels = 3 * config.patch * config.patch;
         Ok(Self {
             width,
             engine,
@@ -114,6 +117,10 @@ impl Vit {
                     let output = layer(from, narrow, width, Some(width))?;
                     let norm2 = norm(from)?;
                     let up = layer(from, narrow, width, None)?;
+                    if config.activation == Epilogue::SwiGlu && !up.outputs().is_multiple_of(PANEL)
+                    {
+                        return Err(SavedError("gates and values in broken panels".to_owned()));
+                    }
                     let middle = config.activation.columns(up.outputs());
                     Ok(Block {
                         norm1,

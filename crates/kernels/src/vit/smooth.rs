@@ -10,7 +10,7 @@ use super::weights::{Block, BlockWeights, LinearWeights, NormWeights};
 use super::work::{Plan, Workspace};
 use super::{Images, Vit};
 use crate::error::ShapeError;
-use crate::parallel::Parallel;
+use crate::parallel::Workers;
 use crate::request::FeatureRequest;
 
 /// How much of the differences between channels the weights take over: SmoothQuant's alpha.
@@ -44,7 +44,7 @@ impl Vit {
         };
         let embedded = images.pixels.iter().map(|pixels| {
             let mut workspace = Workspace::default();
-            workspace.embed(&plan, pixels, Parallel::Pool);
+            workspace.embed(&plan, pixels, Workers::Pool);
             workspace
         });
         let images = embedded.collect();
@@ -60,10 +60,10 @@ impl Calibration {
         let [first, second] = &mut ranges;
         for image in &mut self.images {
             let rows = image.tokens(vit);
-            first.widen(image.normed(vit, &wide.norm1, Parallel::Pool));
-            image.attend(vit, wide, rows, None, Parallel::Pool);
-            second.widen(image.normed(vit, &wide.norm2, Parallel::Pool));
-            image.feed_forward(vit, wide, rows, Parallel::Pool);
+            first.widen(image.normed(vit, &wide.norm1, Workers::Pool));
+            image.attend(vit, wide, rows, None, Workers::Pool);
+            second.widen(image.normed(vit, &wide.norm2, Workers::Pool));
+            image.feed_forward(vit, wide, rows, Workers::Pool);
         }
         [
             Smoothed::new(weights.norm1, weights.qkv, first),

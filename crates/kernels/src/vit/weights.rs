@@ -96,8 +96,7 @@ impl Packer<'_> {
 
     pub(super) fn norm(&self, norm: NormWeights) -> Result<LayerNorm, ShapeError> {
         ShapeError::check("weight of a layer norm", norm.weight.len(), self.width)?;
-        ShapeError::check("bias of a layer norm", norm.bias.len(), self.width)?;
-        Ok(LayerNorm::new(norm.weight, norm.bias, self.config.epsilon))
+        LayerNorm::new(norm.weight, norm.bias, self.config.epsilon)
     }
 
     /// A layer, with every output multiplied by its `scale`.

@@ -5,10 +5,10 @@ use super::weights::Block;
 use crate::attention::AttentionScratch;
 use crate::features::{FeatureMap, Grid, ImageFeatures};
 use crate::linear::LinearScratch;
-use crate::parallel::Parallel;
+use crate::parallel::Workers;
 use crate::product::Epilogue;
 use crate::request::{Embedding, FeatureRequest, LayerId, SelfAttention, TokenStage};
-use crate::rows::{LayerNorm, Rows, layer_norm};
+use crate::rows::{LayerNorm, Rows, layer_norm_by};
 
 /// What is the same for all images of a batch.
 pub(super) struct Plan<'a> {
@@ -61,7 +61,7 @@ pub(super) struct Workspace {
 
 impl Workspace {
     /// Class and patch tokens before the first block.
-    pub(super) fn embed(&mut self, plan: &Plan, pixels: &[f32], parallel: Parallel) {
+    pub(super) fn embed(&mut self, plan: &Plan, pixels: &[f32], workers: Workers) {
         let vit = plan.vit;
         let patch = vit.config.patch;
         let Grid { rows, columns } = plan.grid;
@@ -80,16 +80,10 @@ impl Workspace {
             *class += x;
         }
         let linear = &mut self.linear;
-        vit.patch.forward(
-            &self.patches,
-            None,
-            patches,
-            Epilogue::Add,
-            linear,
-            parallel,
-        );
+        vit.patch
+            .forward_by(&self.patches, None, patches, Epilogue::Add, linear, workers);
         if let Some(norm) = &vit.norm {
-            self.normed(vit, norm, parallel);
+            self.normed(vit, norm, workers);
             self.tokens.copy_from_slice(&self.normed);
         }
     }
@@ -100,16 +94,16 @@ impl Workspace {
     }
 
     /// The tokens after a layer norm.
-    pub(super) fn normed(&mut self, vit: &Vit, norm: &LayerNorm, parallel: Parallel) -> &[f32] {
+    pub(super) fn normed(&mut self, vit: &Vit, norm: &LayerNorm, workers: Workers) -> &[f32] {
         let (tokens, linear) = (&self.tokens, &mut self.linear);
         self.normed.resize(tokens.len(), 0.0);
-        layer_norm(vit.engine, norm, tokens, &mut self.normed, linear, parallel);
+        layer_norm_by(vit.engine, norm, tokens, &mut self.normed, linear, workers);
         &self.normed
     }
 
     /// Runs the blocks that anything wanted depends on, and fills `maps` with the tokens after
     /// theirs.
-    pub(super) fn run(&mut self, plan: &Plan, parallel: Parallel, maps: &mut [FeatureMap]) {
+    pub(super) fn run(&mut self, plan: &Plan, workers: Workers, maps: &mut [FeatureMap]) {
         let (vit, request) = (plan.vit, plan.request);
         let last_wanted = request.last_block();
         let last = match request.embedding {
@@ -132,9 +126,9 @@ impl Workspace {
                 _ => usize::from(request.embedding.is_some()),
             };
             let own = local.map(|local| local.attention);
-            self.attend(vit, block, rows, own, parallel);
+            self.attend(vit, block, rows, own, workers);
             if rows > 0 {
-                self.feed_forward(vit, block, rows, parallel);
+                self.feed_forward(vit, block, rows, workers);
             }
             let tokens = match local {
                 Some(_) => &self.local,
@@ -144,7 +138,7 @@ impl Workspace {
             for map in maps.iter_mut().filter(|map| map.layer == layer) {
                 let to_class = map.class_token.as_mut().map(|to| (class, to));
                 for (from, to) in to_class.into_iter().chain([(patches, &mut map.tokens)]) {
-                    finish(vit, request.stage, from, to, &mut self.linear, parallel);
+                    finish(vit, request.stage, from, to, &mut self.linear, workers);
                 }
             }
         }
@@ -154,10 +148,10 @@ impl Workspace {
     pub(super) fn embedding(&mut self, plan: &Plan, to: &mut [f32]) {
         let vit = plan.vit;
         let class = &self.tokens[..vit.width];
-        let (linear, serial) = (&mut self.linear, Parallel::Serial);
+        let (linear, serial) = (&mut self.linear, Workers::Serial);
         match (plan.request.embedding, &vit.projection) {
             (Some(Embedding::Direct), Some(projection)) => {
-                projection.forward(class, None, to, Epilogue::Store, linear, serial);
+                projection.forward_by(class, None, to, Epilogue::Store, linear, serial);
             }
             (Some(Embedding::Direct), None) => to.copy_from_slice(class),
             _ => finish(vit, TokenStage::Projected, class, to, linear, serial),
@@ -172,7 +166,7 @@ impl Workspace {
         block: &Block,
         rows: usize,
         local: Option<SelfAttention>,
-        parallel: Parallel,
+        workers: Workers,
     ) {
         let (width, all) = (vit.width, self.tokens(vit));
         let Self {
@@ -191,51 +185,42 @@ impl Workspace {
         let store = Epilogue::Store;
         block
             .qkv
-            .forward_to(to, tokens, norm, store, linear, parallel);
+            .forward_to(to, tokens, norm, store, linear, workers);
         let format = vit.attention.output_format(block.output.format());
         let mut outputs = vec![(None, attended.target(rows, width, format), rows)];
         if local.is_some() {
             outputs.push((local, attended_local.target(all, width, format), all));
         }
         // SAFETY: the targets have been made for so many rows.
-        unsafe {
-            vit.attention
-                .attend(qkv, all, &outputs, attention, parallel)
-        };
+        unsafe { vit.attention.attend(qkv, all, &outputs, attention, workers) };
         let add = Epilogue::Add;
         if local.is_some() {
             let to = &mut self.local;
             block
                 .output
-                .forward_from(attended_local, to, add, linear, parallel);
+                .forward_from(attended_local, to, add, linear, workers);
         }
         if rows > 0 {
             let to = &mut tokens[..rows * width];
             block
                 .output
-                .forward_from(attended, to, add, linear, parallel);
+                .forward_from(attended, to, add, linear, workers);
         }
     }
 
     /// The second half of a block, for the first `rows` tokens of the own stream.
-    pub(super) fn feed_forward(
-        &mut self,
-        vit: &Vit,
-        block: &Block,
-        rows: usize,
-        parallel: Parallel,
-    ) {
+    pub(super) fn feed_forward(&mut self, vit: &Vit, block: &Block, rows: usize, workers: Workers) {
         let linear = &mut self.linear;
         let tokens = &mut self.tokens[..rows * vit.width];
         let (norm, to) = (Some(&block.norm2), (&mut self.hidden, block.down.format()));
         let activation = vit.config.activation;
         block
             .up
-            .forward_to(to, tokens, norm, activation, linear, parallel);
+            .forward_to(to, tokens, norm, activation, linear, workers);
         let (hidden, add) = (&self.hidden, Epilogue::Add);
         block
             .down
-            .forward_from(hidden, tokens, add, linear, parallel);
+            .forward_from(hidden, tokens, add, linear, workers);
     }
 }
 
@@ -246,15 +231,15 @@ fn finish(
     from: &[f32],
     to: &mut [f32],
     linear: &mut LinearScratch,
-    parallel: Parallel,
+    workers: Workers,
 ) {
     let norm = &vit.final_norm;
     match (stage, &vit.projection) {
         (TokenStage::Block, _) => to.copy_from_slice(from),
         (TokenStage::Projected, Some(projection)) => {
             let norm = Some(norm);
-            projection.forward(from, norm, to, Epilogue::Store, linear, parallel);
+            projection.forward_by(from, norm, to, Epilogue::Store, linear, workers);
         }
-        _ => layer_norm(vit.engine, norm, from, to, linear, parallel),
+        _ => layer_norm_by(vit.engine, norm, from, to, linear, workers),
     }
 }

@@ -1,10 +1,8 @@
 //! Networks as bytes, for the same processor and for others.
 
-use std::sync::Arc;
-
 use anomalens_kernels::{
-    Embedding, Engine, FeatureMap, FeatureRequest, MappedFile, Precision, SharedBytes, TokenStage,
-    Vit, VitSizes,
+    Embedding, Engine, FeatureMap, FeatureRequest, Precision, SharedBytes, TokenStage, Vit,
+    VitSizes,
 };
 
 use crate::network::{
@@ -25,23 +23,20 @@ fn saved_networks_encode_as_those_they_were_saved_from() {
         norm: true,
         projection: true,
     };
-    let folder = tempfile::tempdir().unwrap();
     for (from, precision) in engines_and_precisions() {
         let vit = network.packed(from, precision);
         let expected = vit.encode(&images_of(&images), &network.positions, &request);
         let expected = expected.unwrap();
         let mut bytes = vec![];
         vit.write(&mut bytes).unwrap();
-        let path = folder.path().join("packed");
-        std::fs::write(&path, &bytes).unwrap();
-        let mapped = SharedBytes::Mapped(Arc::new(MappedFile::open(&path).unwrap()));
+        let aligned = SharedBytes::read(&bytes[..], bytes.len()).unwrap();
         // Somewhere in the program, on no cache line.
         let mut odd = vec![0; 4];
         odd.extend_from_slice(&bytes);
-        let odd = SharedBytes::Static(odd.leak());
+        let odd = SharedBytes::from_static(odd.leak());
         for (to, at, bytes) in Engine::all()
             .into_iter()
-            .flat_map(|to| [(to, 0, &mapped), (to, 4, &odd)])
+            .flat_map(|to| [(to, 0, &aligned), (to, 4, &odd)])
         {
             let name = format!("{precision} from {from:?} to {to:?}");
             let read = Vit::read(to, precision, config(), sizes, bytes, at).unwrap();
@@ -62,12 +57,12 @@ fn saved_networks_encode_as_those_they_were_saved_from() {
             }
         }
         // A part of the file is no network, nor is another network's.
-        let cut = SharedBytes::Static(bytes[..bytes.len() / 2].to_vec().leak());
+        let cut = SharedBytes::read(&bytes[..], bytes.len() / 2).unwrap();
         let other = VitSizes {
             width: 2 * WIDTH,
             ..sizes
         };
-        for (bytes, sizes) in [(&cut, sizes), (&mapped, other)] {
+        for (bytes, sizes) in [(&cut, sizes), (&aligned, other)] {
             assert!(Vit::read(from, precision, config(), sizes, bytes, 0).is_err());
         }
     }
@@ -76,4 +71,18 @@ fn saved_networks_encode_as_those_they_were_saved_from() {
 fn engines_and_precisions() -> impl Iterator<Item = (Engine, Precision)> {
     let engines = Engine::all().into_iter();
     engines.flat_map(|engine| Precision::ALL.map(|precision| (engine, precision)))
+}
+
+#[test]
+fn bytes_that_are_not_there_are_an_error() {
+    for (there, length) in [(3, 4), (0, 1), (5, usize::MAX), (5, usize::MAX / 2)] {
+        let bytes = vec![7; there];
+        assert!(SharedBytes::read(&bytes[..], length).is_err(), "{length}");
+    }
+    for length in [0, 1, 64, 1000] {
+        let bytes = vec![7; 1000];
+        let shared = SharedBytes::read(&bytes[..], length).unwrap();
+        assert_eq!(shared[..], bytes[..length]);
+        assert!(shared.as_ptr().addr().is_multiple_of(64) || length == 0);
+    }
 }

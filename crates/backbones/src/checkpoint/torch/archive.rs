@@ -1,16 +1,23 @@
 //! The zip archive of a PyTorch file: one folder with a pickle and the storages, uncompressed.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::Cursor;
+use std::io::BufReader;
 use std::ops::Range;
-use std::sync::Arc;
 
-use anomalens_kernels::MappedFile;
 use zip::{CompressionMethod, ZipArchive};
+
+use crate::checkpoint::data::Data;
+
+/// More members than any checkpoint has tensors.
+const MOST_MEMBERS: usize = 1 << 20;
+
+/// More bytes than any description of tensors has.
+const LONGEST_MEMBER: usize = 64 << 20;
 
 /// An archive, its members by name.
 pub(super) struct Archive {
-    pub(super) file: Arc<MappedFile>,
+    pub(super) data: Data,
     /// What a member's bytes are; none for members that are compressed or encrypted.
     members: HashMap<String, Option<Range<usize>>>,
     /// The folder of all members.
@@ -18,8 +25,12 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    pub(super) fn open(file: &Arc<MappedFile>) -> Result<Self, String> {
-        let mut zip = ZipArchive::new(Cursor::new(&file[..])).map_err(|e| e.to_string())?;
+    pub(super) fn open(data: &Data) -> Result<Self, String> {
+        let reader = BufReader::new(data.reader());
+        let mut zip = ZipArchive::new(reader).map_err(|e| e.to_string())?;
+        if zip.len() > MOST_MEMBERS {
+            return Err(format!("the zip archive has {} members", zip.len()));
+        }
         let mut members = HashMap::new();
         for index in 0..zip.len() {
             let member = zip.by_index_raw(index).map_err(|e| e.to_string())?;
@@ -28,7 +39,7 @@ impl Archive {
                 let start = usize::try_from(member.data_start()?).ok()?;
                 let end = start.checked_add(usize::try_from(member.size()).ok()?)?;
                 let plain = member.compression() == CompressionMethod::Stored;
-                (plain && !member.encrypted() && end <= file.len()).then_some(start..end)
+                (plain && !member.encrypted() && end <= data.len()).then_some(start..end)
             })();
             members.insert(name, range);
         }
@@ -40,11 +51,11 @@ impl Archive {
             .ok_or("the zip archive has no data.pkl, so PyTorch did not write it")?
             .to_owned();
         let archive = Self {
-            file: file.clone(),
+            data: data.clone(),
             members,
             root,
         };
-        match archive.bytes("byteorder") {
+        match archive.bytes("byteorder").as_deref() {
             Ok(b"big") => Err("its numbers are big-endian".to_owned()),
             _ => Ok(archive),
         }
@@ -60,7 +71,11 @@ impl Archive {
         }
     }
 
-    pub(super) fn bytes(&self, name: &str) -> Result<&[u8], String> {
-        Ok(&self.file[self.range(name)?])
+    pub(super) fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, String> {
+        let range = self.range(name)?;
+        if range.len() > LONGEST_MEMBER {
+            return Err(format!("{name} has {} bytes", range.len()));
+        }
+        self.data.read(range).map_err(|error| error.to_string())
     }
 }

@@ -13,13 +13,12 @@ mod tree;
 mod write;
 
 use std::path::Path;
-use std::sync::Arc;
 
-use anomalens_kernels::MappedFile;
 use candle_core::Tensor;
 
+use super::Format;
+use super::data::Data;
 use super::stored::Stored;
-use super::{Format, map};
 use crate::BackboneError;
 use archive::Archive;
 use pickle::{Pickle, Value};
@@ -45,18 +44,19 @@ pub(super) struct Contents {
 /// [`BackboneError::Read`] if the file cannot be read, [`BackboneError::Format`] if it is not such
 /// a file, is damaged, or refers to code.
 pub fn read_torch(path: &Path) -> Result<Vec<(String, Tensor)>, BackboneError> {
-    let file = map(path)?;
-    let contents = read(path, &file)?;
-    let total = contents.tensors.iter().fold(0_usize, |sum, (_, stored)| {
-        sum.saturating_add(stored.size())
-    });
-    if total > file.len().saturating_mul(MOST_SHARING) {
-        return Err(broken(path)(format!(
-            "its tensors would have {total} bytes, but the file has {}",
-            file.len()
-        )));
-    }
-    contents
+    tensors(&Data::open(path)?)
+}
+
+/// [`read_torch`] from the content of a file; `path` names it in messages.
+///
+/// # Errors
+/// As [`read_torch`].
+pub fn parse_torch(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Tensor)>, BackboneError> {
+    tensors(&Data::of_bytes(path, bytes))
+}
+
+fn tensors(data: &Data) -> Result<Vec<(String, Tensor)>, BackboneError> {
+    read(data)?
         .tensors
         .into_iter()
         .map(|(name, stored)| Ok((name, stored.tensor()?)))
@@ -72,34 +72,29 @@ fn is_pickle(bytes: &[u8]) -> bool {
     matches!(bytes, [0x80, 2..=5, ..])
 }
 
-fn broken(path: &Path) -> impl Fn(String) -> BackboneError {
-    let path = path.to_owned();
-    move |reason| BackboneError::Format {
-        path: path.clone(),
-        format: "PyTorch",
-        reason,
-    }
-}
-
 /// The tensors of an archive: those of its state dict without a common `module.`, or all
 /// parameters and buffers of its TorchScript module by dotted path.
-pub(super) fn read(path: &Path, file: &Arc<MappedFile>) -> Result<Contents, BackboneError> {
-    let broken = broken(path);
-    if is_pickle(file) {
+pub(super) fn read(data: &Data) -> Result<Contents, BackboneError> {
+    let broken = |reason| BackboneError::Format {
+        path: data.path().to_owned(),
+        format: "PyTorch",
+        reason,
+    };
+    if is_pickle(&data.start(2)?) {
         return Err(broken(format!(
             "it was saved by PyTorch before 1.6 or is a plain pickle; save it again with python -c \
              \"import torch; torch.save(torch.load('{0}', 'cpu', weights_only=True), '{0}')\"",
-            path.display()
+            data.path().display()
         )));
     }
-    let archive = Archive::open(file).map_err(&broken)?;
-    let bytes = archive.bytes("data.pkl").map_err(&broken)?;
-    let pickle = Pickle::read(bytes, expected).map_err(&broken)?;
+    let archive = Archive::open(data).map_err(broken)?;
+    let bytes = archive.bytes("data.pkl").map_err(broken)?;
+    let pickle = Pickle::read(&bytes, expected).map_err(broken)?;
     let tree = Tree {
         archive: &archive,
         pickle: &pickle,
     };
-    match pickle.root() {
+    let contents = match pickle.root() {
         Value::Object { .. } => tree.module().map(|tensors| Contents {
             format: Format::TorchScript,
             tensors,
@@ -109,8 +104,17 @@ pub(super) fn read(path: &Path, file: &Arc<MappedFile>) -> Result<Contents, Back
             tensors,
         }),
         _ => Err("it holds neither a dictionary nor a module".to_owned()),
+    };
+    let contents = contents.map_err(broken)?;
+    let sizes = contents.tensors.iter().map(|(_, stored)| stored.size());
+    let total = sizes.fold(0_usize, usize::saturating_add);
+    if total > data.len().saturating_mul(MOST_SHARING) {
+        return Err(broken(format!(
+            "its tensors would have {total} bytes, but the file has {}",
+            data.len()
+        )));
     }
-    .map_err(broken)
+    Ok(contents)
 }
 
 /// The names that a description of tensors needs.

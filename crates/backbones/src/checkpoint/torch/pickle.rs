@@ -59,7 +59,7 @@ impl<'a> Pickle<'a> {
         };
         let root = loop {
             let at = machine.input.at;
-            match machine.step() {
+            match machine.check_sizes().and_then(|()| machine.step()) {
                 Ok(None) => {}
                 Ok(Some(root)) => break root,
                 Err(reason) => return Err(format!("pickle, byte {at}: {reason}")),
@@ -91,6 +91,15 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
+    /// What a single byte of the pickle can make larger stays within bounds.
+    fn check_sizes(&self) -> Result<(), String> {
+        let sizes = [self.stack.len(), self.marks.len(), self.memo.len()];
+        match sizes.iter().all(|&size| size <= MOST_VALUES) {
+            true => Ok(()),
+            false => Err(format!("more than {MOST_VALUES} values")),
+        }
+    }
+
     /// Executes one instruction. Gives the result at the last one.
     fn step(&mut self) -> Result<Option<Id>, String> {
         match self.input.byte()? {

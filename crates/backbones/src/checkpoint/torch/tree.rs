@@ -24,6 +24,9 @@ const DEEPEST: usize = 64;
 /// More modules and tensors than an archive has, by all paths that lead to them.
 const MOST_VISITS: usize = 1 << 20;
 
+/// More bytes than all names have together: a pickle may use one long text as often as it likes.
+const MOST_TEXT: usize = 16 << 20;
+
 /// What a pickle describes, with the archive that its storages lie in.
 pub(super) struct Tree<'a> {
     pub(super) archive: &'a Archive,
@@ -66,9 +69,10 @@ impl Tree<'_> {
     }
 
     fn tensors(&self, items: &[(Id, Id)]) -> Result<Vec<(String, Stored)>, String> {
-        let mut tensors = vec![];
+        let (mut tensors, mut text) = (vec![], Text::default());
         for &(key, value) in items {
             if let (&Value::Text(name), true) = (self.pickle.get(key), self.is_tensor(value)) {
+                text.spend(name.len())?;
                 tensors.push((name, self.tensor(name, value)?));
             }
         }
@@ -84,8 +88,7 @@ impl Tree<'_> {
 
     /// The tensors of the module at the root and of all modules in it, by dotted path.
     pub(super) fn module(&self) -> Result<Vec<(String, Stored)>, String> {
-        let mut tensors = vec![];
-        let mut visits = 0;
+        let (mut tensors, mut visits, mut text) = (vec![], 0, Text::default());
         // Modules that are still to be looked at: path, attributes, depth. The last comes next.
         let mut waiting = vec![(String::new(), self.attributes(self.pickle.root()), 0)];
         while let Some((path, attributes, depth)) = waiting.pop() {
@@ -98,19 +101,26 @@ impl Tree<'_> {
                 if visits > MOST_VISITS {
                     return Err(format!("more than {MOST_VISITS} attributes of modules"));
                 }
+                let object = match self.pickle.get(value) {
+                    object @ Value::Object { .. } => Some(object),
+                    _ if self.is_tensor(value) => None,
+                    _ => continue,
+                };
                 let &Value::Text(key) = self.pickle.get(key) else {
                     continue;
                 };
+                text.spend(path.len() + 1 + key.len())?;
                 let name = if path.is_empty() {
                     key.to_owned()
                 } else {
                     format!("{path}.{key}")
                 };
-                if self.is_tensor(value) {
-                    let stored = self.tensor(&name, value)?;
-                    tensors.push((name, stored));
-                } else if let object @ Value::Object { .. } = self.pickle.get(value) {
-                    inner.push((name, self.attributes(object), depth + 1));
+                match object {
+                    Some(object) => inner.push((name, self.attributes(object), depth + 1)),
+                    None => {
+                        let stored = self.tensor(&name, value)?;
+                        tensors.push((name, stored));
+                    }
                 }
             }
             waiting.extend(inner.into_iter().rev());
@@ -180,7 +190,7 @@ impl Tree<'_> {
             _ => None,
         };
         Stored::view(
-            &self.archive.file,
+            &self.archive.data,
             bytes,
             element,
             self.number(offset).ok_or_else(odd)?,
@@ -225,6 +235,20 @@ impl Tree<'_> {
         match self.pickle.get(id) {
             &Value::Int(value) => usize::try_from(value).ok(),
             _ => None,
+        }
+    }
+}
+
+/// The length of all names so far.
+#[derive(Default)]
+struct Text(usize);
+
+impl Text {
+    fn spend(&mut self, length: usize) -> Result<(), String> {
+        self.0 = self.0.saturating_add(length);
+        match self.0 <= MOST_TEXT {
+            true => Ok(()),
+            false => Err(format!("names of more than {MOST_TEXT} bytes together")),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use anomalens_base::replace_file;
 use candle_core::{DType, Tensor};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
@@ -78,22 +79,7 @@ impl<'a> Storage<'a> {
 }
 
 fn write_archive(path: &Path, outer_key: Option<&str>, storages: &[Storage]) -> io::Result<()> {
-    // A bare file name has the parent "", which stands for the current folder.
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Temporary files are private by default; results follow the user's umask instead.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(folder)?;
-    write_members(file.as_file_mut(), outer_key, storages)?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    replace_file(path, |file| write_members(file, outer_key, storages))
 }
 
 fn write_members(file: &mut File, outer_key: Option<&str>, storages: &[Storage]) -> io::Result<()> {

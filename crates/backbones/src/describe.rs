@@ -1,0 +1,91 @@
+//! What a weight file holds, without building its network.
+
+use std::path::Path;
+
+use crate::checkpoint::{Checkpoint, Format};
+use crate::clip::{ActivationSource, ClipTensors, TextConfig, VisionConfig};
+use crate::dinov2::{Config, DinoV2, FeedForwardKind};
+use crate::{Activation, BackboneError};
+
+/// What a weight file holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Description {
+    /// The usual name of a network of these sizes.
+    pub name: String,
+    /// What kind of file it is.
+    pub format: Format,
+    /// Tensors in the file.
+    pub tensors: usize,
+    /// Length of a token.
+    pub width: usize,
+    /// Number of blocks.
+    pub blocks: usize,
+    /// Number of attention heads.
+    pub heads: usize,
+    /// Side of a patch, in pixels.
+    pub patch: usize,
+    /// Side of the images that the position embedding was trained on, in pixels.
+    pub image_side: usize,
+    /// Length of an embedding in the space shared with texts.
+    pub embedding: Option<usize>,
+    /// The function between the feed-forward layers: `gelu`, `quick-gelu` or `swiglu`.
+    pub activation: &'static str,
+    /// How that is known, where the weights do not tell it.
+    pub activation_source: Option<ActivationSource>,
+    /// The text encoder.
+    pub text: Option<TextConfig>,
+}
+
+/// Looks into a weight file of any known family and format; `activation` is what the caller knows.
+///
+/// # Errors
+/// As [`load_encoder`](crate::load_encoder).
+pub fn describe(
+    path: &Path,
+    activation: Option<(Activation, ActivationSource)>,
+) -> Result<Description, BackboneError> {
+    let checkpoint = Checkpoint::open(path)?;
+    let (format, tensors) = (checkpoint.format(), checkpoint.names().count());
+    if let Some(clip) = ClipTensors::new(&checkpoint) {
+        let config = VisionConfig::of(&clip)?;
+        let (activation, source) = activation.map_or_else(|| clip.activation(), Ok)?;
+        return Ok(Description {
+            name: config.name(),
+            format,
+            tensors,
+            width: config.width,
+            blocks: config.blocks,
+            heads: config.heads,
+            patch: config.patch,
+            image_side: config.position_side * config.patch,
+            embedding: Some(config.embedding),
+            activation: activation.name(),
+            activation_source: Some(source),
+            text: TextConfig::of(&clip).ok(),
+        });
+    }
+    if DinoV2::recognises(&checkpoint) {
+        let config = Config::from_checkpoint(&checkpoint)?;
+        return Ok(Description {
+            name: config.name(),
+            format,
+            tensors,
+            width: config.width,
+            blocks: config.blocks,
+            heads: config.heads,
+            patch: config.patch,
+            image_side: config.position_side * config.patch,
+            embedding: None,
+            activation: match config.feed_forward {
+                FeedForwardKind::Gelu(_) => Activation::Gelu.name(),
+                FeedForwardKind::SwiGlu(_) => "swiglu",
+            },
+            activation_source: None,
+            text: None,
+        });
+    }
+    Err(BackboneError::UnknownFamily {
+        path: path.to_owned(),
+        known: "CLIP, DINOv2",
+    })
+}
