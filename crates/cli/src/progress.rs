@@ -135,7 +135,9 @@ impl Progress {
 /// The time that `left` takes at the mean pace of the run; none before that is known.
 fn remaining(done: u64, left: u64, elapsed: Duration) -> Option<Duration> {
     const SETTLED: Duration = Duration::from_secs(2);
-    if done == 0 || left == 0 || elapsed < SETTLED {
+    // The first batch comes at once, after all the time that it took.
+    const BATCH: u64 = 8;
+    if done < BATCH || left == 0 || elapsed < SETTLED {
         return None;
     }
     Duration::try_from_secs_f64(elapsed.as_secs_f64() * left as f64 / done as f64).ok()
@@ -182,13 +184,14 @@ mod tests {
     fn the_remaining_time_is_that_of_the_mean_pace() {
         for (name, done, left, elapsed, expected) in [
             ("nothing done", 0, 100, 60, None),
+            ("the first of a batch", 1, 124, 10, None),
             ("all done", 100, 0, 60, None),
             ("too early", 8, 392, 1, None),
             ("seconds", 96, 4, 60, Some("a few seconds left")),
             ("a minute", 50, 50, 61, Some("about 70 s left")),
             ("minutes", 100, 300, 60, Some("about 3 min left")),
             ("hours", 10, 100_000, 10, Some("about 28 h left")),
-            ("absurd", 1, u64::MAX, u64::MAX, None),
+            ("absurd", 8, u64::MAX, u64::MAX, None),
         ] {
             let left = remaining(done, left, Duration::from_secs(elapsed));
             assert_eq!(left.map(in_words).as_deref(), expected, "{name}");
@@ -201,7 +204,7 @@ mod tests {
         let mut progress = Progress::images("scoring with lens", 1000);
         progress.begun = second_ago(100).unwrap();
         progress.set(901, None); // 900 were done before, the first took 100 seconds.
-        assert_eq!(progress.bar.prefix(), "about 3 h left");
+        assert_eq!(progress.bar.prefix(), "");
         progress.set(910, None);
         assert_eq!(progress.bar.prefix(), "about 15 min left");
     }
