@@ -30,7 +30,7 @@ pub mod weights;
 
 pub use anomalens_kernels::{
     CPU_VARIABLE, Dpam, Embedding, Engine, EngineError, FeatureMap, FeatureRequest, Grid,
-    ImageFeatures, Isa, LayerId, Precision, SelfAttention, SharedBytes, TokenStage,
+    ImageFeatures, Isa, LayerId, PositionResize, Precision, SelfAttention, SharedBytes, TokenStage,
 };
 
 pub use describe::{Description, describe};

@@ -54,7 +54,9 @@ pub use linear::{LinearScratch, PackedLinear};
 pub use parallel::Parallel;
 pub use peak::peak;
 pub use product::Epilogue;
-pub use request::{Dpam, Embedding, FeatureRequest, LayerId, SelfAttention, TokenStage};
+pub use request::{
+    Dpam, Embedding, FeatureRequest, LayerId, PositionResize, SelfAttention, TokenStage,
+};
 pub use rows::{LayerNorm, layer_norm};
 pub use saved::{SavedError, SharedBytes};
 pub use search::{Neighbour, PackedVectors, SearchScratch};

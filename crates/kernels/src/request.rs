@@ -38,6 +38,23 @@ pub struct FeatureRequest {
     /// How the image's embedding is made, if it is wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<Embedding>,
+    /// How the position embedding is brought to other grids; the network's own rule if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions: Option<PositionResize>,
+}
+
+/// How a position embedding is brought to another grid than it was trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PositionResize {
+    /// Bilinear, half-pixel centres, no antialiasing: AnomalyCLIP and the CLIP baselines.
+    Bilinear,
+    /// Bicubic (a = -0.75), no antialiasing: DINOv2 of Hugging Face and in ONNX files, MuSc's CLIP.
+    Bicubic,
+    /// The same with the scale `(new + 0.1) / trained`, as in the original DINOv2 repository.
+    BicubicPadded,
+    /// Bicubic (a = -0.5) with antialiasing: VAND and OpenCLIP.
+    BicubicAntialias,
 }
 
 /// How far tokens have come when they are taken.

@@ -4,27 +4,16 @@ use std::sync::Arc;
 
 use anomalens_vision::Preprocessed;
 use candle_core::{Device, Tensor};
-use serde::{Deserialize, Serialize};
 
 use super::layers::{LAYER_NORM_EPS, Reader};
 use super::{ClipTensors, ClipText, VisionConfig};
 use crate::checkpoint::Checkpoint;
 use crate::vit::VisionTransformer;
-use crate::vit::parts::{self, BlockParts, FeedForward, Head, Layer, Shape, Stem, Weights};
+use crate::vit::parts::{BlockParts, FeedForward, Head, Layer, Shape, Stem, Weights};
 use crate::{
     Activation, BackboneError, EncoderSpec, FeatureRequest, ImageEncoder, ImageFeatures, Kernels,
+    PositionResize,
 };
-
-/// How the position embedding is brought to another grid than it was trained on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PositionResize {
-    /// Bilinear, half-pixel centres, no antialiasing: AnomalyCLIP and the CLIP baselines.
-    #[default]
-    Bilinear,
-    /// Bicubic (a = -0.5) with antialiasing: VAND and OpenCLIP.
-    BicubicAntialias,
-}
 
 /// CLIP's image encoder.
 pub struct ClipVision {
@@ -60,7 +49,7 @@ impl ClipVision {
             heads: config.heads,
             patch: config.patch,
             position_side: config.position_side,
-            position_resize: parts::PositionResize::Clip(PositionResize::default()),
+            position_resize: PositionResize::Bilinear,
             epsilon: LAYER_NORM_EPS,
             feed_forward: FeedForward::Plain(activation),
             embedding: config.embedding,
@@ -75,15 +64,6 @@ impl ClipVision {
             checkpoint,
             config,
         })
-    }
-
-    /// The same network with another rule for position embeddings at other sizes.
-    pub fn with_position_resize(self, rule: PositionResize) -> Self {
-        let rule = parts::PositionResize::Clip(rule);
-        Self {
-            network: self.network.with_position_resize(rule),
-            ..self
-        }
     }
 
     pub(crate) fn transformer(&self) -> &VisionTransformer {

@@ -5,21 +5,19 @@
 //! with epsilon 1e-6. Everything else follows from the shapes of the weights.
 
 mod config;
-mod position;
 mod weights;
 
 use anomalens_vision::Preprocessed;
 use candle_core::Tensor;
 
 pub use config::{Config, FeedForwardKind};
-pub use position::PositionResize;
-pub(crate) use position::weights as position_weights;
 
 use crate::checkpoint::Checkpoint;
-use crate::vit::parts::{self, FeedForward, Shape};
+use crate::vit::parts::{FeedForward, Shape};
 use crate::vit::{Activation, VisionTransformer};
 use crate::{
     BackboneError, EncoderSpec, FeatureRequest, Grid, ImageEncoder, ImageFeatures, Kernels,
+    PositionResize,
 };
 use weights::DinoWeights;
 
@@ -55,7 +53,7 @@ impl DinoV2 {
             heads: config.heads,
             patch: config.patch,
             position_side: config.position_side,
-            position_resize: parts::PositionResize::DinoV2(PositionResize::default()),
+            position_resize: PositionResize::Bicubic,
             epsilon: LAYER_NORM_EPS,
             feed_forward: match config.feed_forward {
                 FeedForwardKind::Gelu(_) => FeedForward::Plain(Activation::Gelu),
@@ -73,15 +71,6 @@ impl DinoV2 {
         })
     }
 
-    /// The same network with another rule for position embeddings at other sizes.
-    pub fn with_position_resize(self, rule: PositionResize) -> Self {
-        let rule = parts::PositionResize::DinoV2(rule);
-        Self {
-            network: self.network.with_position_resize(rule),
-            ..self
-        }
-    }
-
     pub(crate) fn transformer(&self) -> &VisionTransformer {
         &self.network
     }
@@ -92,12 +81,16 @@ impl DinoV2 {
     }
 
     /// The position embedding for a grid of patches, `[1, 1 + rows * columns, width]`, the class
-    /// token's position first.
+    /// token's position first, resized by `rule` or the network's own.
     ///
     /// # Errors
     /// Only those of the tensor library.
-    pub fn position_embedding(&self, grid: Grid) -> Result<Tensor, BackboneError> {
-        Ok(self.network.position_embedding(grid)?.unsqueeze(0)?)
+    pub fn position_embedding(
+        &self,
+        grid: Grid,
+        rule: Option<PositionResize>,
+    ) -> Result<Tensor, BackboneError> {
+        Ok(self.network.position_embedding(grid, rule)?.unsqueeze(0)?)
     }
 }
 

@@ -101,7 +101,12 @@ fn calibration(vit: &Vit, shape: &Shape, positions: &Tensor) -> Result<Calibrati
         height: side,
         width: side,
     };
-    let positions = numbers(&position::resize(positions, shape, grid)?)?;
+    let positions = numbers(&position::resize(
+        positions,
+        shape,
+        grid,
+        shape.position_resize,
+    )?)?;
     Ok(vit.calibration(&images, &positions)?)
 }
 

@@ -24,7 +24,7 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anomalens_kernels::{
-    Engine, FeatureRequest, Grid, ImageFeatures, Images, LayerId, Precision, Vit,
+    Engine, FeatureRequest, Grid, ImageFeatures, Images, LayerId, PositionResize, Precision, Vit,
 };
 use anomalens_vision::Preprocessed;
 use candle_core::{DType, Tensor};
@@ -77,8 +77,16 @@ pub(crate) struct VisionTransformer {
     vit: Vit,
     /// `[1 + side * side, width]`, the class token's first.
     positions: Tensor,
-    /// The position embedding of the grid seen last.
-    resized: Mutex<Option<(Grid, Arc<[f32]>)>>,
+    /// The position embedding that was used last, and for what.
+    resized: Mutex<Option<Resized>>,
+}
+
+/// A position embedding on another grid than it was trained on.
+struct Resized {
+    grid: Grid,
+    rule: Option<PositionResize>,
+    /// `[1 + rows * columns, width]`
+    positions: Arc<[f32]>,
 }
 
 impl VisionTransformer {
@@ -134,27 +142,34 @@ impl VisionTransformer {
         }
     }
 
-    /// The same network with another rule for position embeddings at other sizes.
-    pub(crate) fn with_position_resize(mut self, rule: parts::PositionResize) -> Self {
-        self.shape.position_resize = rule;
-        self.resized = Mutex::default();
-        self
-    }
-
-    /// The position embedding for a grid, `[1 + rows * columns, width]`.
-    pub(crate) fn position_embedding(&self, grid: Grid) -> Result<Tensor, BackboneError> {
-        position::resize(&self.positions, &self.shape, grid)
+    /// The position embedding for a grid, `[1 + rows * columns, width]`, by `rule` or the
+    /// network's own.
+    pub(crate) fn position_embedding(
+        &self,
+        grid: Grid,
+        rule: Option<PositionResize>,
+    ) -> Result<Tensor, BackboneError> {
+        let rule = rule.unwrap_or(self.shape.position_resize);
+        position::resize(&self.positions, &self.shape, grid, rule)
     }
 
     /// The same as plain numbers, kept for the next images.
-    fn positions_of(&self, grid: Grid) -> Result<Arc<[f32]>, BackboneError> {
+    fn positions_of(
+        &self,
+        grid: Grid,
+        rule: Option<PositionResize>,
+    ) -> Result<Arc<[f32]>, BackboneError> {
         let mut last = self.resized.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
-            Some((known, positions)) if *known == grid => Ok(positions.clone()),
+            Some(last) if last.grid == grid && last.rule == rule => Ok(last.positions.clone()),
             _ => {
-                let positions = kernels::numbers(&self.position_embedding(grid)?)?;
+                let positions = kernels::numbers(&self.position_embedding(grid, rule)?)?;
                 let positions: Arc<[f32]> = positions.into();
-                *last = Some((grid, positions.clone()));
+                *last = Some(Resized {
+                    grid,
+                    rule,
+                    positions: positions.clone(),
+                });
                 Ok(positions)
             }
         }
@@ -209,9 +224,11 @@ impl ImageEncoder for VisionTransformer {
                 height,
                 width,
             };
-            Ok(self
-                .vit
-                .encode(&images, &self.positions_of(grid)?, request)?)
+            Ok(self.vit.encode(
+                &images,
+                &self.positions_of(grid, request.positions)?,
+                request,
+            )?)
         })
     }
 }

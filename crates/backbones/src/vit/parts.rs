@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::Activation;
-use crate::{BackboneError, clip, dinov2};
+use crate::{BackboneError, PositionResize};
 
 /// What the kinds of vision transformers differ in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,7 @@ pub(crate) struct Shape {
     /// Side of the square grid that the position embedding was trained on.
     pub(crate) position_side: usize,
     /// How it is brought to other grids.
+    #[serde(with = "super::position")]
     pub(crate) position_resize: PositionResize,
     /// Epsilon of every layer norm.
     pub(crate) epsilon: f64,
@@ -40,14 +41,6 @@ pub(crate) enum FeedForward {
     Plain(Activation),
     /// SwiGLU: one layer to twice the width, its halves multiplied, and one back (DINOv2 ViT-g).
     SwiGlu,
-}
-
-/// A family's rule for position embeddings on other grids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum PositionResize {
-    DinoV2(dinov2::PositionResize),
-    Clip(clip::PositionResize),
 }
 
 /// Weight `[outputs, inputs]` and bias `[outputs]`, or weight and bias of a layer norm.

@@ -59,7 +59,12 @@ impl Reference {
             rows: image.height / self.shape.patch,
             columns: image.width / self.shape.patch,
         };
-        let positions = position::resize(&self.positions, &self.shape, grid)?;
+        let positions = position::resize(
+            &self.positions,
+            &self.shape,
+            grid,
+            self.shape.position_resize,
+        )?;
         let patches = self
             .projection
             .forward(&patches(image, self.shape.patch)?)?;

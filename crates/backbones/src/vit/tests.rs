@@ -7,11 +7,11 @@ use anomalens_kernels::{
 use anomalens_vision::Preprocessed;
 use candle_core::Tensor;
 
-use super::parts::{BlockParts, FeedForward, Head, Layer, PositionResize, Shape, Stem, Weights};
+use super::parts::{BlockParts, FeedForward, Head, Layer, Shape, Stem, Weights};
 use super::reference::Reference;
 use super::{Activation, Kernels, VisionTransformer};
 use crate::checkpoint::seeded_tensor;
-use crate::{BackboneError, ImageEncoder, clip, dinov2};
+use crate::{BackboneError, ImageEncoder, PositionResize};
 
 const WIDTH: usize = 128;
 const MIDDLE: usize = 192;
@@ -37,8 +37,8 @@ impl Network {
             patch: PATCH,
             position_side: SIDE,
             position_resize: match clip {
-                true => PositionResize::Clip(clip::PositionResize::default()),
-                false => PositionResize::DinoV2(dinov2::PositionResize::default()),
+                true => PositionResize::Bilinear,
+                false => PositionResize::Bicubic,
             },
             epsilon: 1e-5,
             feed_forward,

@@ -70,6 +70,7 @@ fn networks_agree_with_plain_loops() {
             attention: local,
             stage,
             embedding,
+            ..FeatureRequest::default()
         };
         for engine in Engine::all() {
             for (precision, least) in [
