@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anomalens_backbones::{Grid, ImageFeatures};
-use anomalens_vision::Map;
+use anomalens_vision::{Alignment, GeometryError, Map};
 use serde::{Deserialize, Serialize};
 
 use crate::{DetectorError, InputSpec, Note, Tta};
@@ -32,8 +32,62 @@ pub struct Profile {
     pub scope: Scope,
     /// In which views each image is scored; the pipeline merges the results.
     pub tta: Tta,
-    /// Standard deviation of the Gaussian that smooths maps, as a part of their side.
-    pub smoothing: f64,
+    /// How maps are brought to the size of an image.
+    pub enlargement: Enlargement,
+}
+
+/// How a map of patches is brought to the size of an image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Enlargement {
+    /// What stays in place when it is resized, bilinearly.
+    pub alignment: Alignment,
+    /// How it is smoothed then.
+    pub smoothing: Smoothing,
+    /// Whether it is stretched over all of the image, with the margins that the network did not see.
+    pub over_margins: bool,
+}
+
+/// A Gaussian that smooths maps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Smoothing {
+    /// None.
+    Off,
+    /// Its standard deviation is this part of the map's side.
+    OfSide(f64),
+    /// Its standard deviation is so many pixels of the original image.
+    Pixels(f64),
+}
+
+impl Default for Enlargement {
+    fn default() -> Self {
+        Self {
+            alignment: Alignment::Edges,
+            smoothing: Smoothing::OfSide(SMOOTHING),
+            over_margins: false,
+        }
+    }
+}
+
+impl Enlargement {
+    /// The map at `rows x columns` pixels, each of which covers `pixels` pixels of the original
+    /// image in width and height.
+    ///
+    /// # Errors
+    /// [`GeometryError`] for a size of zero or an absurd one.
+    pub fn apply(
+        &self,
+        map: &Map,
+        rows: usize,
+        columns: usize,
+        pixels: f64,
+    ) -> Result<Map, GeometryError> {
+        let large = map.resize(rows, columns, self.alignment)?;
+        match self.smoothing {
+            Smoothing::Off => Ok(large),
+            Smoothing::OfSide(part) => large.smooth(part * (rows as f64 * columns as f64).sqrt()),
+            Smoothing::Pixels(sigma) => large.smooth(sigma / pixels),
+        }
+    }
 }
 
 impl Profile {
@@ -44,7 +98,7 @@ impl Profile {
             input,
             scope: Scope::Single,
             tta: Tta::default(),
-            smoothing: SMOOTHING,
+            enlargement: Enlargement::default(),
         }
     }
 

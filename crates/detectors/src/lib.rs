@@ -35,7 +35,9 @@ pub mod training;
 
 pub use calibration::Calibration;
 pub use components::reference_augmentation::ReferenceAugmentation;
-pub use detector::{Array, Detector, NormalRange, Profile, Scope, Scored, State};
+pub use detector::{
+    Array, Detector, Enlargement, NormalRange, Profile, Scope, Scored, Smoothing, State,
+};
 pub use error::{DetectorError, SourceError};
 pub use file::{BackboneRef, DetectorFile, FORMAT_VERSION, Provenance};
 pub use input::{InputSpec, Normalisation};

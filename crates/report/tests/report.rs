@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anomalens_datasets::{GOOD, Label, MaskSource, Sample, Split};
 use anomalens_detectors::training::EpochLog;
-use anomalens_detectors::{Calibration, ImageSize, NormalRange, Prediction};
+use anomalens_detectors::{Calibration, Enlargement, ImageSize, NormalRange, Prediction};
 use anomalens_evaluation::published::Published;
 use anomalens_evaluation::{ClassResult, Evaluation, ImageRecord, Metrics};
 use anomalens_metrics::{Platt, ProPoint};
@@ -76,7 +76,7 @@ impl Folder {
                 mask: MaskSource::Absent,
             },
             prediction: Ok(Prediction {
-                smoothing: 4.0 / 256.0,
+                enlargement: Enlargement::default(),
                 score,
                 map: Map::new(2, 4, vec![score; 8]).unwrap(),
                 range: RANGE,

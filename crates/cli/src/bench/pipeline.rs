@@ -8,7 +8,7 @@ use anomalens::backbones::ImageEncoder;
 use anomalens::detectors::{
     Detector, FitContext, ImageSource, Need, Scored, StreamOptions, find as find_method, predict,
 };
-use anomalens::vision::{Alignment, DecodeOptions};
+use anomalens::vision::DecodeOptions;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
@@ -125,9 +125,7 @@ fn stages(
     times[2] += start.elapsed().as_secs_f64();
     let start = Instant::now();
     for (Scored { map, .. }, (rows, columns)) in scored.into_iter().zip(sizes) {
-        let side = (rows as f64 * columns as f64).sqrt();
-        map.resize(rows, columns, Alignment::Edges)?
-            .smooth(profile.smoothing * side)?;
+        profile.enlargement.apply(&map, rows, columns, 1.0)?;
     }
     times[3] += start.elapsed().as_secs_f64();
     Ok(times)

@@ -3,7 +3,7 @@
 //!
 //! The similarities of a pair of images serve both directions.
 
-use anomalens_kernels::{Neighbour, PackedVectors, SearchScratch};
+use anomalens_kernels::{Neighbour, PackedVectors, Precision, SearchScratch};
 use rayon::prelude::*;
 
 use crate::DetectorError;
@@ -52,7 +52,7 @@ fn distance(similarity: f32) -> f32 {
 fn best_matches(sets: &[Vec<f32>], width: usize) -> Result<Vec<Vec<Vec<f32>>>, DetectorError> {
     let packed: Vec<PackedVectors> = sets
         .iter()
-        .map(|set| pack(set, width))
+        .map(|set| pack(set, width, Precision::Half))
         .collect::<Result<_, _>>()?;
     // The pairs above the diagonal: seen from the first image, and from the second.
     let rows: Vec<Vec<(Vec<f32>, Vec<f32>)>> = sets

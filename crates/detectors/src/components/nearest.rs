@@ -16,15 +16,25 @@ pub(crate) struct UnitVectors {
     values: Vec<f32>,
     width: usize,
     packed: PackedVectors,
+    /// How many of the nearest are compared in float32.
+    candidates: usize,
 }
 
 impl UnitVectors {
-    /// Vectors `[n, width]`.
-    pub(crate) fn new(values: Vec<f32>, width: usize) -> Result<Self, DetectorError> {
+    /// Vectors `[n, width]`, searched in float32 or, where the processor is faster so, in 16 bits.
+    pub(crate) fn new(
+        values: Vec<f32>,
+        width: usize,
+        precision: Precision,
+    ) -> Result<Self, DetectorError> {
         Ok(Self {
-            packed: pack(&values, width)?,
+            packed: pack(&values, width, precision)?,
             values,
             width,
+            candidates: match precision {
+                Precision::F32 => 1,
+                Precision::Half | Precision::Int8 => CANDIDATES,
+            },
         })
     }
 
@@ -33,11 +43,11 @@ impl UnitVectors {
         self.width
     }
 
-    /// For each row of `queries` `[m, width]`, of length 1, the highest cosine similarity. The
-    /// nearest few are found in 16 bits where the processor is faster so, and compared in float32.
+    /// For each row of `queries` `[m, width]`, of length 1, the highest cosine similarity; what was
+    /// found in 16 bits is compared in float32.
     pub(crate) fn highest_similarity(&self, queries: &[f32]) -> Vec<f32> {
-        let nearest = self.packed.nearest(queries, CANDIDATES, Parallel::Pool);
-        let each = CANDIDATES.min(self.packed.len()).max(1);
+        let nearest = (self.packed).nearest(queries, self.candidates, Parallel::Pool);
+        let each = self.candidates.min(self.packed.len()).max(1);
         let rows = queries.par_chunks_exact(self.width.max(1));
         rows.zip(nearest.par_chunks(each))
             .map(|(query, candidates)| {
@@ -57,10 +67,19 @@ impl UnitVectors {
     }
 }
 
-/// Packs vectors `[n, width]` in 16 bits where the processor is faster so, in float32 elsewhere.
-pub(crate) fn pack(values: &[f32], width: usize) -> Result<PackedVectors, DetectorError> {
+/// Packs vectors `[n, width]` in float32 or, where the processor is faster so, in 16 bits.
+pub(crate) fn pack(
+    values: &[f32],
+    width: usize,
+    precision: Precision,
+) -> Result<PackedVectors, DetectorError> {
+    // Searches have no 8-bit form.
+    let precision = match precision {
+        Precision::Int8 => Precision::Half,
+        other => other,
+    };
     let engine = Engine::from_env()?;
-    Ok(PackedVectors::new(engine, Precision::Half, values, width)?)
+    Ok(PackedVectors::new(engine, precision, values, width)?)
 }
 
 /// Lends the values of a contiguous float32 tensor on the CPU, without a copy.

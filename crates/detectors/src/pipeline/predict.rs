@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anomalens_backbones::{ImageEncoder, ImageFeatures};
-use anomalens_vision::{Alignment, GeometryError, Image, Map};
+use anomalens_vision::{GeometryError, Image, Map, Rect};
 
 use super::stream::{ImageSize, Views, stream_views};
 use super::tta::merge;
 use crate::{
-    Detector, DetectorError, ImageSource, InputSpec, NormalRange, Note, Scope, Scored, SourceError,
-    StreamOptions, Tta,
+    Detector, DetectorError, Enlargement, ImageSource, InputSpec, NormalRange, Note, Scope, Scored,
+    SourceError, StreamOptions, Tta,
 };
 
 /// What a detector says of one image.
@@ -24,8 +24,8 @@ pub struct Prediction {
     pub map: Map,
     /// What patches of normal images score.
     pub range: NormalRange,
-    /// Standard deviation of the Gaussian that smooths the map, as a part of its side.
-    pub smoothing: f64,
+    /// How the map is brought to the size of the image.
+    pub enlargement: Enlargement,
     /// The image's size and the part of it that the map covers.
     pub size: ImageSize,
     /// What the user should know about the image.
@@ -34,15 +34,15 @@ pub struct Prediction {
 
 impl Prediction {
     /// The anomaly map at `rows x columns` pixels over the part of the image that the network
-    /// saw: bilinear, then smoothed by a Gaussian.
+    /// saw, or over all of it where the method does so: bilinear, then smoothed by a Gaussian.
     ///
     /// # Errors
     /// [`GeometryError`] for a size of zero or an absurd one.
     pub fn smooth_map(&self, rows: usize, columns: usize) -> Result<Map, GeometryError> {
-        let side = (rows as f64 * columns as f64).sqrt();
-        self.map
-            .resize(rows, columns, Alignment::Edges)?
-            .smooth(self.smoothing * side)
+        let Rect { width, height, .. } = self.size.footprint;
+        let seen = f64::from(width) * f64::from(height);
+        let pixels = (seen / (rows as f64 * columns as f64)).sqrt();
+        self.enlargement.apply(&self.map, rows, columns, pixels)
     }
 }
 
@@ -261,6 +261,7 @@ impl Run<'_> {
             let merged = scored.into_iter().map(merge);
             let merged = merged.collect::<Result<Vec<Option<Scored>>, _>>()?;
             self.scoring[detector] += start.elapsed();
+            let enlargement = scorer.profile().enlargement;
             for (Scored { score, map, range }, member) in merged.into_iter().flatten().zip(members)
             {
                 let outcome = Outcome {
@@ -270,8 +271,11 @@ impl Run<'_> {
                         score,
                         map,
                         range,
-                        smoothing: scorer.profile().smoothing,
-                        size: member.views.size,
+                        enlargement,
+                        size: match enlargement.over_margins {
+                            true => member.views.size.with_margins(),
+                            false => member.views.size,
+                        },
                         notes: member
                             .views
                             .flat

@@ -52,6 +52,19 @@ pub struct ImageSize {
     pub footprint: Rect,
 }
 
+impl ImageSize {
+    /// The same for features that are taken for those of the whole image.
+    pub(super) fn with_margins(self) -> Self {
+        let footprint = Rect {
+            x: 0.0,
+            y: 0.0,
+            width: self.width as f32,
+            height: self.height as f32,
+        };
+        Self { footprint, ..self }
+    }
+}
+
 /// What becomes of an image: its features, or why it has none.
 pub type Encoded = Result<(ImageFeatures, ImageSize), SourceError>;
 

@@ -145,7 +145,8 @@ fn prompts_and_scores() {
         close("anomaly_map.raw", map.values(), &raw, 1e-4);
         let smooth = flat(&goldens.get("anomaly_map.smoothed").get(image).unwrap());
         let smooth: Vec<f32> = smooth.iter().map(|x| x / 4.0).collect();
-        let map = map.smooth(detector.profile().smoothing * 70.0).unwrap();
+        let enlargement = detector.profile().enlargement;
+        let map = enlargement.apply(&scored.map, 70, 70, 1.0).unwrap();
         close("anomaly_map.smoothed", map.values(), &smooth, 1e-4);
     }
     close("image_score", &scores, &goldens.values("image_score"), 1e-4);

@@ -7,7 +7,7 @@ use anomalens_base::nearest;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use crate::detector::Profile;
+use crate::detector::{Enlargement, Profile, Smoothing};
 use crate::input::Normalisation;
 use crate::{DetectorError, InputSpec};
 
@@ -221,7 +221,10 @@ impl crate::Settings for Settings {
             },
         };
         Ok(Profile {
-            smoothing: self.sigma / f64::from(size),
+            enlargement: Enlargement {
+                smoothing: Smoothing::OfSide(self.sigma / f64::from(size)),
+                ..Enlargement::default()
+            },
             ..Profile::new(NAME, input)
         })
     }
