@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use anomalens::backbones::Precision;
 use anomalens::detectors::ReferenceImage;
 use anomalens::detectors::methods::musc;
 use anomalens::metrics::Rule;
@@ -82,13 +83,20 @@ fn settings_are_typed_or_named() {
         .method("musc")
         .set("image_size", 112)
         .set("blocks", vec![6, 9])
+        .set("rescore", Vec::<usize>::new())
+        .set("search", "half")
         .build()
         .unwrap();
     assert!(named.is_joint());
     let typed = musc::Settings {
         image_size: 112,
         blocks: vec![6, 9],
-        ..musc::Settings::default()
+        family: musc::Family::DinoV2,
+        degrees: vec![1, 3, 5],
+        lowest_fraction: 0.3,
+        rescore: vec![],
+        group: None,
+        search: Precision::Half,
     };
     let typed = AnomalyDetector::builder().settings(&typed).build().unwrap();
     let scores = |detector: &AnomalyDetector| -> Vec<f32> {

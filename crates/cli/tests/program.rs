@@ -256,7 +256,7 @@ fn mistakes_are_told_in_one_sentence() {
             1,
         ),
         (
-            "bench local --data folder:data --method musc --set anomaly-dino.blocks=[6] -o bench --weights tiny.safetensors",
+            "bench local --data folder:data --method musc --set anomaly-dino.block=6 -o bench --weights tiny.safetensors",
             1,
         ),
         ("bench local --data folder:data --shots two -o bench", 2),
@@ -727,7 +727,7 @@ fn inctrl_is_trained_fitted_and_gets_other_shots() {
     let sandbox = Sandbox::new();
     sandbox.data();
     let train = "train --method inctrl --data folder:data --weights tiny.safetensors --batch 2 \
-                 --set blocks=[2] --set image_size=56 --set head=network --set episode_shots=1";
+                 --set blocks=[2] --set image_size=56 --set episode_shots=1";
     let whole = sandbox.run(&format!("{train} -o whole.inctrl --epochs 2 --json"));
     assert_eq!(whole.code, Some(0), "{whole:?}");
     // All ten images of the data set, those set apart for training too.
@@ -794,15 +794,10 @@ fn inctrl_is_trained_fitted_and_gets_other_shots() {
     );
     let ready = scores(&format!("--detector nut.detector {weights}"));
     assert_eq!(ready["images"], 6);
-    // The power mean has its weights from the program.
-    let built_in = scores(&format!(
-        "--method inctrl --set image_size=56 --shots 2 {weights}"
-    ));
-    assert_eq!(built_in["images"], 6);
 
     for (arguments, code, expected) in [
         (
-            format!("fit --method inctrl --set head=network --normal {good} -o x {weights}"),
+            format!("fit --method inctrl --normal {good} -o x {weights}"),
             1,
             "learned from auxiliary data first",
         ),

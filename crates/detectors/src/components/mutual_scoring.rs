@@ -11,13 +11,14 @@ use crate::components::nearest::pack;
 use crate::components::tokens::dot;
 
 /// The score of every patch of every image. `sets`: for each image the unit vectors of its
-/// patches, `[patches, width]`.
+/// patches, `[patches, width]`; similar ones are searched in `precision` and compared in float32.
 pub(crate) fn score(
     sets: Vec<Vec<f32>>,
     width: usize,
     lowest_fraction: f32,
+    precision: Precision,
 ) -> Result<Vec<Vec<f32>>, DetectorError> {
-    let best = best_matches(&sets, width)?;
+    let best = best_matches(&sets, width, precision)?;
     let kept = kept(sets.len(), lowest_fraction);
     Ok(best
         .into_par_iter()
@@ -49,10 +50,14 @@ fn distance(similarity: f32) -> f32 {
 
 /// `[image][other][patch]`: the highest similarity of each patch of an image to any patch of each
 /// other image, the image itself left out.
-fn best_matches(sets: &[Vec<f32>], width: usize) -> Result<Vec<Vec<Vec<f32>>>, DetectorError> {
+fn best_matches(
+    sets: &[Vec<f32>],
+    width: usize,
+    precision: Precision,
+) -> Result<Vec<Vec<Vec<f32>>>, DetectorError> {
     let packed: Vec<PackedVectors> = sets
         .iter()
-        .map(|set| pack(set, width, Precision::Half))
+        .map(|set| pack(set, width, precision))
         .collect::<Result<_, _>>()?;
     // The pairs above the diagonal: seen from the first image, and from the second.
     let rows: Vec<Vec<(Vec<f32>, Vec<f32>)>> = sets
@@ -146,7 +151,7 @@ mod tests {
                 })
                 .collect();
             let expected = naive(&sets, WIDTH, fraction);
-            let found = score(sets, WIDTH, fraction).unwrap();
+            let found = score(sets, WIDTH, fraction, Precision::F32).unwrap();
             for (found, expected) in found.concat().iter().zip(expected.concat()) {
                 assert!(
                     (found - expected).abs() < 1e-3,

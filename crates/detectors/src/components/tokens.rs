@@ -1,6 +1,6 @@
 //! Patch tokens made comparable: standardised, scaled to length 1, stacked.
 
-use anomalens_backbones::{ImageFeatures, LayerId};
+use anomalens_backbones::{FeatureMap, ImageFeatures, LayerId};
 use rayon::prelude::*;
 
 use crate::DetectorError;
@@ -50,34 +50,21 @@ pub(crate) fn normalise(row: &mut [f32]) {
     }
 }
 
+/// The tokens of an image after `block`.
+pub(crate) fn after(image: &ImageFeatures, block: usize) -> Result<&FeatureMap, DetectorError> {
+    let map = image.block(block);
+    map.ok_or(DetectorError::MissingLayer(LayerId::Block(block)))
+}
+
 /// The patch tokens of an image after `block`, `[patches * width]`, standardised.
 pub(crate) fn standardised(
     image: &ImageFeatures,
     block: usize,
 ) -> Result<(Vec<f32>, usize), DetectorError> {
-    let tokens = image
-        .block(block)
-        .ok_or(DetectorError::MissingLayer(LayerId::Block(block)))?;
+    let tokens = after(image, block)?;
     let mut patches = tokens.tokens.clone();
     standardise_rows(&mut patches, tokens.dim);
     Ok((patches, tokens.dim))
-}
-
-/// The standardised patch tokens of some images after `block`, scaled to length 1,
-/// `[patches, width]`, and their width.
-pub(crate) fn unit_patches<'a>(
-    images: impl IntoIterator<Item = &'a ImageFeatures>,
-    block: usize,
-) -> Result<(Vec<f32>, usize), DetectorError> {
-    let mut all = Vec::new();
-    let mut width = 0;
-    for image in images {
-        let (patches, of_image) = standardised(image, block)?;
-        width = of_image;
-        all.extend(patches);
-    }
-    normalise_rows(&mut all, width);
-    Ok((all, width))
 }
 
 /// The mean of an image's standardised patch tokens after `block`, scaled to length 1.

@@ -87,7 +87,7 @@ fn rotations_are_those_of_opencv() {
 
 #[test]
 fn inputs_tokens_and_masks_are_the_originals() {
-    let settings = Settings::defaults(dinov2_s());
+    let settings = Settings::defaults(dinov2_s().spec());
     let profile = settings.profile().unwrap();
     for name in QUERIES {
         let golden = |part: &str| format!("{name}.{part}");
@@ -102,20 +102,11 @@ fn inputs_tokens_and_masks_are_the_originals() {
         let expected = GOLDENS.values(&golden("input_sums"));
         close(&golden("input"), &columns, &expected, 1e-5);
 
-        let shape = (1, 3, input.height, input.width);
-        let input = candle_core::Tensor::from_vec(input.values, shape, &candle_core::Device::Cpu);
-        let features = dinov2_s()
-            .encode(&input.unwrap(), &profile.input.request)
-            .unwrap();
-        let features = features.into_images().unwrap();
-        let map = settings.tokens(&features[0]).unwrap();
-        let grid = features[0].grid;
-        let Grid { rows, columns } = grid;
+        let features = dinov2_s().encode(&[input], &profile.input.request).unwrap();
+        let map = after(&features[0], settings.block).unwrap();
+        let Grid { rows, columns } = map.grid;
         assert_eq!(integers(&golden("grid")), [rows as f32, columns as f32]);
-        let rows = map
-            .patch_tokens
-            .chunks_exact(map.class_token.len())
-            .step_by(TOKEN_STEP);
+        let rows = map.tokens.chunks_exact(map.dim).step_by(TOKEN_STEP);
         let expected = GOLDENS.values(&golden("tokens"));
         close(
             &golden("tokens"),
@@ -124,12 +115,12 @@ fn inputs_tokens_and_masks_are_the_originals() {
             1e-4,
         );
 
-        let component = foreground::first_component(&map.patch_tokens, map.class_token.len());
+        let component = foreground::first_component(&map.tokens, map.dim);
         let component: Vec<f32> = component.into_iter().map(|x| x as f32).collect();
         let expected = GOLDENS.values(&golden("component"));
         close(&golden("component"), &component, &expected, 1e-4);
 
-        let kept = foreground::foreground(&map.patch_tokens, map.class_token.len(), grid);
+        let kept = foreground::foreground(&map.tokens, map.dim, map.grid);
         let kept: Vec<f32> = kept
             .into_iter()
             .map(|kept| f32::from(u8::from(kept)))
@@ -145,10 +136,22 @@ fn distances_scores_and_maps_are_the_originals() {
         ("", 2, serde_json::json!({})),
         ("one.", 1, serde_json::json!({})),
         ("upright.", 2, serde_json::json!({"rotation": false})),
-        ("masked", 2, serde_json::json!({"masking": "on"})),
+        ("masked", 2, serde_json::json!({})),
     ];
+    let mut both: Option<State> = None;
     for (prefix, references, settings) in cases {
-        let detector = fitted(references, settings);
+        let detector = match (prefix, both.take()) {
+            // The same references, so that they are not encoded again.
+            ("masked", Some(mut state)) => {
+                state.config["masking"] = "on".into();
+                AnomalyDino.load(state).unwrap()
+            }
+            (_, kept) => {
+                let detector = fitted(references, settings);
+                both = kept.or_else(|| Some(detector.state()));
+                detector
+            }
+        };
         for name in QUERIES {
             let found = predicted(detector.as_ref(), name);
             let mask = integers(&format!("{name}.mask"));

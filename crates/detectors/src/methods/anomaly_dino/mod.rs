@@ -1,31 +1,42 @@
-//! AnomalyDINO (Damm et al., WACV 2025, section 3): the anomaly score of a patch is the cosine
-//! distance to the nearest patch of a few normal images; nothing is trained.
+//! AnomalyDINO (Damm et al., WACV 2025): the anomaly score of a patch is the cosine distance to the
+//! nearest patch of a few normal images; nothing is trained.
 //!
-//! Different from the paper, each chosen on auxiliary data (docs/research/few-shot.md): tokens
-//! of two blocks in the middle of the network instead of the last, each token standardised; no
-//! foreground mask; a small part of the image's score is the distance of its mean token, which
-//! sees changes of the whole image; a patch's distance to the rest of its own image can join that to
-//! the shots; scores are measured in units of what the shots score against each other, so that 1
-//! means "as unlike as normal images are".
+//! The settings are those of the published code (dammsi/AnomalyDINO at b3435f0, preset `agnostic`),
+//! and every step is compared with an independent implementation in `goldens.rs`. Surprising in that
+//! code, and kept: images are not rotated about their true centre, the mask is dilated and closed in
+//! reading order ([`foreground`]), masked patches count as 0 in the image's score, and the map is
+//! stretched over the margin that was cut off.
 
-mod bank;
-mod score_scale;
+mod foreground;
+#[cfg(test)]
+mod goldens;
 mod settings;
 
-use anomalens_backbones::ImageFeatures;
-use anomalens_vision::Map;
+use anomalens_backbones::{FeatureMap, ImageFeatures, LayerId};
+use anomalens_vision::{Image, Map};
 
-pub use settings::Settings;
+pub use settings::{Masking, Settings};
 
-use crate::components::self_similarity;
-use crate::detector::{Detector, Profile, Scored, State};
+use crate::components::nearest::UnitVectors;
+use crate::components::tokens::{after, normalise_rows};
+use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
-use crate::{DetectorError, FitContext, Method, MethodInfo, Need, Requirements, Settings as _};
-use bank::Bank;
-use score_scale::ScoreScale;
+use crate::{
+    DetectorError, FitContext, Method, MethodInfo, Need, Requirements, Settings as _, Tta,
+};
 
 /// The method's name.
 pub const NAME: &str = "anomaly-dino";
+
+/// A reference image is turned so often, in equal steps over a full circle.
+const ROTATIONS: u32 = 8;
+
+/// Quantile of the references' distances from where on patches are drawn as anomalous.
+const UPPER_QUANTILE: f64 = 0.995;
+
+/// Names of the tensors in a detector file.
+const REFERENCES: &str = "references";
+const RANGE: &str = "range";
 
 /// The method.
 pub struct AnomalyDino;
@@ -41,7 +52,7 @@ impl Method for AnomalyDino {
                 references: Need::Required,
                 training: Need::No,
                 joint: false,
-                class: false,
+                class: true,
             },
             backbones: "any; DINOv2 in the paper",
         }
@@ -49,34 +60,57 @@ impl Method for AnomalyDino {
 
     fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
         let references = context.require_references(NAME)?;
-        let checked = Checked::new(Settings::default().replaced_by(context.settings)?)?;
+        let mut settings =
+            Settings::defaults(context.encoder.spec()).replaced_by(context.settings)?;
+        settings.masking = settings.masking.for_class(context.class);
+        let checked = Checked::new(settings)?;
         let Checked { settings, profile } = &checked;
-        let references: Vec<Reference> = references
+        let references: Vec<Vec<Vec<f32>>> = references
             .iter()
             .map(|reference| {
-                let forms = settings.reference_augmentation.of(&reference.image);
-                context.encode(&profile.input, settings.tta, &forms)
+                let forms = match settings.rotation {
+                    true => rotations(&reference.image),
+                    false => vec![reference.image.clone()],
+                };
+                let features = context.encode(&profile.input, Tta::default(), &forms)?;
+                let tokens = features
+                    .iter()
+                    .map(|features| after(features, settings.block));
+                let tokens = tokens.map(|found| found.map(unit));
+                tokens.collect::<Result<Vec<_>, _>>()
             })
             .collect::<Result<_, _>>()?;
+        let width = context
+            .encoder
+            .spec()
+            .layer(LayerId::Block(settings.block))?
+            .dim;
         Ok(Box::new(AnomalyDinoDetector {
-            banks: banks(&references.iter().collect::<Vec<_>>(), settings)?,
-            scale: ScoreScale::measure(&references, settings)?,
+            range: range(&references, width, settings)?,
+            references: UnitVectors::new(references.concat().concat(), width, settings.search)?,
             checked,
         }))
     }
 
     fn load(&self, mut state: State) -> Result<Box<dyn Detector>, DetectorError> {
         let checked: Checked<Settings> = Checked::load(&state)?;
-        let banks = checked
-            .settings
-            .blocks
-            .iter()
-            .map(|&block| Bank::load(block, &mut state))
-            .collect::<Result<_, _>>()?;
+        let references = match state.take(NAME, REFERENCES)? {
+            Array { shape, values } if shape.len() == 2 && !values.is_empty() => {
+                UnitVectors::new(values, shape[1], checked.settings.search)?
+            }
+            _ => return Err(DetectorError::tensor(NAME, REFERENCES)),
+        };
+        let range = match *state.take(NAME, RANGE)?.values.as_slice() {
+            [median, upper_quantile] => NormalRange {
+                median,
+                upper_quantile,
+            },
+            _ => return Err(DetectorError::tensor(NAME, RANGE)),
+        };
         Ok(Box::new(AnomalyDinoDetector {
-            banks,
-            scale: ScoreScale::load(&mut state)?,
             checked,
+            references,
+            range,
         }))
     }
 }
@@ -84,12 +118,11 @@ impl Method for AnomalyDino {
 /// A memory bank of normal patches, ready to score images.
 struct AnomalyDinoDetector {
     checked: Checked<Settings>,
-    banks: Vec<Bank>,
-    scale: ScoreScale,
+    /// The patches of all references in all rotations.
+    references: UnitVectors,
+    /// For pictures only; scores are raw distances.
+    range: NormalRange,
 }
-
-/// A reference image in all its forms, the upright one first.
-type Reference = Vec<ImageFeatures>;
 
 impl Detector for AnomalyDinoDetector {
     fn profile(&self) -> &Profile {
@@ -101,81 +134,96 @@ impl Detector for AnomalyDinoDetector {
     }
 
     fn state(&self) -> State {
-        let banks = self.banks.iter().flat_map(Bank::arrays);
-        self.checked.state(banks.chain([self.scale.array()]))
+        let NormalRange {
+            median,
+            upper_quantile,
+        } = self.range;
+        self.checked.state([
+            (REFERENCES.to_owned(), self.references.array()),
+            (
+                RANGE.to_owned(),
+                Array::vector(vec![median, upper_quantile]),
+            ),
+        ])
     }
 }
 
 impl AnomalyDinoDetector {
     fn score_one(&self, image: &ImageFeatures) -> Result<Scored, DetectorError> {
-        let width = self.banks.first().map_or(0, Bank::width);
         let Checked { settings, profile } = &self.checked;
-        let grid = profile.check(image, width)?;
-        let distances = Distances::measure(image, &self.banks, settings)?;
-        let ScoreScale {
-            patch,
-            own,
-            image_level: unit,
-            range,
-        } = self.scale;
-        let map = distances.joined(own).map(|joined| joined / patch).collect();
-        let map = Map::new(grid.rows, grid.columns, map)?;
-        let image_level = match unit > 0.0 {
-            true => settings.image_weight as f32 * distances.image_level / unit,
-            false => 0.0,
-        };
-        let score = map.top_mean(settings.top_fraction) + image_level;
-        Ok(Scored { score, map, range })
-    }
-}
-
-/// How far an image is from a set of banks, one for each block; means over the blocks.
-struct Distances {
-    /// Cosine distance of each patch to the nearest in the bank.
-    patches: Vec<f32>,
-    /// Distance of each patch to the rest of its own image.
-    own: Vec<f32>,
-    /// Cosine distance of the mean token to that of the nearest reference.
-    image_level: f32,
-}
-
-impl Distances {
-    fn measure(
-        image: &ImageFeatures,
-        banks: &[Bank],
-        settings: &Settings,
-    ) -> Result<Self, DetectorError> {
-        let mut patches = vec![0.0; image.grid().len()];
-        let mut image_level = 0.0;
-        for bank in banks {
-            for (sum, distance) in patches.iter_mut().zip(bank.patch_distances(image)?) {
-                *sum += distance / banks.len() as f32;
+        let grid = profile.check(image, self.references.width())?;
+        let map = after(image, settings.block)?;
+        let distances = match settings.masking {
+            Masking::On => {
+                let kept = foreground::foreground(&map.tokens, map.dim, grid);
+                let tokens = map.tokens.chunks_exact(map.dim).zip(&kept);
+                let tokens = tokens
+                    .filter(|(_, kept)| **kept)
+                    .flat_map(|(token, _)| token);
+                let mut tokens: Vec<f32> = tokens.copied().collect();
+                normalise_rows(&mut tokens, map.dim);
+                let mut found = distances(&self.references, &tokens).into_iter();
+                let all = kept.iter().map(|&kept| match kept {
+                    true => found.next().unwrap_or_default(),
+                    false => 0.0,
+                });
+                all.collect()
             }
-            image_level += bank.image_distance(image)? / banks.len() as f32;
-        }
-        let own = match settings.own_weight > 0.0 {
-            true => self_similarity::distances(image, &settings.blocks)?,
-            false => vec![0.0; patches.len()],
+            Masking::Auto | Masking::Off => distances(&self.references, &unit(map)),
         };
-        Ok(Self {
-            patches,
-            own,
-            image_level,
+        let map = Map::new(grid.rows, grid.columns, distances)?;
+        Ok(Scored {
+            score: map.top_mean(settings.top_fraction),
+            map,
+            range: self.range,
         })
     }
-
-    /// Both distances of each patch in one number, those to its own image multiplied by `own`.
-    fn joined(&self, own: f32) -> impl Iterator<Item = f32> {
-        let both = self.patches.iter().zip(&self.own);
-        both.map(move |(patch, to_own)| patch + own * to_own)
-    }
 }
 
-/// A bank for each block.
-fn banks(references: &[&Reference], settings: &Settings) -> Result<Vec<Bank>, DetectorError> {
-    settings
-        .blocks
-        .iter()
-        .map(|&block| Bank::new(block, references))
+/// The image turned counter-clockwise in equal steps, upright first. The centre is half a pixel off
+/// the true one, as in the published code.
+fn rotations(image: &Image) -> Vec<Image> {
+    let centre = [image.width(), image.height()].map(|side| f64::from(side) / 2.0);
+    let steps = (0..ROTATIONS).map(|i| f64::from(i) * 360.0 / f64::from(ROTATIONS));
+    steps
+        .map(|degrees| image.rotate_about(degrees, centre.into()))
         .collect()
+}
+
+/// The tokens scaled to length 1, `[patches, width]`.
+fn unit(map: &FeatureMap) -> Vec<f32> {
+    let mut tokens = map.tokens.clone();
+    normalise_rows(&mut tokens, map.dim);
+    tokens
+}
+
+/// Cosine distance of each of `tokens`, of length 1, to the nearest of `references`; rounding may
+/// push a similarity above 1.
+fn distances(references: &UnitVectors, tokens: &[f32]) -> Vec<f32> {
+    let similarities = references.highest_similarity(tokens).into_iter();
+    similarities.map(|s| (1.0 - s).max(0.0)).collect()
+}
+
+/// What patches of the upright references score with the other references, a single one with its own
+/// rotations. Zeros where there is nothing to compare.
+fn range(
+    references: &[Vec<Vec<f32>>],
+    width: usize,
+    settings: &Settings,
+) -> Result<NormalRange, DetectorError> {
+    let mut all = vec![];
+    for (i, reference) in references.iter().enumerate() {
+        let others = match references {
+            [only] => only[1..].concat(),
+            _ => {
+                let others = references.iter().enumerate().filter(|(j, _)| *j != i);
+                others.flat_map(|(_, other)| other.concat()).collect()
+            }
+        };
+        if let (Some(upright), false) = (reference.first(), others.is_empty()) {
+            let others = UnitVectors::new(others, width, settings.search)?;
+            all.extend(distances(&others, upright));
+        }
+    }
+    Ok(NormalRange::of(all, UPPER_QUANTILE))
 }

@@ -9,9 +9,7 @@ use anomalens_backbones::BackboneError;
 use anomalens_backbones::checkpoint::{Checkpoint, write_torch};
 use candle_core::{DType, Device, Tensor};
 
-use super::model::Model;
 use super::network::{Network, Sizes};
-use super::power_mean::PowerMean;
 use super::settings::Settings;
 use super::{NAME, refuse, unusable};
 use crate::DetectorError;
@@ -24,27 +22,17 @@ const ARCHIVE: &[u8] = b"PK\x03\x04";
 
 /// What was trained before.
 pub(super) struct Learned {
-    /// The settings that it was trained with, unless they are the defaults or, as for published
-    /// checkpoints, not told.
+    /// The settings that it was trained with; published checkpoints do not tell them.
     pub(super) settings: Option<Settings>,
     source: Source,
 }
 
 enum Source {
-    BuiltIn,
     Published(Checkpoint),
     Own(State),
 }
 
 impl Learned {
-    /// What is part of the program: the power mean.
-    pub(super) fn built_in() -> Self {
-        Self {
-            settings: None,
-            source: Source::BuiltIn,
-        }
-    }
-
     /// Opens a detector file of this method, or a published checkpoint.
     pub(super) fn read(path: &Path) -> Result<Self, DetectorError> {
         if starts_as_archive(path)? {
@@ -69,15 +57,14 @@ impl Learned {
         })
     }
 
-    /// The model that was trained.
-    pub(super) fn model(&self) -> Result<Model, DetectorError> {
+    /// The heads that were trained.
+    pub(super) fn network(&self) -> Result<Network, DetectorError> {
         match &self.source {
-            Source::BuiltIn => Ok(Model::PowerMean(PowerMean::learned()?)),
-            Source::Own(state) => model(&mut |name| {
+            Source::Own(state) => network(&mut |name| {
                 let Array { shape, values } = state.tensors.get(name)?;
                 Tensor::from_slice(values, shape.as_slice(), &Device::Cpu).ok()
             }),
-            Source::Published(checkpoint) => model(&mut |name| {
+            Source::Published(checkpoint) => network(&mut |name| {
                 let shape = checkpoint.shape(name)?.to_vec();
                 checkpoint.tensor(name, &shape, &Device::Cpu).ok()
             }),
@@ -95,47 +82,41 @@ fn starts_as_archive(path: &Path) -> Result<bool, DetectorError> {
     Ok(start == ARCHIVE)
 }
 
-/// The model whose tensors `take` gives by the original's names.
-pub(super) fn model(take: &mut dyn FnMut(&str) -> Option<Tensor>) -> Result<Model, DetectorError> {
-    let mean = PowerMean::new()?;
+/// The heads whose tensors `take` gives by the original's names.
+pub(super) fn network(
+    take: &mut dyn FnMut(&str) -> Option<Tensor>,
+) -> Result<Network, DetectorError> {
     let mut taken: Vec<(String, Tensor)> = vec![];
-    for (name, _) in mean.variables() {
-        taken.extend(take(&name).map(|tensor| (name, tensor)));
-    }
-    let model = if taken.is_empty() {
-        let mut shape = |name: &str| {
-            let tensor = take(name).ok_or_else(|| unusable(name))?;
-            match *tensor.dims() {
-                [rows, columns] => {
-                    taken.push((name.to_owned(), tensor));
-                    Ok((rows, columns))
-                }
-                _ => Err(unusable(name)),
+    let mut shape = |name: &str| {
+        let tensor = take(name).ok_or_else(|| unusable(name))?;
+        match *tensor.dims() {
+            [rows, columns] => {
+                taken.push((name.to_owned(), tensor));
+                Ok((rows, columns))
             }
-        };
-        let (middle, embedding) = shape("adapter.fc.0.weight")?;
-        let (_, patches) = shape("diff_head.projection1.weight")?;
-        let sizes = Sizes {
-            embedding,
-            patches,
-            middle,
-        };
-        Model::Network(Box::new(Network::new(sizes, 0)?))
-    } else {
-        Model::PowerMean(mean)
+            _ => Err(unusable(name)),
+        }
     };
-    for (name, var) in model.variables() {
+    let (middle, embedding) = shape("adapter.fc.0.weight")?;
+    let (_, patches) = shape("diff_head.projection1.weight")?;
+    let sizes = Sizes {
+        embedding,
+        patches,
+        middle,
+    };
+    let network = Network::new(sizes, 0)?;
+    for (name, var) in network.variables() {
         let known = taken.iter().find(|(known, _)| *known == name);
         let tensor = known.map_or_else(|| take(&name), |(_, tensor)| Some(tensor.clone()));
         let tensor = tensor.filter(|tensor| tensor.dims() == var.dims());
         var.set(&tensor.ok_or_else(|| unusable(&name))?)?;
     }
-    Ok(model)
+    Ok(network)
 }
 
 /// The tensors for a detector file.
-pub(super) fn arrays(model: &Model) -> Vec<(String, Array)> {
-    let arrays = model.variables().into_iter().filter_map(|(name, var)| {
+pub(super) fn arrays(network: &Network) -> Vec<(String, Array)> {
+    let arrays = network.variables().into_iter().filter_map(|(name, var)| {
         let values = var.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
         let shape = var.dims().to_vec();
         Some((name, Array { shape, values }))

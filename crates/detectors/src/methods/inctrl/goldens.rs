@@ -12,10 +12,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::checkpoint::{self, Learned};
 use super::layout::{BatchLayout, BatchSize};
-use super::model::Model;
 use super::network::{Evidence, Network, Phase, Scores, Sizes};
 use super::references::{Kept, References};
-use super::residual::Compared;
 use super::settings::Settings;
 use super::train::{BETAS, DECAY, FocalLoss, LEARNING_RATE};
 use super::{InCtrlDetector, residual, text};
@@ -100,10 +98,6 @@ fn seeded() -> Network {
     model
 }
 
-fn model() -> Model {
-    Model::Network(Box::new(seeded()))
-}
-
 /// The features of the first `count` images and two shots of each, as a training step has them.
 fn batch(count: usize) -> Batch {
     let shots = SHOTS[..count].iter().flat_map(|shots| &shots[..2]).copied();
@@ -140,18 +134,18 @@ fn samples(count: usize) -> Vec<TrainingSample> {
 }
 
 /// What training would make of these settings and this model.
-fn learner<'a>(config: &'a Settings, model: &'a Model) -> FocalLoss<'a> {
+fn learner<'a>(config: &'a Settings, network: &'a Network) -> FocalLoss<'a> {
     let classes = CLASSES.map(str::to_owned);
     FocalLoss {
         settings: config,
-        model,
+        network,
         texts: classes.into_iter().zip(frozen().texts.clone()).collect(),
     }
 }
 
 /// The scores of the first three images in one batch with two shots of each, and what they rest on.
 fn three_scored(config: &Settings) -> (Evidence, Scores) {
-    let (network, model) = (seeded(), model());
+    let network = seeded();
     let size = BatchSize {
         images: 3,
         shots: 2,
@@ -159,8 +153,8 @@ fn three_scored(config: &Settings) -> (Evidence, Scores) {
     };
     let samples = samples(3);
     let samples: Vec<&TrainingSample> = samples.iter().collect();
-    let evidence = learner(config, &model)
-        .evidence(&network, &samples, size, &batch(3))
+    let evidence = learner(config, &network)
+        .evidence(&samples, size, &batch(3))
         .unwrap();
     let scores = network.scores(&evidence, config, Phase::Scoring).unwrap();
     (evidence, scores)
@@ -177,18 +171,17 @@ fn every_part_of_the_score() {
     for shots in [2, 4] {
         for image in 0..3 {
             let config = config.clone();
-            let (network, model) = (seeded(), model());
+            let network = seeded();
             let kept = SHOTS[image][..shots].iter().map(|&shot| {
-                let kept = Kept::new(&features[shot..=shot], &config, &model).unwrap();
+                let kept = Kept::new(&features[shot], &config, &network).unwrap();
                 (shot.to_string(), kept)
             });
             let detector = InCtrlDetector {
-                references: References::new(kept.collect::<BTreeMap<_, _>>(), config.forms())
-                    .unwrap(),
+                references: References::new(kept.collect::<BTreeMap<_, _>>()).unwrap(),
                 profile: config.profile().unwrap(),
                 texts: Some(texts[image].clone()),
                 settings: config,
-                model,
+                network,
             };
             let golden = |part: &str| {
                 let all = goldens.get(&format!("eval.k{shots}.{part}"));
@@ -199,23 +192,23 @@ fn every_part_of_the_score() {
                 close(&name, found, &golden(part), 1e-4);
             };
             check("text_features", &texts[image].concat());
-            let compared = Compared::of(&features[image], &detector.settings).unwrap();
-            let blocks = compared.patches.iter().zip(&detector.references.banks);
+            let patches = residual::patches(&features[image], &detector.settings).unwrap();
+            let blocks = patches.iter().zip(&detector.references.banks);
             let maps = blocks.map(|(own, bank)| residual::residuals(own, bank).unwrap());
             check("block_map", &maps.collect::<Vec<_>>().concat());
 
-            let map = residual::map(&compared.patches, &detector.references.banks).unwrap();
+            let map = residual::map(&patches, &detector.references.banks).unwrap();
             check("patch_map", &map);
             let adapted = detector.references.mean.clone().unwrap();
             let evidence = detector.evidence(&features[image], &map, &adapted).unwrap();
             check("text_score", &flat(&evidence.text));
-            let own = network.adapt(&evidence.embedding).unwrap();
+            let own = detector.network.adapt(&evidence.embedding).unwrap();
             check("token_ref", &flat(&(adapted - own).unwrap()));
             let Scores {
                 anomaly,
                 image: of_embedding,
                 holistic,
-            } = network
+            } = (detector.network)
                 .scores(&evidence, &detector.settings, Phase::Scoring)
                 .unwrap();
             check("image_score", &flat(&of_embedding.unwrap()));
@@ -294,7 +287,7 @@ fn three_steps_of_training() {
             batch_layout: layout,
             ..frozen().config.clone()
         };
-        let model = model();
+        let model = seeded();
         let mut optimiser = Adam::new(model.variables(), LEARNING_RATE, BETAS)
             .unwrap()
             .with_decay(DECAY);
@@ -364,7 +357,7 @@ fn a_published_checkpoint_survives_writing_and_reading() {
     checkpoint::write(&path, &written, 300).unwrap();
     let learned = Learned::read(&path).unwrap();
     assert!(learned.settings.is_none());
-    let read = learned.model().unwrap();
+    let read = learned.network().unwrap();
     for ((name, written), (_, read)) in written.variables().iter().zip(read.variables()) {
         assert_eq!(flat(written), flat(&read), "{name}");
     }

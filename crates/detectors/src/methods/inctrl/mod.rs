@@ -7,8 +7,7 @@
 //! settings.rs    settings
 //! residual.rs    patch-level residuals
 //! text.rs        the text prior
-//! model.rs       what is learned: network.rs, the paper's adapter and heads, or power_mean.rs
-//! score_scale.rs what the power mean measures residuals in
+//! network.rs     what is learned: adapter and heads
 //! references.rs  what a detector keeps of its references
 //! train.rs       episodes and loss; layout.rs: the reference's mixed-up batches
 //! checkpoint.rs  what was trained, from our files and the original's
@@ -21,12 +20,9 @@ mod checkpoint;
 #[cfg(test)]
 mod goldens;
 mod layout;
-mod model;
 mod network;
-mod power_mean;
 mod references;
 mod residual;
-mod score_scale;
 mod settings;
 mod text;
 mod train;
@@ -39,21 +35,18 @@ use anomalens_vision::Map;
 use candle_core::{Device, Tensor};
 
 pub use layout::BatchLayout;
-pub use settings::{Head, Preprocessing, Settings};
+pub use settings::Settings;
 
 use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::{TrainProgress, Trained};
 use crate::{
     DetectorError, FitContext, Method, MethodInfo, Need, ReferenceImage, Requirements,
-    Settings as _, TrainContext, Trainer, Variant,
+    Settings as _, TrainContext, Trainer, Tta, Variant,
 };
 use checkpoint::Learned;
-use model::Model;
 use network::{Evidence, Network, Phase, Sizes};
 use references::{Kept, References};
-use residual::Compared;
-use score_scale::Residuals;
 
 /// The method's name.
 pub const NAME: &str = "inctrl";
@@ -95,17 +88,13 @@ impl Method for InCtrl {
         if let (Some(class), false) = (context.class, context.settings.contains_key("class")) {
             settings.class = class.to_owned();
         }
-        let learned = match (learned, settings.head) {
-            (Some(learned), _) => learned,
-            (None, Head::PowerMean) => Learned::built_in(),
-            (None, Head::Network) => {
-                return Err(refuse(
-                    "it is learned from auxiliary data first: train it, or name a published \
-                     checkpoint; `head=\"power-mean\"` with `text_prior=false` needs none",
-                ));
-            }
-        };
-        let detector = InCtrlDetector::new(settings, learned.model()?, text, encoder)?;
+        let learned = learned.ok_or_else(|| {
+            refuse(
+                "it is learned from auxiliary data first: train it, or name a published \
+                 checkpoint; `lens` needs neither",
+            )
+        })?;
+        let detector = InCtrlDetector::new(settings, learned.network()?, text, encoder)?;
         Ok(Box::new(detector.with(context, &[])?))
     }
 
@@ -148,9 +137,9 @@ impl Trainer for InCtrl {
         let text = encoder.text()?;
         let defaults = Settings::defaults(encoder, text.is_some());
         let settings = defaults.replaced_by(context.settings)?;
-        let model = Model::new(&settings, settings.sizes(encoder), seed)?;
+        let network = Network::new(settings.sizes(encoder), seed)?;
         Ok(Box::new(InCtrlDetector::new(
-            settings, model, text, encoder,
+            settings, network, text, encoder,
         )?))
     }
 
@@ -171,7 +160,7 @@ impl Trainer for InCtrl {
 struct InCtrlDetector {
     settings: Settings,
     profile: Profile,
-    model: Model,
+    network: Network,
     /// Normal, anomalous; each of length 1. None without the text prior.
     texts: Option<[Vec<f32>; 2]>,
     references: References,
@@ -225,18 +214,12 @@ fn check_fit(
 impl InCtrlDetector {
     fn new(
         mut settings: Settings,
-        model: Model,
+        network: Network,
         text: Option<ClipText>,
         encoder: &dyn ImageEncoder,
     ) -> Result<Self, DetectorError> {
-        settings.head = match &model {
-            Model::Network(network) => {
-                check_fit(&settings, network, encoder)?;
-                settings.adapter_width = network.sizes().middle;
-                Head::Network
-            }
-            Model::PowerMean(_) => Head::PowerMean,
-        };
+        check_fit(&settings, &network, encoder)?;
+        settings.adapter_width = network.sizes().middle;
         let texts = match (settings.text_prior, text) {
             (false, _) => None,
             (true, Some(text)) => Some(text::embeddings(&text, &settings.class)?),
@@ -249,7 +232,7 @@ impl InCtrlDetector {
         Ok(Self {
             profile: settings.profile()?,
             settings,
-            model,
+            network,
             texts,
             references: References::default(),
         })
@@ -257,7 +240,7 @@ impl InCtrlDetector {
 
     fn load(mut state: State) -> Result<Self, DetectorError> {
         let Checked { settings, profile } = Checked::<Settings>::load(&state)?;
-        let model = checkpoint::model(&mut |name| {
+        let network = checkpoint::network(&mut |name| {
             let Array { shape, values } = state.tensors.remove(name)?;
             Tensor::from_vec(values, shape, &Device::Cpu).ok()
         })?;
@@ -273,7 +256,7 @@ impl InCtrlDetector {
         Ok(Self {
             profile,
             references: References::load(&mut state.tensors, &settings)?,
-            model,
+            network,
             texts,
             settings,
         })
@@ -291,14 +274,8 @@ impl InCtrlDetector {
             }
         }
         for ReferenceImage { name, image } in context.references {
-            let Settings {
-                tta,
-                reference_augmentation,
-                ..
-            } = self.settings;
-            let forms = reference_augmentation.of(image);
-            let forms = context.encode(&self.profile.input, tta, &forms)?;
-            let new = Kept::new(&forms, &self.settings, &self.model)?;
+            let features = context.encode(&self.profile.input, Tta::default(), [image])?;
+            let new = Kept::new(&features[0], &self.settings, &self.network)?;
             if kept.insert(name.clone(), new).is_some() {
                 return Err(refuse(format!(
                     "there are two references called `{name}`: remove the one that is there, or \
@@ -310,7 +287,7 @@ impl InCtrlDetector {
             return Err(DetectorError::NoReferences(NAME));
         }
         Ok(Self {
-            references: References::new(kept, self.settings.forms())?,
+            references: References::new(kept)?,
             ..self
         })
     }
@@ -325,30 +302,14 @@ impl InCtrlDetector {
             return Err(DetectorError::NoReferences(NAME));
         };
         let grid = self.profile.check(image, banks[0].width())?;
-        let compared = Compared::of(image, &self.settings)?;
-        let mut map = residual::map(&compared.patches, banks)?;
-        let (score, unit) = match &self.model {
-            Model::Network(network) => {
-                let evidence = self.evidence(image, &map, mean)?;
-                let scores = network.scores(&evidence, &self.settings, Phase::Scoring)?;
-                (scores.anomaly, 1.0)
-            }
-            Model::PowerMean(head) => {
-                let (means, wholes) = (&compared.means, self.references.wholes());
-                let blocks = self.settings.blocks.len();
-                let own = self.settings.own(&compared.patches)?;
-                let residuals =
-                    Residuals::new(&score_scale::row(&map)?, own, means, wholes, blocks);
-                let unit = self.references.unit;
-                let ratios = Tensor::new(&[residuals.ratios(unit)], &Device::Cpu)?;
-                (head.scores(&self.settings.parts(&ratios)?)?, unit.patches)
-            }
-        };
-        map.iter_mut().for_each(|residual| *residual /= unit);
+        let patches = residual::patches(image, &self.settings)?;
+        let map = residual::map(&patches, banks)?;
+        let evidence = self.evidence(image, &map, mean)?;
+        let scores = (self.network).scores(&evidence, &self.settings, Phase::Scoring)?;
         Ok(Scored {
-            score: score.get(0)?.to_scalar()?,
+            score: scores.anomaly.get(0)?.to_scalar()?,
             map: Map::new(grid.rows, grid.columns, map)?,
-            range: self.references.range.scaled_by(unit),
+            range: self.references.range,
         })
     }
 
@@ -386,7 +347,7 @@ impl Detector for InCtrlDetector {
 
     fn state(&self) -> State {
         let mut tensors = BTreeMap::new();
-        tensors.extend(checkpoint::arrays(&self.model));
+        tensors.extend(checkpoint::arrays(&self.network));
         tensors.extend(self.references.arrays(&self.settings.blocks));
         if let Some([normal, anomalous]) = &self.texts {
             let texts = Array {

@@ -1,216 +1,31 @@
-//! Patch-level residuals (paper, section 3.2): how far each patch of an image is from the most
-//! similar patch of its shots, half of the cosine distance. Beside the paper: how far the means of
-//! two images are apart, and the patches of one image from each other.
+//! Patch-level residuals (paper, section 3.2): how far each patch of an image is from the most similar
+//! patch of its references, half of the cosine distance.
 
-use anomalens_backbones::{Grid, ImageFeatures, LayerId};
-use anomalens_vision::Map;
+use anomalens_backbones::ImageFeatures;
 use candle_core::Tensor;
-use rayon::prelude::*;
 
 use super::settings::Settings;
 use crate::DetectorError;
-use crate::components::nearest::{matrix, with_values};
+use crate::components::nearest::matrix;
 #[cfg(test)]
 pub(super) use crate::components::residual::residuals;
-pub(super) use crate::components::residual::{bank, map, residual, within};
-use crate::components::self_similarity;
-use crate::components::tokens::{dot, normalise, normalise_rows, standardise_rows};
+pub(super) use crate::components::residual::{among, bank, banks, map};
+use crate::components::tokens::{after, normalise_rows};
 
-/// Part of the patches, those least like the rest of their image, whose mean stands for all.
-const OWN_TOP_FRACTION: f64 = 0.02;
-
-/// Quarters of an image.
-const QUARTERS: usize = 4;
-
-/// An image as others are compared with it.
-pub(super) struct Compared {
-    /// Its patches after each block, `[patches, width]` of length 1.
-    pub(super) patches: Vec<Tensor>,
-    /// Their means, of length 1, one block after another.
-    pub(super) means: Vec<f32>,
-}
-
-impl Compared {
-    /// From the features of an image.
-    pub(super) fn of(image: &ImageFeatures, settings: &Settings) -> Result<Self, DetectorError> {
-        let blocks = settings.blocks.iter().map(|&block| {
-            let tokens = image
-                .block(block)
-                .ok_or(DetectorError::MissingLayer(LayerId::Block(block)))?;
-            Ok((tokens.tokens.clone(), tokens.dim))
-        });
-        Self::new(blocks.collect::<Result<Vec<_>, DetectorError>>()?, settings)
-    }
-
-    /// From the patch tokens after each block, and their width.
-    pub(super) fn new(
-        blocks: Vec<(Vec<f32>, usize)>,
-        settings: &Settings,
-    ) -> Result<Self, DetectorError> {
-        let one = |(mut tokens, width): (Vec<f32>, usize)| {
-            if settings.standardised {
-                standardise_rows(&mut tokens, width);
-            }
-            let mut mean = vec![0.0; width];
-            for token in tokens.chunks_exact(width) {
-                mean.iter_mut().zip(token).for_each(|(sum, x)| *sum += x);
-            }
-            normalise(&mut mean);
-            normalise_rows(&mut tokens, width);
-            Ok((matrix(tokens, width)?, mean))
-        };
-        let blocks: Vec<(Tensor, Vec<f32>)> = blocks
-            .into_par_iter()
-            .map(one)
-            .collect::<Result<_, DetectorError>>()?;
-        let (patches, means): (Vec<Tensor>, Vec<Vec<f32>>) = blocks.into_iter().unzip();
-        let means = means.concat();
-        Ok(Self { patches, means })
-    }
-}
-
-/// The mean over the blocks of the residual between the means of two images.
-pub(super) fn between(one: &[f32], other: &[f32], blocks: usize) -> f32 {
-    let width = one.len() / blocks.max(1);
-    let pairs = one.chunks(width.max(1)).zip(other.chunks(width.max(1)));
-    let cosines = pairs.map(|(a, b)| dot(a, b));
-    cosines.map(residual).sum::<f32>() / blocks as f32
-}
-
-/// How unlike the rest of the image the least familiar of its `patches` are.
-pub(super) fn own(patches: &[Tensor]) -> Result<f32, DetectorError> {
-    let side = side(patches)?;
-    let grid = Grid {
-        rows: side,
-        columns: side,
+/// The patches of an image after each block, `[patches, width]` of length 1.
+pub(super) fn patches(
+    image: &ImageFeatures,
+    settings: &Settings,
+) -> Result<Vec<Tensor>, DetectorError> {
+    let one = |&block: &usize| {
+        let map = after(image, block)?;
+        unit(map.tokens.clone(), map.dim)
     };
-    let map = Map::new(side, side, self_similarity::between(grid, patches)?)?;
-    Ok(map.top_mean(OWN_TOP_FRACTION))
+    settings.blocks.iter().map(one).collect()
 }
 
-/// How much the quarters of images differ; mean residuals.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Quarters {
-    /// Between a quarter and the nearest of those of the other images; 0 for a single image.
-    pub(super) between: f32,
-    /// Between two quarters of one image.
-    pub(super) within: f32,
-}
-
-impl Quarters {
-    /// Of `images`, the patches of each after each block.
-    pub(super) fn of(images: &[Vec<Tensor>]) -> Result<Self, DetectorError> {
-        let quarters = images.iter().map(|patches| quarters(patches));
-        let quarters = quarters.collect::<Result<Vec<_>, _>>()?;
-        let (mut between, mut within) = (Mean::default(), Mean::default());
-        for (i, image) in quarters.iter().enumerate() {
-            for (block, own) in image.iter().enumerate() {
-                for (j, quarter) in own.iter().enumerate() {
-                    let others = quarters.iter().enumerate().filter(|(other, _)| *other != i);
-                    let others = others.flat_map(|(_, other)| &other[block]);
-                    let nearest = others.map(|other| residual(dot(quarter, other)));
-                    between.add(nearest.reduce(f32::min));
-                    for other in &own[..j] {
-                        within.add(Some(residual(dot(quarter, other))));
-                    }
-                }
-            }
-        }
-        Ok(Self {
-            between: between.value(),
-            within: within.value(),
-        })
-    }
-}
-
-/// A mean in the making; 0 of nothing.
-#[derive(Default)]
-struct Mean {
-    sum: f32,
-    count: f32,
-}
-
-impl Mean {
-    fn add(&mut self, value: Option<f32>) {
-        if let Some(value) = value {
-            self.sum += value;
-            self.count += 1.0;
-        }
-    }
-
-    fn value(&self) -> f32 {
-        self.sum / self.count.max(1.0)
-    }
-}
-
-/// For each block the mean patches of the four quarters of an image, of length 1.
-fn quarters(patches: &[Tensor]) -> Result<Vec<[Vec<f32>; QUARTERS]>, DetectorError> {
-    let side = side(patches)?;
-    let one = |patches: &Tensor| {
-        let width = patches.dim(1)?;
-        let mut means = [(); QUARTERS].map(|()| vec![0.0; width]);
-        with_values(patches, |values| {
-            for (place, patch) in values.chunks_exact(width).enumerate() {
-                let [lower, right] = [place / side, place % side].map(|at| 2 * at >= side);
-                let mean = &mut means[2 * usize::from(lower) + usize::from(right)];
-                mean.iter_mut().zip(patch).for_each(|(sum, x)| *sum += x);
-            }
-        })?;
-        means.iter_mut().for_each(|mean| normalise(mean));
-        Ok(means)
-    };
-    patches.iter().map(one).collect()
-}
-
-/// Patches along a side; images are square.
-fn side(patches: &[Tensor]) -> Result<usize, DetectorError> {
-    let count = patches.first().map_or(Ok(0), |patches| patches.dim(0))?;
-    Ok(count.isqrt().max(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An image of 4 x 4 patches whose quarters point along `axes` of three.
-    fn image(axes: [usize; QUARTERS]) -> Vec<Tensor> {
-        let patches = (0..16).flat_map(|place| {
-            let axis = axes[2 * (place / 8) + place % 4 / 2];
-            (0..3).map(move |i| f32::from(u8::from(i == axis)))
-        });
-        vec![matrix(patches.collect(), 3).unwrap()]
-    }
-
-    #[test]
-    fn quarters_are_compared_with_the_nearest_of_other_images_and_with_their_own() {
-        // (name, images, the mean residuals between and within: half of a cosine distance of 1
-        // where nothing is alike)
-        for (name, images, between, within) in [
-            (
-                "the same",
-                vec![[0, 1, 2, 0], [0, 1, 2, 0]],
-                0.0,
-                5.0 / 12.0,
-            ),
-            (
-                "in other places",
-                vec![[0, 1, 2, 0], [2, 0, 0, 1]],
-                0.0,
-                5.0 / 12.0,
-            ),
-            ("nothing alike", vec![[0, 0, 0, 0], [1, 1, 1, 1]], 0.5, 0.0),
-            (
-                "one quarter of the first",
-                vec![[0, 0, 0, 1], [0, 0, 0, 0]],
-                0.5 / 8.0,
-                0.125,
-            ),
-            ("a single one", vec![[0, 1, 2, 0]], 0.0, 5.0 / 12.0),
-        ] {
-            let images: Vec<_> = images.into_iter().map(image).collect();
-            let found = Quarters::of(&images).unwrap();
-            assert!((found.between - between).abs() < 1e-6, "{name}: {found:?}");
-            assert!((found.within - within).abs() < 1e-6, "{name}: {found:?}");
-        }
-    }
+/// Tokens of length `width`, scaled to length 1, `[tokens, width]`.
+pub(super) fn unit(mut tokens: Vec<f32>, width: usize) -> Result<Tensor, DetectorError> {
+    normalise_rows(&mut tokens, width);
+    matrix(tokens, width)
 }

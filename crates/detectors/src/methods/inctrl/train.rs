@@ -4,15 +4,13 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 use serde_json::json;
 
 use super::layout::{BatchSize, ShotOf};
-use super::model::Model;
-use super::network::{Evidence, Network, Phase};
+use super::network::{Evidence, Network, Phase, Scores};
 use super::references::References;
-use super::residual::{Compared, Quarters};
-use super::score_scale::{self, Residuals};
-use super::settings::{Head, Settings};
+use super::settings::Settings;
 use super::{InCtrlDetector, NAME, checkpoint, refuse, residual, text};
 use crate::training::{
     Adam, Batch, Episodes, Learner, Losses, Record, Run, STEPS, TrainProgress, Trained,
@@ -47,14 +45,8 @@ pub(super) fn train(
     let settings = defaults.replaced_by(context.settings)?;
     let profile = settings.profile()?;
     let sizes = settings.sizes(encoder);
-    let model = Model::new(&settings, sizes, options.seed)?;
+    let network = Network::new(sizes, options.seed)?;
     let batch = options.batch.unwrap_or(BATCH);
-    if settings.head == Head::PowerMean && settings.episode_shots < 2 {
-        return Err(refuse(
-            "`head = power-mean` measures shots beside each other: `episode_shots` must be at \
-             least 2",
-        ));
-    }
     let episodes = Episodes::new(
         NAME,
         samples,
@@ -73,10 +65,10 @@ pub(super) fn train(
         }
     }
     let rate = options.learning_rate.unwrap_or(LEARNING_RATE);
-    let mut optimiser = Adam::new(model.variables(), rate, BETAS)?.with_decay(DECAY);
+    let mut optimiser = Adam::new(network.variables(), rate, BETAS)?.with_decay(DECAY);
     let learner = FocalLoss {
         settings: &settings,
-        model: &model,
+        network: &network,
         texts,
     };
     let plan = Run {
@@ -86,10 +78,7 @@ pub(super) fn train(
             blocks: profile.input.request.layers.len(),
             patches: sizes.patches,
             width: context.width(&profile.input)?,
-            embedding: match settings.head {
-                Head::Network => sizes.embedding,
-                Head::PowerMean => 0,
-            },
+            embedding: sizes.embedding,
         },
         samples,
         mask_side: None,
@@ -107,14 +96,14 @@ pub(super) fn train(
         .to_string(),
     };
     let log = run(&plan, &learner, &mut optimiser, options, progress)?;
-    if let (Model::Network(network), false) = (&model, log.epochs.is_empty()) {
+    if !log.epochs.is_empty() {
         let path = options.folder.join("checkpoint.pyth");
-        checkpoint::write(&path, network, log.epochs.len() * STEPS)?;
+        checkpoint::write(&path, &network, log.epochs.len() * STEPS)?;
     }
     let detector: Box<dyn Detector> = Box::new(InCtrlDetector {
         profile,
         settings,
-        model,
+        network,
         texts: None,
         references: References::default(),
     });
@@ -124,7 +113,7 @@ pub(super) fn train(
 /// Learns adapter and heads.
 pub(super) struct FocalLoss<'a> {
     pub(super) settings: &'a Settings,
-    pub(super) model: &'a Model,
+    pub(super) network: &'a Network,
     /// The prompts of each class; none without the text prior.
     pub(super) texts: BTreeMap<String, [Vec<f32>; 2]>,
 }
@@ -147,17 +136,9 @@ impl Learner for FocalLoss<'_> {
             .map(|sample| f32::from(u8::from(sample.anomalous)))
             .collect();
         let truth = Tensor::new(truth, &Device::Cpu)?;
-        let (anomaly, image) = match self.model {
-            Model::Network(network) => {
-                let evidence = self.evidence(network, images, size, features)?;
-                let scores = network.scores(&evidence, self.settings, Phase::Training)?;
-                (scores.anomaly, scores.image)
-            }
-            Model::PowerMean(head) => {
-                let ratios = self.settings.parts(&self.ratios(size, features)?)?;
-                (head.logits(&ratios)?, None)
-            }
-        };
+        let evidence = self.evidence(images, size, features)?;
+        let Scores { anomaly, image, .. } =
+            (self.network).scores(&evidence, self.settings, Phase::Training)?;
         let anomaly = focal(&anomaly, &truth)?;
         let mut losses = Losses {
             total: anomaly.clone(),
@@ -176,7 +157,6 @@ impl FocalLoss<'_> {
     /// What the frozen networks say: of the images first, then of their shots.
     pub(super) fn evidence(
         &self,
-        network: &Network,
         images: &[&TrainingSample],
         size: BatchSize,
         features: &Batch,
@@ -188,7 +168,7 @@ impl FocalLoss<'_> {
             .ok_or_else(|| refuse("the features lack the embedding"))?;
         let place = |shot: &ShotOf| size.images + shot.image * size.shots + shot.shot;
         let embedding = embeddings.narrow(0, 0, size.images)?;
-        let adapted = network.adapt(embeddings)?;
+        let adapted = self.network.adapt(embeddings)?;
         let references = (0..size.images).map(|image| {
             let shots = layout.embeddings(size, image);
             let places: Vec<u32> = shots.iter().map(|shot| place(shot) as u32).collect();
@@ -197,15 +177,13 @@ impl FocalLoss<'_> {
                 .mean(0)
         });
         let references = references.collect::<candle_core::Result<Vec<_>>>()?;
-        let all = self.compared(features)?;
+        let all = self.patches(features)?;
         let maps = (0..size.images).map(|image| {
             let (mut own, mut references) = (vec![], vec![]);
             for block in 0..size.blocks {
                 let (tokens, shots) = layout.comparison(size, image, block);
-                own.push(all[tokens.image].patches[tokens.block].clone());
-                let shots = shots
-                    .iter()
-                    .map(|(block, shot)| &all[place(shot)].patches[*block]);
+                own.push(all[tokens.image][tokens.block].clone());
+                let shots = shots.iter().map(|(block, shot)| &all[place(shot)][*block]);
                 references.push(residual::bank(&Tensor::cat(
                     &shots.collect::<Vec<_>>(),
                     0,
@@ -230,8 +208,8 @@ impl FocalLoss<'_> {
         })
     }
 
-    /// The images of a step, then their shots, as they are compared.
-    fn compared(&self, features: &Batch) -> Result<Vec<Compared>, DetectorError> {
+    /// The patches of the images of a step, then of their references, after each block.
+    fn patches(&self, features: &Batch) -> Result<Vec<Vec<Tensor>>, DetectorError> {
         let count = features
             .blocks
             .first()
@@ -239,51 +217,10 @@ impl FocalLoss<'_> {
         let one = |place: usize| {
             let blocks = features.blocks.iter().map(|tokens| {
                 let tokens = tokens.get(place)?;
-                Ok((tokens.flatten_all()?.to_vec1()?, tokens.dim(1)?))
+                residual::unit(tokens.flatten_all()?.to_vec1()?, tokens.dim(1)?)
             });
-            Compared::new(
-                blocks.collect::<candle_core::Result<Vec<_>>>()?,
-                self.settings,
-            )
+            blocks.collect()
         };
-        (0..count).map(one).collect()
-    }
-
-    /// The residuals `[images, 3]` of the images in units of their shots' own.
-    fn ratios(&self, size: BatchSize, features: &Batch) -> Result<Tensor, DetectorError> {
-        let all = self.compared(features)?;
-        let ratios = (0..size.images).map(|image| {
-            let first = size.images + image * size.shots;
-            let shots: Vec<&Compared> = all[first..first + size.shots].iter().collect();
-            let patches: Vec<Vec<Tensor>> = shots.iter().map(|s| s.patches.clone()).collect();
-            let own = (0..shots.len()).map(|i| {
-                let others: Vec<&Compared> = (0..shots.len())
-                    .filter(|j| *j != i)
-                    .map(|j| shots[j])
-                    .collect();
-                self.residuals(shots[i], &others)
-            });
-            let own = own.collect::<Result<Vec<_>, _>>()?;
-            let unit = Residuals::unit(&own, Quarters::of(&patches)?);
-            Ok(self.residuals(&all[image], &shots)?.ratios(unit))
-        });
-        let ratios = ratios.collect::<Result<Vec<[f32; score_scale::PARTS]>, DetectorError>>()?;
-        let ratios = ratios.iter().map(|ratios| ratios.as_slice());
-        Ok(Tensor::new(ratios.collect::<Vec<_>>(), &Device::Cpu)?)
-    }
-
-    /// The residuals of an image beside `shots`.
-    fn residuals(&self, image: &Compared, shots: &[&Compared]) -> Result<Residuals, DetectorError> {
-        let banks = (0..self.settings.blocks.len()).map(|block| {
-            let rows: Vec<&Tensor> = shots.iter().map(|shot| &shot.patches[block]).collect();
-            residual::bank(&Tensor::cat(&rows, 0)?)
-        });
-        let banks = banks.collect::<Result<Vec<_>, _>>()?;
-        let map = residual::map(&image.patches, &banks)?;
-        let wholes = shots.iter().map(|shot| shot.means.as_slice());
-        let row = score_scale::row(&map)?;
-        let own = self.settings.own(&image.patches)?;
-        let blocks = banks.len();
-        Ok(Residuals::new(&row, own, &image.means, wholes, blocks))
+        (0..count).into_par_iter().map(one).collect()
     }
 }

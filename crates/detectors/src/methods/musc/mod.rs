@@ -1,25 +1,29 @@
 //! MuSc (Li et al., ICLR 2024): unlabelled images score each other. A normal patch has a similar
 //! patch in most other images, an anomalous one has not.
 //!
-//! Section 3.1 (neighbourhood aggregation): `neighbourhood.rs`; section 3.2 (mutual scoring):
-//! `mutual_scoring.rs`; section 3.3 (re-scoring by image neighbours): `rescore.rs`. Not in the paper:
-//! tokens are first shortened to their principal components (`principal_components.rs`), which makes the
-//! quadratic part four times as fast; a patch's distance to the rest of its own image joins its
-//! score, so that anomalies that confirm each other are still found; and a part of an image's score
-//! is how different its mean token is from the others (`image_level.rs`).
+//! ```text
+//! components/neighbourhood.rs    section 3.1, LNAMD: neighbourhood aggregation
+//! components/mutual_scoring.rs   section 3.2, MSM: mutual scoring
+//! rescore.rs                     section 3.3, RsCIN: re-scoring by similar images
+//! ```
+//!
+//! The settings are those of the published code (xrli-U/MuSc at b76b93d) with the difference between
+//! CLIP and DINOv2 that it makes; every step is compared with an independent implementation in
+//! `goldens.rs`. The result does not depend on the order of the images.
 
-mod image_level;
+#[cfg(test)]
+mod goldens;
 mod rescore;
 mod settings;
 
-use anomalens_backbones::{ImageFeatures, LayerId};
-use anomalens_vision::Map;
+use anomalens_backbones::{FeatureMap, Grid, ImageFeatures};
+use anomalens_vision::{Alignment, Map};
 
-pub use settings::Settings;
+pub use settings::{Family, Settings};
 
 use crate::components::canonical::in_canonical_order;
-use crate::components::tokens::standardised;
-use crate::components::{mutual_scoring, neighbourhood, principal_components, self_similarity};
+use crate::components::tokens::{after, normalise};
+use crate::components::{mutual_scoring, neighbourhood};
 use crate::detector::{Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::{DetectorError, FitContext, Method, MethodInfo, Need, Requirements, Settings as _};
@@ -27,8 +31,14 @@ use crate::{DetectorError, FitContext, Method, MethodInfo, Need, Requirements, S
 /// The method's name.
 pub const NAME: &str = "musc";
 
-/// Quantile of a group's patch scores from where on they are drawn as anomalous.
+/// Quantile of the patch scores of all images from where on they are drawn as anomalous.
 const UPPER_QUANTILE: f64 = 0.98;
+
+/// Epsilon of the standardisation: PyTorch's layer norm.
+const EPSILON: f64 = 1e-5;
+
+/// Fewer images cannot score each other.
+const NEEDED: usize = 2;
 
 /// The method.
 pub struct Musc;
@@ -46,12 +56,13 @@ impl Method for Musc {
                 joint: true,
                 class: false,
             },
-            backbones: "any",
+            backbones: "any; CLIP ViT-L/14-336 in the paper",
         }
     }
 
     fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
-        let settings = Settings::default().replaced_by(context.settings)?;
+        let defaults = Settings::defaults(context.encoder)?;
+        let settings = defaults.replaced_by(context.settings)?;
         Ok(Box::new(MuscDetector(Checked::new(settings)?)))
     }
 
@@ -79,136 +90,93 @@ impl Detector for MuscDetector {
 
 impl MuscDetector {
     fn score_in_order(&self, images: &[&ImageFeatures]) -> Result<Vec<Scored>, DetectorError> {
-        const NEEDED: usize = 2;
-        let [first, _, ..] = images else {
+        let Checked { settings, profile } = &self.0;
+        let first = images.first().and_then(|image| image.maps.first());
+        let (Some(first), NEEDED..) = (first, images.len()) else {
             return Err(DetectorError::GroupTooSmall {
                 method: NAME,
                 needed: NEEDED,
                 found: images.len(),
             });
         };
-        let width = first.maps.first().map_or(0, |map| map.dim);
-        let Checked { settings, profile } = &self.0;
         for image in images {
-            profile.check(image, width)?;
+            profile.check(image, first.dim)?;
         }
-        let Settings {
-            blocks,
-            neighbourhoods,
-            ..
-        } = settings;
-        let mut maps: Vec<Vec<f32>> = images
-            .iter()
-            .map(|image| vec![0.0; image.grid().len()])
-            .collect();
-        let parts = (blocks.len() * neighbourhoods.len()) as f32;
-        for &block in blocks {
-            let tokens = images
-                .iter()
-                .map(|image| Ok(standardised(image, block)?.0))
-                .collect::<Result<_, DetectorError>>()?;
-            let (tokens, length) =
-                principal_components::shorten(tokens, width, settings.dimensions)?;
-            for &side in neighbourhoods {
-                let sets = tokens
-                    .iter()
-                    .zip(images)
-                    .map(|(tokens, image)| {
-                        neighbourhood::average(tokens, image.grid(), length, side)
-                    })
-                    .collect();
-                let scores = mutual_scoring::score(sets, length, settings.lowest_fraction)?;
-                for (map, scores) in maps.iter_mut().zip(scores) {
-                    map.iter_mut()
-                        .zip(scores)
-                        .for_each(|(sum, score)| *sum += score / parts);
-                }
-            }
-        }
-        self.add_own(&mut maps, images)?;
-        let range = NormalRange::of(maps.concat(), UPPER_QUANTILE);
-        let maps: Vec<Map> = maps
-            .into_iter()
-            .zip(images)
-            .map(|(map, image)| Map::new(image.grid().rows, image.grid().columns, map))
-            .collect::<Result<_, _>>()?;
-        let mut scores: Vec<f32> = maps
-            .iter()
-            .map(|map| map.top_mean(settings.top_fraction))
-            .collect();
-        self.add_image_level(&mut scores, &maps, images)?;
+        let maps = self.maps(images)?;
+        let range = NormalRange::of(patches(&maps), UPPER_QUANTILE);
+        let side = settings.image_size as usize;
+        let highest = maps.iter().map(|map| {
+            let range = map.resize(side, side, Alignment::Corners)?.range();
+            Ok(range.map_or(f32::NAN, |(_, highest)| highest))
+        });
+        let mut scores: Vec<f32> = highest.collect::<Result<_, DetectorError>>()?;
         if !settings.rescore.is_empty() {
-            let last = blocks.iter().max().copied().unwrap_or(0);
-            let class_tokens: Vec<&[f32]> = images
-                .iter()
-                .map(|image| {
-                    let class_token = image.block(last).and_then(|map| map.class_token.as_deref());
-                    class_token.ok_or(DetectorError::NoClassToken(LayerId::Block(last)))
-                })
-                .collect::<Result<_, _>>()?;
-            scores = rescore::by_neighbours(&scores, &class_tokens, &settings.rescore);
+            let class_tokens: Vec<Vec<f32>> =
+                images.iter().map(|image| self.class_token(image)).collect();
+            scores = rescore::rescore(&scores, &class_tokens, &settings.rescore);
         }
-        Ok(scores
-            .into_iter()
-            .zip(maps)
+        let scored = scores.into_iter().zip(maps);
+        Ok(scored
             .map(|(score, map)| Scored { score, map, range })
             .collect())
     }
 
-    /// Adds to each patch's score its distance to the rest of its own image.
-    fn add_own(
-        &self,
-        maps: &mut [Vec<f32>],
-        images: &[&ImageFeatures],
-    ) -> Result<(), DetectorError> {
-        let Settings {
-            own_weight, blocks, ..
-        } = &self.0.settings;
-        if *own_weight == 0.0 {
-            return Ok(());
-        }
-        let own: Vec<Vec<f32>> = images
-            .iter()
-            .map(|image| self_similarity::distances(image, blocks))
-            .collect::<Result<_, _>>()?;
-        let factor = *own_weight as f32
-            * self_similarity::factor(maps.iter().flatten(), own.iter().flatten());
-        for (score, own) in maps.iter_mut().flatten().zip(own.iter().flatten()) {
-            *score += factor * own;
-        }
-        Ok(())
-    }
-
-    /// Adds to each image's score how different its mean token is from the others, in units of how far the
-    /// scores of the group are above its median patch.
-    fn add_image_level(
-        &self,
-        scores: &mut [f32],
-        maps: &[Map],
-        images: &[&ImageFeatures],
-    ) -> Result<(), DetectorError> {
-        let Settings {
-            image_weight,
-            blocks,
-            lowest_fraction,
-            ..
-        } = &self.0.settings;
-        if *image_weight == 0.0 {
-            return Ok(());
-        }
-        let distances = image_level::distances(images, blocks, *lowest_fraction)?;
-        let mean = |values: &mut dyn Iterator<Item = f32>, count: usize| {
-            values.sum::<f32>() / count.max(1) as f32
-        };
-        let patches = maps.iter().map(|map| map.values().len()).sum();
-        let median = mean(&mut maps.iter().flat_map(Map::values).copied(), patches);
-        let height = mean(&mut scores.iter().map(|score| score - median), images.len());
-        let unit = mean(&mut distances.iter().copied(), images.len());
-        if unit > 0.0 {
-            for (score, distance) in scores.iter_mut().zip(distances) {
-                *score += *image_weight as f32 * height * distance / unit;
+    /// The mean over the blocks and the degrees of aggregation of each patch's mutual score.
+    fn maps(&self, images: &[&ImageFeatures]) -> Result<Vec<Map>, DetectorError> {
+        let settings = &self.0.settings;
+        let mut sums: Vec<Vec<f64>> = vec![vec![]; images.len()];
+        let mut grids: Vec<Grid> = vec![];
+        for &block in &settings.blocks {
+            let layer = images.iter().map(|image| after(image, block));
+            let layer: Vec<&FeatureMap> = layer.collect::<Result<_, _>>()?;
+            let width = layer.first().map_or(0, |map| map.dim);
+            let tokens: Vec<Vec<f32>> = layer.iter().map(|m| standardise(m)).collect();
+            grids = layer.iter().map(|map| map.grid).collect();
+            for &degree in &settings.degrees {
+                let sets = tokens.iter().zip(&grids);
+                let sets = sets
+                    .map(|(tokens, grid)| neighbourhood::average(tokens, *grid, width, degree))
+                    .collect();
+                let scores =
+                    mutual_scoring::score(sets, width, settings.lowest_fraction, settings.search)?;
+                for (sums, scores) in sums.iter_mut().zip(scores) {
+                    sums.resize(scores.len(), 0.0);
+                    let pairs = sums.iter_mut().zip(scores);
+                    pairs.for_each(|(sum, score)| *sum += f64::from(score));
+                }
             }
         }
-        Ok(())
+        let parts = (settings.blocks.len() * settings.degrees.len()) as f64;
+        let maps = sums.into_iter().zip(grids).map(|(sums, grid)| {
+            let values = sums.into_iter().map(|sum| (sum / parts) as f32);
+            Ok(Map::new(grid.rows, grid.columns, values.collect())?)
+        });
+        maps.collect()
     }
+
+    /// What images are compared by when scores are averaged.
+    fn class_token(&self, image: &ImageFeatures) -> Vec<f32> {
+        let mut token = image.embedding.clone().unwrap_or_default();
+        if self.0.settings.family == Family::Clip {
+            normalise(&mut token);
+        }
+        token
+    }
+}
+
+fn patches(maps: &[Map]) -> Vec<f32> {
+    maps.iter().flat_map(Map::values).copied().collect()
+}
+
+/// The tokens of an image, all values together brought to mean 0 and variance 1.
+fn standardise(map: &FeatureMap) -> Vec<f32> {
+    let count = map.tokens.len() as f64;
+    let values = map.tokens.iter().copied().map(f64::from);
+    let mean = values.clone().sum::<f64>() / count;
+    let variance = values.map(|x| (x - mean).powi(2)).sum::<f64>() / count;
+    let scale = (variance + EPSILON).sqrt().recip();
+    let values = map.tokens.iter();
+    values
+        .map(|&x| ((f64::from(x) - mean) * scale) as f32)
+        .collect()
 }

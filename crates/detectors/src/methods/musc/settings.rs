@@ -1,60 +1,81 @@
 //! Settings of MuSc.
 
+use anomalens_backbones::{
+    Embedding, FeatureRequest, ImageEncoder, PositionResize, Precision, TokenStage,
+};
+use anomalens_vision::{Alignment, Filter, Preprocess};
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use crate::detector::{Profile, Scope};
-use crate::settings::{check_fraction, check_weight};
-use crate::{DetectorError, InputSpec, Tta};
+use crate::detector::{Enlargement, Profile, Scope, Smoothing};
+use crate::settings::check_fraction;
+use crate::{DetectorError, InputSpec};
 
-/// The settings, each with a default that was chosen on the magnetic-tile and textile data sets
-/// alone (docs/research/few-shot.md).
+/// Side of the square that images are stretched to, in pixels, before it is cut to whole patches.
+const IMAGE_SIZE: usize = 518;
+
+/// Blocks at the end of so many equal parts of the network are compared: 6, 12, 18, 24 of ViT-L.
+const STAGES: usize = 4;
+
+/// The settings. The defaults are those of the published code for MVTec AD.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// The kind of backbone, on which preprocessing and the class token depend.
+    pub family: Family,
     /// Side of the square that images are stretched to, in pixels.
     pub image_size: u32,
-    /// In how many views each image is scored.
-    pub tta: Tta,
     /// Blocks whose tokens are compared, counted from 1; their scores are averaged.
     pub blocks: Vec<usize>,
-    /// Sides of the square neighbourhoods over which tokens are averaged (paper: r = 1, 3, 5).
-    pub neighbourhoods: Vec<usize>,
-    /// Length to which tokens are shortened (principal components of the group) before they are
-    /// compared; 0 to compare them whole. Costs little accuracy and saves most of the time.
-    pub dimensions: usize,
-    /// Part of the other images, the most similar ones, that score a patch (paper: 0.3).
+    /// Degrees of aggregation (r): sides of the square neighbourhoods over which tokens are
+    /// averaged.
+    pub degrees: Vec<usize>,
+    /// Part of the other images, the most similar ones, that score a patch.
     pub lowest_fraction: f32,
-    /// Part of the patches whose mean is the image's score; the highest alone if it is 0 (paper).
-    pub top_fraction: f64,
-    /// Weight of a patch's distance to the rest of its own image, beside its score; both are
-    /// brought to the same spread in the group.
-    pub own_weight: f64,
-    /// Weight of the mean token in the image's score: how far it is from those of the most similar
-    /// images, in units of the group's mean.
-    pub image_weight: f64,
     /// For the re-scoring by class tokens, the numbers of images (the image itself among them)
-    /// over which scores are averaged; none for no re-scoring.
+    /// over which scores are averaged; none for no re-scoring. The published code has [1, 8, 9]
+    /// for VisA.
     pub rescore: Vec<usize>,
-    /// How many images are scored against each other at the most.
-    pub group: usize,
+    /// How many images are scored against each other at the most; all of them if none.
+    pub group: Option<usize>,
+    /// How exactly nearest patches are searched: as the backbone computes.
+    pub search: Precision,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            image_size: 224,
-            tta: Tta::default(),
-            blocks: vec![6, 9],
-            neighbourhoods: vec![1, 3, 5],
-            dimensions: 96,
+/// A kind of backbone, as the published code tells them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Images resized by a bicubic filter, tokens as the blocks leave them, and embeddings of
+    /// length 1 as class tokens.
+    Clip,
+    /// Images resized by a bilinear filter, tokens and class token after the final norm.
+    DinoV2,
+}
+
+impl Settings {
+    /// Those for a backbone.
+    ///
+    /// # Errors
+    /// Those of looking for its text encoder.
+    pub fn defaults(encoder: &dyn ImageEncoder) -> Result<Self, DetectorError> {
+        let spec = encoder.spec();
+        let (blocks, patch) = (spec.blocks(), spec.multiple.max(1));
+        Ok(Self {
+            family: match encoder.text()? {
+                Some(_) => Family::Clip,
+                None => Family::DinoV2,
+            },
+            image_size: ((IMAGE_SIZE / patch).max(1) * patch) as u32,
+            blocks: (1..=STAGES)
+                .map(|stage| (stage * blocks / STAGES).max(1))
+                .collect(),
+            degrees: vec![1, 3, 5],
             lowest_fraction: 0.3,
-            top_fraction: 0.0,
-            own_weight: 0.5,
-            image_weight: 0.25,
-            rescore: vec![],
-            group: 64,
-        }
+            rescore: vec![1, 2, 3],
+            group: None,
+            search: spec.precision,
+        })
     }
 }
 
@@ -63,25 +84,50 @@ impl crate::Settings for Settings {
 
     fn profile(&self) -> Result<Profile, DetectorError> {
         let refuse = |reason: &str| Err(DetectorError::settings(NAME, reason));
-        if self.neighbourhoods.is_empty() || self.neighbourhoods.iter().any(|r| r % 2 == 0) {
-            return refuse("`neighbourhoods` must be odd numbers, at least one");
+        if self.degrees.is_empty() || self.degrees.iter().any(|r| r % 2 == 0) {
+            return refuse("`degrees` must be odd numbers, at least one");
         }
         check_fraction(NAME, "lowest_fraction", self.lowest_fraction.into())?;
-        if !(0.0..=1.0).contains(&self.top_fraction) {
-            return refuse("`top_fraction` must be between 0 and 1");
-        }
-        check_weight(NAME, "own_weight", self.own_weight)?;
-        check_weight(NAME, "image_weight", self.image_weight)?;
         if self.rescore.contains(&0) {
             return refuse("`rescore` counts the image itself and so starts at 1");
         }
-        if self.group < 2 {
+        if self.group.is_some_and(|group| group < super::NEEDED) {
             return refuse("`group` must be at least 2");
         }
-        let input = InputSpec::square(NAME, self.image_size, &self.blocks)?;
+        let InputSpec {
+            preprocess,
+            request,
+        } = InputSpec::square(NAME, self.image_size, &self.blocks)?;
+        let request = FeatureRequest {
+            embedding: (!self.rescore.is_empty()).then_some(Embedding::Normed),
+            ..request
+        };
+        let input = match self.family {
+            Family::Clip => InputSpec {
+                preprocess: Preprocess::clip_square(self.image_size),
+                request: FeatureRequest {
+                    positions: Some(PositionResize::Bicubic),
+                    ..request
+                },
+            },
+            Family::DinoV2 => InputSpec {
+                preprocess: Preprocess {
+                    filter: Filter::Bilinear,
+                    ..preprocess
+                },
+                request: FeatureRequest {
+                    positions: Some(PositionResize::BicubicPadded),
+                    ..request.at(TokenStage::Normed)
+                },
+            },
+        };
         Ok(Profile {
-            scope: Scope::Joint(self.group),
-            tta: self.tta,
+            scope: Scope::Joint(self.group.unwrap_or(usize::MAX)),
+            enlargement: Enlargement {
+                alignment: Alignment::Corners,
+                smoothing: Smoothing::Off,
+                ..Enlargement::default()
+            },
             ..Profile::new(NAME, input)
         })
     }

@@ -10,7 +10,7 @@
 
 mod image_level;
 
-use anomalens_backbones::ImageFeatures;
+use anomalens_backbones::{ImageFeatures, Precision};
 use anomalens_vision::Map;
 
 use super::{NAME, Settings};
@@ -109,7 +109,7 @@ fn mutual_maps(
                 .zip(images)
                 .map(|(tokens, image)| neighbourhood::average(tokens, image.grid(), length, side))
                 .collect();
-            let scores = mutual_scoring::score(sets, length, LOWEST_FRACTION)?;
+            let scores = mutual_scoring::score(sets, length, LOWEST_FRACTION, Precision::Half)?;
             for (map, scores) in maps.iter_mut().zip(scores) {
                 map.iter_mut()
                     .zip(scores)
