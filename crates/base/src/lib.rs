@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! atomic.rs     files that are replaced in one step
+//! atomic_folder.rs  folders that are there when they are complete
 //! digest.rs     SHA-256 of bytes, files and folders
 //! regular_file.rs  opens what is a file with an end
 //! suggest.rs    the known name most similar to a mistyped one
@@ -9,12 +10,14 @@
 //! ```
 
 mod atomic;
+mod atomic_folder;
 mod digest;
 mod progress;
 mod regular_file;
 mod suggest;
 
 pub use atomic::{replace_file, write_atomic};
+pub use atomic_folder::AtomicFolder;
 pub use digest::{ContentHash, InvalidHash, ListedFile, files_in};
 pub use progress::Progress;
 pub use regular_file::open_regular;

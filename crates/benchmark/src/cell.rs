@@ -2,7 +2,7 @@
 //! a line of `results.jsonl`, with the score of every image, so that methods can be compared later.
 
 use anomalens_base::ContentHash;
-use anomalens_datasets::{DataSet, MaskSource};
+use anomalens_datasets::{DataSet, MaskReading, MaskSource};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -118,13 +118,13 @@ pub(crate) fn fingerprint(data: &DataSet, class: &str) -> String {
     let samples = data.samples.iter().filter(|sample| sample.class == class);
     let lines = samples.map(|sample| {
         let mask = match &sample.mask {
-            MaskSource::File(file) => match file.threshold {
-                0 => bytes(&file.path).to_string(),
-                threshold => format!("{} above {threshold}", bytes(&file.path)),
-            },
-            MaskSource::Listed(mask) => format!("{mask:?}"),
+            MaskSource::File(file) if file.reading == MaskReading::default() => {
+                bytes(&file.path).to_string()
+            }
+            MaskSource::File(file) => format!("{} {:?}", bytes(&file.path), file.reading),
+            MaskSource::Outlines(mask) => format!("{mask:?}"),
             MaskSource::Empty => "empty".to_owned(),
-            MaskSource::Absent => "absent".to_owned(),
+            MaskSource::Unknown => "absent".to_owned(),
         };
         let (id, kind, split) = (&sample.id, &sample.kind, sample.split);
         format!("{id} {kind} {split} {} {mask}\n", bytes(&sample.image))

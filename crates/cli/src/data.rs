@@ -2,16 +2,18 @@
 //! meta.json, sets that are drawn, and pictures from sets that are published as numbers.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anomalens::backbones::weights::Store;
 use anomalens::base::write_atomic;
-use anomalens::datasets::{DataRef, DataSet, check, layout, layouts, meta_json, unpack};
+use anomalens::datasets::{DataRef, DataSet, check_while, layout, layouts, meta_json, unpack};
 use anomalens::synthetic::Spec;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use super::progress::{Progress, catch_interrupts, interrupted};
 use super::{End, print_line};
 
 /// A data set as `--data` names it.
@@ -175,7 +177,17 @@ pub(super) fn run(args: &Args) -> Result<End> {
             Ok(End::Done)
         }
         Command::Check { data, json } => {
-            let report = check(&data.locate()?)?;
+            catch_interrupts();
+            let progress = Progress::images("checking", 0);
+            let report = check_while(&data.locate()?, &|read, total| {
+                progress.set(read as u64, Some(total as u64));
+                match interrupted() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            });
+            progress.finish();
+            let report = report?;
             if *json {
                 print_line(serde_json::to_string(&report)?)?;
             } else {

@@ -274,7 +274,7 @@ mod tests {
             kind: String::new(),
             class: String::new(),
             split,
-            mask: MaskSource::Absent,
+            mask: MaskSource::Unknown,
         };
         let train = (0..5).map(|i| sample(i, Split::Train));
         let samples = mixed(

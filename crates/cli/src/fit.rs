@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anomalens::backbones::Backbone;
-use anomalens::datasets::{Sample, few_shot};
+use anomalens::datasets::{ImageFile, Sample, few_shot};
 use anomalens::detectors::{
     BackboneRef, DEFAULT_METHOD, Detector, DetectorFile, FitContext, Method, MethodSettings, Need,
     Provenance, ReferenceImage, find as find_method,
@@ -186,7 +186,7 @@ pub(super) fn normal_images(
     }
     let mut files = images::find(paths)?;
     if let Some((shots, seed)) = draw {
-        let all: Vec<&images::ImageFile> = files.iter().collect();
+        let all: Vec<&ImageFile> = files.iter().collect();
         files = few_shot(&all, shots, seed)?.into_iter().cloned().collect();
     }
     images::shots(&files)

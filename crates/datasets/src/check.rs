@@ -4,22 +4,28 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use anomalens_vision::{Mask, MaskChannel, MaskFile, MaskReading, MaskSource};
 use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::data_ref::DataRef;
 use crate::data_set::classes;
-use crate::decode::{bytes_of, decode, marks_any, read_mask};
+use crate::decode::{bytes_of, decoded_size, part, read_mask, wrong_size};
 use crate::error::Error;
 use crate::finding::{Finding, FindingKind, Severity};
 use crate::layouts::{Layout, Published};
-use crate::sample::{Label, MaskSource, Sample, Split};
+use crate::sample::{Label, Sample, Split};
 
 /// Findings of one kind that the plain text shows; the rest is counted.
 const SHOWN_PER_KIND: usize = 10;
+
+/// The share of an image above which its mask is suspected to be misread.
+const NEARLY_ALL: f64 = 0.8;
 
 /// Samples of one class, split and kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -47,6 +53,14 @@ pub struct CheckReport {
     pub counts: Vec<Count>,
     /// Everything found, errors first.
     pub findings: Vec<Finding>,
+    /// Image and mask files that were not read, because the check was interrupted.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub not_read: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it.
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Checks a data set: folders, label files, images, masks, duplicates and published counts.
@@ -55,9 +69,32 @@ pub struct CheckReport {
 /// When there is nothing to check: the folder is missing, a file, empty, in another layout or
 /// without images.
 pub fn check(data: &DataRef) -> Result<CheckReport, Error> {
+    check_while(data, &|_, _| ControlFlow::Continue(()))
+}
+
+/// Like [`check`]; `progress` is called with the number of files that were read and of all files,
+/// and may end the check early: what was found so far is reported.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_while(data: &DataRef, progress: &Progress<'_>) -> Result<CheckReport, Error> {
     let scan = data.scan()?;
     let (root, samples) = (&scan.root, &scan.samples);
-    let images = read_images(samples);
+    let paths = image_paths(samples);
+    let masks = samples
+        .iter()
+        .filter(|sample| has_mask_file(sample))
+        .count();
+    let reading = Reading {
+        progress,
+        total: paths.len() + masks,
+        read: AtomicUsize::new(0),
+        stopped: AtomicBool::new(false),
+    };
+    let images: Images<'_> = paths
+        .into_par_iter()
+        .filter_map(|path| reading.next(|| (path, read_image(path))))
+        .collect();
 
     let mut findings = scan.findings;
     findings.extend(images.iter().filter_map(|(path, image)| {
@@ -68,7 +105,7 @@ pub fn check(data: &DataRef) -> Result<CheckReport, Error> {
             message,
         ))
     }));
-    findings.extend(mask_findings(root, samples, &images));
+    findings.extend(mask_findings(root, samples, &images, &reading));
     findings.extend(duplicates(samples, &images));
     findings.extend(empty_splits(samples));
     findings.extend(published_counts(data.layout, samples));
@@ -79,15 +116,41 @@ pub fn check(data: &DataRef) -> Result<CheckReport, Error> {
         layout: data.layout,
         counts: count(samples),
         findings,
+        not_read: reading.total - reading.read.into_inner(),
     })
 }
 
+/// What [`check_while`] calls: files read, all files.
+pub type Progress<'a> = dyn Fn(usize, usize) -> ControlFlow<()> + Sync + 'a;
+
+/// How far the files are read.
+struct Reading<'a> {
+    progress: &'a Progress<'a>,
+    total: usize,
+    read: AtomicUsize,
+    stopped: AtomicBool,
+}
+
+impl Reading<'_> {
+    /// Reads one file, unless the check was ended.
+    fn next<T>(&self, read: impl FnOnce() -> T) -> Option<T> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return None;
+        }
+        let result = read();
+        let count = self.read.fetch_add(1, Ordering::Relaxed) + 1;
+        if (self.progress)(count, self.total).is_break() {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+        Some(result)
+    }
+}
+
 impl CheckReport {
-    /// Whether there are no errors; there may be warnings.
+    /// Whether all was read and there are no errors; there may be warnings.
     pub fn is_sound(&self) -> bool {
-        self.findings
-            .iter()
-            .all(|finding| finding.severity != Severity::Error)
+        let mut findings = self.findings.iter();
+        self.not_read == 0 && findings.all(|finding| finding.severity != Severity::Error)
     }
 }
 
@@ -140,7 +203,15 @@ impl fmt::Display for CheckReport {
             f,
             "errors: {errors}, warnings: {}",
             self.findings.len() - errors
-        )
+        )?;
+        if self.not_read > 0 {
+            write!(
+                f,
+                "\ninterrupted: {} files were not read; this is what was found so far",
+                self.not_read
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -152,8 +223,8 @@ struct ImageFacts {
 
 type Images<'a> = BTreeMap<&'a Path, Result<ImageFacts, String>>;
 
-/// Reads every image once, however many samples are cut from it.
-fn read_images(samples: &[Sample]) -> Images<'_> {
+/// Every image once, however many samples are cut from it.
+fn image_paths(samples: &[Sample]) -> Vec<&Path> {
     let mut paths: Vec<&Path> = samples
         .iter()
         .map(|sample| sample.image.as_path())
@@ -161,73 +232,102 @@ fn read_images(samples: &[Sample]) -> Images<'_> {
     paths.sort_unstable();
     paths.dedup();
     paths
-        .into_par_iter()
-        .map(|path| (path, read_image(path)))
-        .collect()
 }
 
 fn read_image(path: &Path) -> Result<ImageFacts, String> {
     let bytes = bytes_of(path)?;
-    let image = decode(&bytes)?;
     Ok(ImageFacts {
-        size: (image.width(), image.height()),
+        size: decoded_size(&bytes)?,
         digest: Sha256::digest(&bytes).into(),
     })
 }
 
-fn mask_findings(root: &Path, samples: &[Sample], images: &Images<'_>) -> Vec<Finding> {
+fn has_mask_file(sample: &Sample) -> bool {
+    matches!(sample.mask, MaskSource::File(_))
+}
+
+fn mask_findings(
+    root: &Path,
+    samples: &[Sample],
+    images: &Images<'_>,
+    reading: &Reading<'_>,
+) -> Vec<Finding> {
     samples
         .par_iter()
         .filter_map(|sample| {
-            let image = images.get(sample.image.as_path())?.as_ref().ok();
-            let (size, marks, at) = match &sample.mask {
+            let image = images.get(sample.image.as_path());
+            let image = image.and_then(|image| image.as_ref().ok());
+            match &sample.mask {
                 MaskSource::File(file) => {
                     let at = relative(root, &file.path);
-                    match read_mask(&file.path, file.threshold) {
+                    let mask = reading.next(|| read_mask(&file.path, file.reading))?;
+                    let (kind, message) = match mask {
                         Ok(mask) => {
-                            let size = (mask.width(), mask.height());
-                            (size, marks_any(&mask, sample.crop), at)
+                            let (kind, message) = mask_fault(sample, &mask, image?.size)?;
+                            let advice = match kind {
+                                FindingKind::FullMask => reading_advice(file),
+                                _ => String::new(),
+                            };
+                            (kind, message + &advice)
                         }
-                        Err(message) => {
-                            return Some(Finding::new(FindingKind::UnreadableImage, at, message));
-                        }
-                    }
+                        Err(message) => (FindingKind::UnreadableImage, message),
+                    };
+                    Some(Finding::new(kind, at, message))
                 }
-                MaskSource::Listed(mask) => {
-                    ((mask.width(), mask.height()), mask.any(), sample.id.clone())
+                MaskSource::Outlines(outlines) => {
+                    let (kind, message) = mask_fault(sample, &outlines.to_mask(), image?.size)?;
+                    Some(Finding::new(kind, &sample.id, message))
                 }
-                MaskSource::Empty | MaskSource::Absent => return None,
-            };
-            let (kind, message) = mask_fault(sample, size, marks, image?.size)?;
-            Some(Finding::new(kind, at, message))
+                MaskSource::Empty | MaskSource::Unknown => None,
+            }
         })
         .collect()
 }
 
-/// What is wrong with a mask of this size in an image of that size.
-fn mask_fault(
-    sample: &Sample,
-    size: (u32, u32),
-    marks: bool,
-    image: (u32, u32),
-) -> Option<(FindingKind, String)> {
+/// What is wrong with a mask in an image of this size.
+fn mask_fault(sample: &Sample, mask: &Mask, image: (u32, u32)) -> Option<(FindingKind, String)> {
+    let size = (mask.width(), mask.height());
     if size != image {
-        let message = format!(
-            "this mask is {}x{}, its image {}x{}",
-            size.0, size.1, image.0, image.1
-        );
-        return Some((FindingKind::MaskSize, message));
+        return Some((FindingKind::MaskSize, wrong_size("this mask", size, image)));
     }
-    match (sample.label, marks) {
-        (Label::Anomalous, false) => Some((
+    let part = part(mask, sample.crop)?;
+    let marked = part.count();
+    let share = marked as f64 / part.values().len() as f64;
+    match sample.label {
+        Label::Anomalous if marked == 0 => Some((
             FindingKind::EmptyMask,
             format!("this mask marks no pixel, and {} is anomalous", sample.id),
         )),
-        (Label::Normal, true) => Some((
+        Label::Normal if marked > 0 => Some((
             FindingKind::MaskOfNormal,
             format!("this mask marks pixels, and {} is normal", sample.id),
         )),
+        _ if share > NEARLY_ALL => Some((
+            FindingKind::FullMask,
+            format!("this mask marks {:.0}% of {}", 100.0 * share, sample.id),
+        )),
         _ => None,
+    }
+}
+
+/// How else a mask file that marks nearly everything may be meant.
+fn reading_advice(file: &MaskFile) -> String {
+    if file.reading != MaskReading::default() {
+        return "; are the settings of the masks right?".to_owned();
+    }
+    let alpha = MaskReading {
+        channel: MaskChannel::Alpha,
+        ..file.reading
+    };
+    // Its alpha channel marks something, and not everything.
+    let marks = read_mask(&file.path, alpha).is_ok_and(|mask| {
+        let marked = mask.count();
+        marked > 0 && marked < mask.values().len()
+    });
+    if marks {
+        "; if its alpha channel is meant, set mask-from=alpha".to_owned()
+    } else {
+        "; if it marks what is normal, set mask-invert=true".to_owned()
     }
 }
 

@@ -1,19 +1,32 @@
-//! `LAYOUT:PATH`, the way a user names a data set: `folder:/data/bottle`, `elpv:/data/elpv`. A setting
-//! may follow: `kvasir:/data/kvasir,mask-threshold=127`.
+//! `LAYOUT:PATH`, the way a user names a data set: `folder:/data/bottle`, `elpv:/data/elpv`. Settings
+//! may follow, which say how masks are read: `kvasir:/data/kvasir,mask-threshold=127`,
+//! `,mask-invert=true`, `,mask-from=alpha`.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use anomalens_base::{did_you_mean, nearest};
+use anomalens_vision::{MaskChannel, MaskReading, MaskSource};
+
 use crate::error::Error;
 use crate::finding::Severity;
 use crate::layouts::{Layout, layout};
 use crate::listing::list;
-use crate::sample::{MaskSource, Sample};
+use crate::sample::Sample;
 use crate::scan::Scan;
 use crate::settings::split_settings;
 
 const MASK_THRESHOLD: &str = "mask-threshold";
+const MASK_INVERT: &str = "mask-invert";
+const MASK_FROM: &str = "mask-from";
+const SETTINGS: [&str; 3] = [MASK_THRESHOLD, MASK_INVERT, MASK_FROM];
+
+/// Values of [`MASK_FROM`].
+const CHANNELS: [(&str, MaskChannel); 2] = [
+    ("brightness", MaskChannel::Brightness),
+    ("alpha", MaskChannel::Alpha),
+];
 
 /// A layout and the folder (or file) that is said to be in it. Parsing looks at the text alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,9 +35,8 @@ pub struct DataRef {
     pub layout: &'static Layout,
     /// The folder of the data set, or the file that lists it.
     pub root: PathBuf,
-    /// Pixels of mask files are anomalous whose value is above this one, in the units of the file
-    /// (white is 255, or 65535 in files of 16 bits). The references take all that is above 0.
-    pub mask_threshold: u16,
+    /// Which pixels of mask files are anomalous. The references take all that are not black.
+    pub masks: MaskReading,
 }
 
 impl FromStr for DataRef {
@@ -43,34 +55,70 @@ impl FromStr for DataRef {
         }
         let mut data = Self::new(layout, path);
         for (name, value) in settings {
-            let bad = |reason| Error::Setting {
+            set(&mut data.masks, name, value).map_err(|reason| Error::Setting {
                 given: text.to_owned(),
                 reason,
-            };
-            if name != MASK_THRESHOLD {
-                return Err(bad(format!(
-                    "there is no setting {name}, only {MASK_THRESHOLD} (end a folder of this name \
-                     with /)"
-                )));
-            }
-            // Nothing is above the largest value.
-            data.mask_threshold = value
-                .parse()
-                .ok()
-                .filter(|threshold| *threshold < u16::MAX)
-                .ok_or_else(|| bad(format!("{name} is a number from 0 to {}", u16::MAX - 1)))?;
+            })?;
         }
         Ok(data)
     }
 }
 
+fn set(masks: &mut MaskReading, name: &str, value: &str) -> Result<(), String> {
+    match name {
+        // Nothing is above the largest value.
+        MASK_THRESHOLD => {
+            masks.threshold = value
+                .parse()
+                .ok()
+                .filter(|threshold| *threshold < u16::MAX)
+                .ok_or_else(|| format!("{name} is a number from 0 to {}", u16::MAX - 1))?;
+        }
+        MASK_INVERT => {
+            masks.invert = value
+                .parse()
+                .map_err(|_| format!("{name} is true or false"))?;
+        }
+        MASK_FROM => {
+            let known = CHANNELS.iter().find(|(name, _)| *name == value);
+            let (_, channel) = known.ok_or_else(|| {
+                let known = CHANNELS.map(|(name, _)| name);
+                format!("{name} is {}", known.join(" or "))
+            })?;
+            masks.channel = *channel;
+        }
+        _ => {
+            return Err(format!(
+                "there is no setting {name}{}; the settings are {} (end a folder of this name \
+                 with /)",
+                did_you_mean(nearest(name, SETTINGS).as_deref()),
+                SETTINGS.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
 impl fmt::Display for DataRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.layout.name, self.root.display())?;
-        match self.mask_threshold {
-            0 => Ok(()),
-            threshold => write!(f, ",{MASK_THRESHOLD}={threshold}"),
+        let MaskReading {
+            threshold,
+            channel,
+            invert,
+        } = self.masks;
+        if threshold > 0 {
+            write!(f, ",{MASK_THRESHOLD}={threshold}")?;
         }
+        if invert {
+            write!(f, ",{MASK_INVERT}=true")?;
+        }
+        if channel != MaskChannel::default()
+            && let Some((name, _)) = CHANNELS.iter().find(|(_, known)| *known == channel)
+        {
+            write!(f, ",{MASK_FROM}={name}")?;
+        }
+        Ok(())
     }
 }
 
@@ -80,7 +128,7 @@ impl DataRef {
         Self {
             layout,
             root: root.into(),
-            mask_threshold: 0,
+            masks: MaskReading::default(),
         }
     }
 
@@ -89,7 +137,7 @@ impl DataRef {
         let Self {
             layout,
             root,
-            mask_threshold,
+            masks,
         } = self;
         if !root.exists() {
             return Err(Error::RootMissing {
@@ -105,7 +153,7 @@ impl DataRef {
         }
         layout.recognise(root)?;
 
-        let mut scan = Scan::new(root, layout.about.is_some(), *mask_threshold);
+        let mut scan = Scan::new(root, layout.about.is_some(), *masks);
         layout.scan(&mut scan)?;
         let has_errors = scan
             .findings
@@ -118,10 +166,14 @@ impl DataRef {
             });
         }
         let has_mask_file = |sample: &Sample| matches!(sample.mask, MaskSource::File(_));
-        if *mask_threshold > 0 && !scan.samples.iter().any(has_mask_file) && !has_errors {
+        if *masks != MaskReading::default()
+            && !scan.samples.iter().any(has_mask_file)
+            && !has_errors
+        {
             return Err(Error::Setting {
                 given: self.to_string(),
-                reason: format!("{MASK_THRESHOLD} is for masks in image files, and there are none"),
+                reason: "these settings are for masks in image files, and there are none"
+                    .to_owned(),
             });
         }
         Ok(scan)

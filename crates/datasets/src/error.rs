@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use anomalens_vision::{GeometryError, ImageError};
+use anomalens_vision::{GeometryError, IMAGE_ENDINGS, ImageError};
 
 use anomalens_base::did_you_mean;
 
@@ -187,6 +187,44 @@ pub enum Error {
     /// An image cannot have the size asked for.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
+    /// Nothing is at a path, and no file matches it as a pattern.
+    #[error("cannot find {}; check the path", path.display())]
+    PathMissing {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// Paths give no image.
+    #[error(
+        "there are no images in {} (files ending in {}){}",
+        paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
+        IMAGE_ENDINGS.join(", "),
+        note.as_ref().map(|note| format!("; {note}")).unwrap_or_default()
+    )]
+    NoImagesBelow {
+        /// Folders and patterns.
+        paths: Vec<PathBuf>,
+        /// What files there are instead.
+        note: Option<String>,
+    },
+    /// A file that must be a text is not.
+    #[error(
+        "{} is no text in UTF-8 or UTF-16 (line {line}): save it as UTF-8 (in a spreadsheet: CSV UTF-8)",
+        path.display()
+    )]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// The first line that is none, from 1.
+        line: usize,
+    },
+    /// A list too large to be meant.
+    #[error("{} has more than {limit} bytes, too many for a list of images", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Most bytes.
+        limit: u64,
+    },
     /// A file that must be JSON is not, or not of the kind that the layout reads.
     #[error("{} cannot be understood: {error}", path.display())]
     NoJson {

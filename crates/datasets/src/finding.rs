@@ -25,6 +25,8 @@ pub enum FindingKind {
     MissingFolder,
     /// A row of a label file cannot be understood, or contradicts another.
     BadRow,
+    /// A column of a table that is not known; it is not used.
+    UnusedColumn,
     /// A folder of images where folders are labels, whose name is no known label.
     UnknownKind,
     /// An image cannot be decoded, or not be cut as the layout asks.
@@ -42,6 +44,8 @@ pub enum FindingKind {
     MaskSize,
     /// The mask of an anomalous image marks no pixel.
     EmptyMask,
+    /// A mask marks nearly all of its image.
+    FullMask,
     /// An outline reaches beyond its image.
     Outside,
     /// The mask of a normal image marks pixels.
@@ -72,7 +76,9 @@ impl FindingKind {
             | Self::AmbiguousMask
             | Self::MaskOrder
             | Self::MaskSize => Severity::Error,
-            Self::EmptyMask
+            Self::UnusedColumn
+            | Self::EmptyMask
+            | Self::FullMask
             | Self::Outside
             | Self::MaskOfNormal
             | Self::UnlabelledFile

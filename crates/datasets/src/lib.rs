@@ -18,6 +18,9 @@
 //!                    split.rs   scikit-learn's train_test_split, to the draw
 //!                    shots.rs   few-shot sampling, lists of shots in a file
 //!
+//!  images.rs   the image files that paths and patterns name, without labels
+//!  parse.rs    the parsers of lists on bytes, for fuzzing
+//!  text.rs     texts in UTF-8 and UTF-16
 //!  settings.rs `,name=value` behind a path
 //!  meta.rs     a data set as AnomalyCLIP's meta.json
 //!  unpack.rs   data sets published as numbers -> folders of pictures
@@ -29,26 +32,31 @@ mod data_set;
 mod decode;
 mod error;
 mod finding;
+mod images;
 mod layouts;
 mod listing;
 mod meta;
 mod pairing;
+pub mod parse;
 mod sample;
 mod scan;
 mod settings;
 mod shots;
 mod split;
+mod text;
 mod unpack;
 
-pub use check::{CheckReport, Count, check};
+pub use anomalens_vision::{MaskChannel, MaskReading, MaskSource};
+pub use check::{CheckReport, Count, Progress, check, check_while};
 pub use data_ref::DataRef;
 pub use data_set::DataSet;
 pub use error::Error;
 pub use finding::{Finding, FindingKind, Severity};
+pub use images::{FoundImages, ImageFile, find_images, path_text};
 pub use layouts::{About, Layout, Published, layout, layouts};
 pub use listing::images_below;
 pub use meta::meta_json;
-pub use sample::{Crop, GOOD, Label, MaskSource, Sample, Split};
+pub use sample::{Crop, GOOD, Label, Sample, Split};
 pub use settings::split_settings;
 pub use shots::{few_shot, read_shots, write_shots};
 pub use split::{TrainTest, permutation, train_test_split};

@@ -1,15 +1,28 @@
 //! What a folder holds, sorted by name (byte by byte, as Python sorts), with the files that
 //! systems and archives leave behind set aside.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
+use anomalens_vision::FileKind;
+
 use crate::error::Error;
 
-/// Endings of the formats that the project decodes.
-const IMAGE_EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp"];
-/// Left behind by file managers, and by AnomalyCLIP's scripts.
-const SYSTEM_FILES: [&str; 4] = ["thumbs.db", "desktop.ini", "__macosx", "meta.json"];
+/// Left behind by file managers, storage devices and archives, in lower case.
+const SYSTEM_FILES: [&str; 9] = [
+    "thumbs.db",
+    "desktop.ini",
+    "__macosx",
+    "@eadir",
+    "#recycle",
+    "#snapshot",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+];
+/// Left behind by AnomalyCLIP's scripts.
+const META: &str = "meta.json";
 /// Files for people, with any ending: MVTec AD has `readme.txt` and `license.txt` in each class.
 const DOCUMENTS: [&str; 4] = ["readme", "license", "licence", "citation"];
 
@@ -111,12 +124,18 @@ pub(crate) fn below(folder: &str, name: &str) -> String {
 }
 
 fn is_image(name: &str) -> bool {
-    IMAGE_EXTENSIONS.contains(&extension(name).as_str())
+    FileKind::of_name(Path::new(name)) == FileKind::Image
+}
+
+/// Whether a file or folder of this name is hidden or the system's own.
+pub(crate) fn is_system(name: &OsStr) -> bool {
+    let name = name.to_string_lossy().to_lowercase();
+    name.starts_with('.') || SYSTEM_FILES.contains(&name.as_str())
 }
 
 fn is_ignored(name: &str) -> bool {
     let lower = name.to_lowercase();
-    name.starts_with('.')
-        || SYSTEM_FILES.contains(&lower.as_str())
+    is_system(name.as_ref())
+        || lower == META
         || (!is_image(name) && DOCUMENTS.contains(&stem(&lower)))
 }

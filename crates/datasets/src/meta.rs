@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anomalens_vision::MaskFile;
-use serde::{Deserialize, Serialize};
+use anomalens_vision::{MaskFile, MaskReading, MaskSource};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::ser::{PrettyFormatter, Serializer};
 
 use crate::data_set::DataSet;
 use crate::error::Error;
-use crate::sample::{Label, MaskSource, Sample, Split};
+use crate::sample::{Label, Sample, Split};
 
 /// Its usual name, at the root of the data set.
 pub(crate) const FILE: &str = "meta.json";
@@ -28,8 +29,19 @@ pub(crate) struct Entry {
     /// The kind of the anomaly.
     #[serde(default)]
     pub(crate) specie_name: String,
-    /// 0 or 1.
+    /// 0 or 1; also 0.0 and 1.0, as they come out of tables.
+    #[serde(deserialize_with = "zero_or_one")]
     pub(crate) anomaly: u8,
+}
+
+fn zero_or_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    match f64::deserialize(deserializer)? {
+        0.0 => Ok(0),
+        1.0 => Ok(1),
+        other => Err(D::Error::custom(format!(
+            "anomaly 0 or 1 expected, {other} found"
+        ))),
+    }
 }
 
 #[derive(Serialize)]
@@ -81,12 +93,12 @@ fn entry(root: &Path, sample: &Sample) -> Result<Entry, Error> {
     Ok(Entry {
         img_path: below_root(&sample.image, "is not below the root")?,
         mask_path: match &sample.mask {
-            MaskSource::File(MaskFile { path, threshold: 0 }) => {
+            MaskSource::File(MaskFile { path, reading }) if *reading == MaskReading::default() => {
                 below_root(path, "has a mask that is not below the root")?
             }
-            MaskSource::File(_) => return Err(refuse("has a mask with a threshold")),
-            MaskSource::Listed(_) => return Err(refuse("has a mask that is no file")),
-            MaskSource::Empty | MaskSource::Absent => String::new(),
+            MaskSource::File(_) => return Err(refuse("has a mask that is not read by default")),
+            MaskSource::Outlines(_) => return Err(refuse("has a mask that is no file")),
+            MaskSource::Empty | MaskSource::Unknown => String::new(),
         },
         cls_name: sample.class.clone(),
         specie_name: sample.kind.clone(),

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use anomalens_vision::MaskSource;
+
 use crate::finding::FindingKind;
 use crate::listing::{below, stem};
-use crate::sample::MaskSource;
 use crate::scan::Scan;
 
 /// What masks are called after their images, where the layout does not say otherwise.
@@ -68,7 +69,7 @@ pub(crate) fn pair_masks(
                     at,
                     format!("no mask {expected} in {}", masks.folder),
                 );
-                MaskSource::Absent
+                MaskSource::Unknown
             }
             [first, second, ..] => {
                 scan.find(
@@ -76,7 +77,7 @@ pub(crate) fn pair_masks(
                     at,
                     format!("two masks fit this image, {first} and {second}"),
                 );
-                MaskSource::Absent
+                MaskSource::Unknown
             }
         });
     }

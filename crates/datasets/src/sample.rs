@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use anomalens_vision::{ImageError, Limits, Mask, MaskFile, SparseMask};
+use anomalens_vision::MaskSource;
 use serde::Serialize;
 
 /// The kind of every normal sample, whatever its folder is called.
@@ -57,42 +57,8 @@ impl fmt::Display for Crop {
     }
 }
 
-/// Where the true anomalous pixels of a sample are found.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase", tag = "source", content = "path")]
-pub enum MaskSource {
-    /// An image of the same size as the sample's image, to be cropped like it: pixels above its
-    /// threshold are anomalous.
-    File(MaskFile),
-    /// These pixels: outlines in a list, drawn at the size of the sample's image.
-    Listed(SparseMask),
-    /// No pixel is anomalous: a normal image of a class that has masks.
-    Empty,
-    /// Not known: the class has no masks.
-    Absent,
-}
-
-impl MaskSource {
-    /// Whether some pixels may be anomalous.
-    pub fn is_marked(&self) -> bool {
-        matches!(self, Self::File(_) | Self::Listed(_))
-    }
-
-    /// The mask of the whole image; `None` if no pixel is known to be anomalous.
-    ///
-    /// # Errors
-    /// When its file cannot be read.
-    pub fn open(&self, limits: &Limits) -> Result<Option<Mask>, ImageError> {
-        match self {
-            Self::File(file) => Mask::open(file, limits).map(Some),
-            Self::Listed(mask) => Ok(Some(mask.to_mask())),
-            Self::Empty | Self::Absent => Ok(None),
-        }
-    }
-}
-
 /// One image (or part of one) with its label.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Sample {
     /// Path of the image below the root with `/` between names, followed by `#x,y,width,height`
     /// where the sample is a crop. Unique in its data set and the same on every machine.

@@ -3,10 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
+use anomalens_vision::{MaskReading, MaskSource};
+
 use crate::error::Error;
 use crate::finding::{Finding, FindingKind};
 use crate::listing::{Listing, below, holds_images, list};
-use crate::sample::{Crop, GOOD, Label, MaskSource, Sample, Split};
+use crate::sample::{Crop, GOOD, Label, Sample, Split};
+
+/// Most findings of a list: enough to see what is wrong with it.
+const MAX_FINDINGS: usize = 100_000;
 
 /// The state of a walk.
 #[derive(Debug)]
@@ -16,8 +21,8 @@ pub(crate) struct Scan {
     pub(crate) file: Option<PathBuf>,
     /// Whether this is a published data set, whose files have the names that its owners gave.
     pub(crate) published: bool,
-    /// Pixels of mask files are marked whose value is above this one.
-    pub(crate) mask_threshold: u16,
+    /// How mask files are read.
+    pub(crate) masks: MaskReading,
     pub(crate) samples: Vec<Sample>,
     pub(crate) findings: Vec<Finding>,
 }
@@ -34,7 +39,7 @@ pub(crate) struct Item<'a> {
 
 impl Scan {
     /// Of a folder, or of a file that lists the samples in its folder.
-    pub(crate) fn new(given: &Path, published: bool, mask_threshold: u16) -> Self {
+    pub(crate) fn new(given: &Path, published: bool, masks: MaskReading) -> Self {
         let (root, file) = match given.parent() {
             Some(folder) if given.is_file() => (folder, Some(given.to_owned())),
             _ => (given, None),
@@ -48,7 +53,7 @@ impl Scan {
             },
             file,
             published,
-            mask_threshold,
+            masks,
             samples: Vec::new(),
             findings: Vec::new(),
         }
@@ -60,7 +65,7 @@ impl Scan {
 
     pub(crate) fn add(&mut self, mut item: Item<'_>) {
         if let MaskSource::File(file) = &mut item.mask {
-            file.threshold = self.mask_threshold;
+            file.reading = self.masks;
         }
         let image = self.path(&item.image);
         self.samples.push(Sample {
@@ -88,7 +93,26 @@ impl Scan {
         at: impl Into<String>,
         message: impl Into<String>,
     ) {
-        self.findings.push(Finding::new(kind, at, message));
+        match self.findings.len() {
+            ..MAX_FINDINGS => self.findings.push(Finding::new(kind, at, message)),
+            // An error, for there may be some among the others.
+            MAX_FINDINGS => self.findings.push(Finding::new(
+                FindingKind::BadRow,
+                "data set",
+                format!("more than {MAX_FINDINGS} findings; the others are left out"),
+            )),
+            _ => {}
+        }
+    }
+
+    /// A path of a list as it is there: lists made on Windows have `\` between names.
+    pub(crate) fn as_there(&self, path: &str) -> String {
+        let slashes = path.replace('\\', "/");
+        if slashes != path && !self.path(path).exists() && self.path(&slashes).exists() {
+            slashes
+        } else {
+            path.to_owned()
+        }
     }
 
     /// The first of these folders that is there, or else the last of them.

@@ -4,11 +4,13 @@
 use std::fs;
 use std::path::Path;
 
+use anomalens_base::nearest;
+
 use crate::data_set::DataSet;
 use crate::error::Error;
 use crate::sample::{Label, Sample, Split};
 use crate::split::permutation;
-use anomalens_base::nearest;
+use crate::text::read_text;
 
 /// Draws `k` different items: the first `k` of [`permutation`]`(normals.len(), seed)`.
 ///
@@ -43,7 +45,15 @@ pub fn write_shots(path: &Path, shots: &[&Sample]) -> Result<(), Error> {
 /// # Errors
 /// When the file cannot be read, or a line names no normal training image or one named before.
 pub fn read_shots<'a>(path: &Path, data: &'a DataSet) -> Result<Vec<&'a Sample>, Error> {
-    let text = fs::read_to_string(path).map_err(|source| Error::reading(path, source))?;
+    shots_of(&read_text(path)?, path, data)
+}
+
+/// The shots that a list names; `path` is where it is from.
+pub(crate) fn shots_of<'a>(
+    text: &str,
+    path: &Path,
+    data: &'a DataSet,
+) -> Result<Vec<&'a Sample>, Error> {
     let normals = || {
         data.samples
             .iter()

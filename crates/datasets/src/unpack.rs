@@ -3,8 +3,9 @@
 //! `mnist` and `cifar10` read what comes out.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use anomalens_base::AtomicFolder;
 use image::{GrayImage, RgbImage};
 use rayon::prelude::*;
 use serde::Deserialize;
@@ -103,23 +104,18 @@ pub fn unpack(root: &Path, output: &Path) -> Result<usize, Error> {
             path: output.to_owned(),
         });
     }
-    let mut unfinished = output.as_os_str().to_owned();
-    unfinished.push(".unfinished");
-    let unfinished = PathBuf::from(unfinished);
-    let written = write(&unfinished, &pictures)
-        .and_then(|()| fs::rename(&unfinished, output).map_err(|source| writing(output, source)));
-    if written.is_err() {
-        // The error that was met first is the one to tell.
-        let _ = fs::remove_dir_all(&unfinished);
-    }
-    written.map(|()| pictures.len())
+    let writing = |source| Error::writing(output, source);
+    let folder = AtomicFolder::create(output).map_err(writing)?;
+    write(folder.path(), &pictures)?;
+    folder.commit().map_err(writing)?;
+    Ok(pictures.len())
 }
 
 fn write(folder: &Path, pictures: &[Picture]) -> Result<(), Error> {
     for Picture { split, kind, .. } in pictures {
         let folder = folder.join(split).join(kind);
         if !folder.is_dir() {
-            fs::create_dir_all(&folder).map_err(|source| writing(&folder, source))?;
+            fs::create_dir_all(&folder).map_err(|source| Error::writing(&folder, source))?;
         }
     }
     pictures
@@ -134,16 +130,8 @@ fn write(folder: &Path, pictures: &[Picture]) -> Result<(), Error> {
                 Pixels::Grey(image) => image.save(&path),
                 Pixels::Colour(image) => image.save(&path),
             };
-            saved.map_err(|error| writing(&path, std::io::Error::other(error)))
+            saved.map_err(|error| Error::writing(&path, std::io::Error::other(error)))
         })
-}
-
-fn writing(path: &Path, source: std::io::Error) -> Error {
-    Error::Io {
-        operation: "write",
-        path: path.to_owned(),
-        source,
-    }
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, Error> {

@@ -297,7 +297,7 @@ fn classes_splits_labels_and_masks() {
         assert_eq!(sample.kind, kind, "{root}");
         assert_eq!(
             sample.mask,
-            mask.clone().unwrap_or(MaskSource::Absent),
+            mask.clone().unwrap_or(MaskSource::Unknown),
             "{root}"
         );
         assert_eq!(data.has_masks, mask.is_some(), "{root}");
@@ -305,7 +305,7 @@ fn classes_splits_labels_and_masks() {
             let expected = if mask.is_some() {
                 MaskSource::Empty
             } else {
-                MaskSource::Absent
+                MaskSource::Unknown
             };
             assert_eq!(normal.mask, expected, "{}", normal.id);
         }

@@ -288,14 +288,14 @@ fn mistakes_are_told_in_sentences() {
             |f| f["images"][0]["width"] = json!(7),
             MaskSize,
             "a.png",
-            "this mask is 7x4, its image 6x4",
+            "the size in the file is 7x4, its image 6x4",
         ),
         (
             "an absurd size",
             |f| f["images"][0]["width"] = json!(4_000_000_000_u32),
-            UnreadableImage,
+            MaskSize,
             "a.png",
-            "4000000000x4 is no size that an image can have",
+            "the size in the file is 4000000000x4, its image 6x4",
         ),
     ];
     for (name, harm, kind, at, message) in cases {
@@ -311,9 +311,113 @@ fn mistakes_are_told_in_sentences() {
             .iter()
             .filter(|f| f.kind == kind && f.at == at && f.message.starts_with(message));
         assert_eq!(told.count(), 1, "{name}: {report}");
-        let opens = kind.severity() == Severity::Warning || kind == MaskSize;
+        let opens = kind.severity() == Severity::Warning;
         assert_eq!(DataSet::open(&data).is_ok(), opens, "{name}");
     }
+}
+
+/// As a hostile file has it: a size of 10,000 x 10,000 that one run fills, for a small image.
+#[test]
+fn claimed_sizes_are_checked_before_anything_is_drawn() {
+    let claim = |size: Value, counts: Value| {
+        json!({
+            "images": [size, {"id": 2, "file_name": "b.png"}],
+            "annotations": [{"id": 1, "image_id": 1, "segmentation":
+                {"size": [10_000, 10_000], "counts": counts}}],
+        })
+    };
+    let sized = json!({"id": 1, "file_name": "a.png", "width": 10_000, "height": 10_000});
+    let unsized_ = json!({"id": 1, "file_name": "a.png"});
+    let runs = json!([0, 100_000_000]);
+    let cases = [
+        (
+            "in the list of images",
+            claim(sized, runs.clone()),
+            "a.png: the size in the file is 10000x10000, its image 6x4",
+        ),
+        (
+            "in the runs",
+            claim(unsized_, runs),
+            "annotation 1: its runs are for an image of 10000x10000, its image has 6x4",
+        ),
+    ];
+    for (name, file, expected) in cases {
+        let tree = Tree::new();
+        images(&tree, "set");
+        tree.file("set/coco.json", file.to_string());
+        let message = DataSet::open(&tree.data("coco", "set")).unwrap_err();
+        assert!(message.to_string().contains(expected), "{name}: {message}");
+    }
+}
+
+#[test]
+fn absurd_outlines_are_cut_off() {
+    let far = 1e300;
+    let cases = [
+        ("a box", json!({"bbox": [-far, -far, 1e301, 1e301]}), 24),
+        (
+            "a polygon",
+            json!({"segmentation": [[-far, -far, far, -far, far, far, -far, far]]}),
+            24,
+        ),
+        (
+            "half of it within",
+            json!({"segmentation": [[3, -1e9, 4e9, -1e9, 4e9, 4e9, 3, 4e9]]}),
+            12,
+        ),
+    ];
+    for (name, outline, marked) in cases {
+        let tree = Tree::new();
+        images(&tree, "set");
+        let mut annotation = json!({"id": 1, "image_id": 1});
+        let entries = annotation.as_object_mut().unwrap();
+        entries.extend(outline.as_object().unwrap().clone());
+        let file = json!({
+            "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
+            "annotations": [annotation],
+        });
+        tree.file("set/coco.json", file.to_string());
+        let data = DataSet::open(&tree.data("coco", "set")).unwrap();
+        let mask = data.samples[0].mask.open(&Default::default()).unwrap();
+        assert_eq!(mask.unwrap().count(), marked, "{name}");
+    }
+}
+
+/// Label Studio gives the size of the image as it is shown.
+#[test]
+fn sizes_are_those_of_upright_images() {
+    let file = |width: u32, height: u32| {
+        json!({
+            "images": [{"id": 1, "file_name": "a.jpg", "width": width, "height": height}],
+            "annotations": [{"image_id": 1, "bbox": [0, 0, 4, 1]}],
+        })
+    };
+    let tree = Tree::new();
+    tree.turned("set/a.jpg", 6, 4);
+    tree.file("set/coco.json", file(4, 6).to_string());
+    let data = DataSet::open(&tree.data("coco", "set")).unwrap();
+    let top = ["####", "....", "....", "....", "....", "...."];
+    assert_eq!(rows(&data.samples[0]), top);
+    tree.file("set/coco.json", file(6, 4).to_string());
+    let message = DataSet::open(&tree.data("coco", "set")).unwrap_err();
+    let expected = "a.jpg: the size in the file is 6x4, its image 4x6; is it drawn on the image \
+        before it was turned upright, as its EXIF orientation says?";
+    assert!(message.to_string().contains(expected), "{message}");
+}
+
+#[test]
+fn paths_with_backslashes_are_found() {
+    let tree = Tree::new();
+    images(&tree, "set/photos");
+    let mut file = file();
+    for image in file["images"].as_array_mut().unwrap() {
+        let name = image["file_name"].as_str().unwrap();
+        image["file_name"] = json!(format!("photos\\{name}"));
+    }
+    tree.file("set/coco.json", format!("\u{feff}{file}"));
+    let data = DataSet::open(&tree.data("coco", "set")).unwrap();
+    assert_eq!(data.samples[0].id, "photos/a.png");
+    assert!(data.samples[0].mask.is_marked());
 }
 
 #[test]

@@ -303,7 +303,7 @@ fn mvtec_layout() {
     );
     assert!(
         data.test("cable")
-            .all(|sample| sample.mask == MaskSource::Absent)
+            .all(|sample| sample.mask == MaskSource::Unknown)
     );
     assert_eq!(data.train_normals("cable").count(), 2);
     assert_eq!(data.class("cable").unwrap(), "cable");
@@ -345,12 +345,16 @@ fn plain_folders_go_by_many_names() {
         "normal",
         "nominal",
         "no_defect",
+        "pass",
         "Good",
         "NORMAL",
     ];
     let anomalous = [
         "bad",
         "ko",
+        "ng",
+        "nok",
+        "fail",
         "defect",
         "defective",
         "anomaly",
@@ -496,7 +500,7 @@ fn aitex_is_cut_into_squares() {
             (Some(8), "broken end", mask("0001_002_00_mask.png")),
             (Some(0), "nep", mask("0044_030_04_mask1.png")),
             // Marked in both files, of which neither is the whole truth.
-            (Some(16), "nep", MaskSource::Absent),
+            (Some(16), "nep", MaskSource::Unknown),
         ]
     );
     let report = check(&tree.data("aitex", "aitex")).unwrap();

@@ -64,12 +64,18 @@ fn the_same_table_in_every_form() {
             })
             .collect();
         let expected = [
-            ("c.png", "bolt", Split::Train, "good", &MaskSource::Absent),
-            ("d.png", "bolt", Split::Test, "anomaly", &MaskSource::Absent),
+            ("c.png", "bolt", Split::Train, "good", &MaskSource::Unknown),
+            (
+                "d.png",
+                "bolt",
+                Split::Test,
+                "anomaly",
+                &MaskSource::Unknown,
+            ),
             ("a.png", "nut", Split::Train, "good", &MaskSource::Empty),
             ("b.png", "nut", Split::Test, "good", &MaskSource::Empty),
             ("e.png", "nut", Split::Test, "dent", &mask),
-            ("f.png", "nut", Split::Test, "anomaly", &MaskSource::Absent),
+            ("f.png", "nut", Split::Test, "anomaly", &MaskSource::Unknown),
         ];
         assert_eq!(found, expected, "{file}");
     }
@@ -133,14 +139,16 @@ fn an_image_may_be_of_two_classes() {
 
 #[test]
 fn mistakes_are_told_with_their_line() {
-    let labels = "label normal or anomalous expected (also good, ok, normal, nominal, no_defect or \
-        0; bad, ko, defect, defective, anomaly, anomalous, abnormal or 1)";
+    let labels = "label normal or anomalous expected (also good, ok, normal, nominal, no_defect, \
+        pass or 0; bad, ko, ng, nok, fail, defect, defective, anomaly, anomalous, abnormal or 1)";
     let cases = [
         (
             "path,lable\na.png,good\n",
-            "list, line 1: there is no column `lable` (did you mean `label`?); the columns are path, \
-             label, mask, class, split, kind".to_owned(),
+            "list, line 1: the column `label` is missing from the header; the first line names the \
+             columns: path, label, mask, class, split, defect_type".to_owned(),
         ),
+        ("path,lable\n", "list, line 1: the column `lable` is not used (is label meant?)".to_owned()),
+        ("a.png,good\n", "list, line 1: the column `path` is missing from the header".to_owned()),
         ("path,label,path\n", "list, line 1: the column `path` is there twice".to_owned()),
         ("path,mask\na.png,\n", "list, line 1: the column `label` is missing from the header".to_owned()),
         ("", "list, line 1: the column `path` is missing from the header".to_owned()),
@@ -157,7 +165,7 @@ fn mistakes_are_told_with_their_line() {
             "list, line 3: no split, which other lines have: give it to all or to none".to_owned(),
         ),
         ("{\"path\": \"a.png\"", "list, line 1: no JSON object: EOF while parsing".to_owned()),
-        ("{\"path\": \"a.png\", \"lable\": 1}", "list, line 1: there is no column `lable` (did you mean `label`?)".to_owned()),
+        ("{\"path\": \"a.png\", \"lable\": 1}", "list, line 1: ".to_owned() + labels + ", `` found"),
         ("{\"path\": \"a.png\", \"label\": 1}\n[]\n", "list, line 2: no JSON object: invalid type".to_owned()),
         ("{\"path\": [\"a.png\"], \"label\": 1}", "list, line 1: `path` is neither text nor a number".to_owned()),
         ("{\"path\": \"a.png\"}", "list, line 1: ".to_owned() + labels + ", `` found"),
@@ -187,6 +195,119 @@ fn mistakes_are_told_with_their_line() {
         message.contains("manifest.csv or manifest.jsonl is missing"),
         "{message}"
     );
+}
+
+/// What spreadsheets, other systems and other programs make of a table; copies of files that were
+/// refused before.
+#[test]
+fn tables_of_other_tools() {
+    let plain = "path,label,mask\na.png,normal,\nb.png,normal,\nsub/f.png,anomalous,masks/e.png\n";
+    let utf16 = |mark: u16, word: fn(u16) -> [u8; 2]| -> Vec<u8> {
+        let tabs = plain.replace(',', "\t");
+        let units = std::iter::once(mark).chain(tabs.encode_utf16());
+        units.flat_map(word).collect()
+    };
+    let table = |from: &str, to: &str| plain.replace(from, to).into_bytes();
+    let cases: [(&str, Vec<u8>); 11] = [
+        ("plain", plain.into()),
+        ("backslashes", table("/", "\\")),
+        ("UTF-16, low byte first", utf16(0xfeff, u16::to_le_bytes)),
+        ("UTF-16, high byte first", utf16(0xfeff, u16::to_be_bytes)),
+        ("a byte order mark", format!("\u{feff}{plain}").into()),
+        (
+            "OK and NG",
+            plain
+                .replace("anomalous", "NG")
+                .replace("normal", "OK")
+                .into(),
+        ),
+        (
+            "floats",
+            plain
+                .replace("anomalous", "1.0")
+                .replace("normal", "0.0")
+                .into(),
+        ),
+        (
+            "further columns",
+            b"date,path,label,mask,\n1,a.png,normal,,\n1,b.png,normal,,,\n\
+              1,sub/f.png,anomalous,masks/e.png,\n"
+                .into(),
+        ),
+        ("capitals", table("path,label,mask", "Path,LABEL,Mask")),
+        ("Windows line ends", table("\n", "\r\n")),
+        (
+            "JSON",
+            br#"{"path": "a.png", "label": 0.0, "id": 1}
+                {"path": "b.png", "label": "pass", "id": 2}
+                {"path": "sub\\f.png", "label": "nok", "mask": "masks\\e.png"}"#
+                .into(),
+        ),
+    ];
+    let tree = Tree::new();
+    nuts(&tree);
+    tree.image("nuts/sub/f.png");
+    for (name, bytes) in cases {
+        tree.file("nuts/list", bytes);
+        let data = tree.data("manifest", "nuts/list");
+        let found = DataSet::open(&data).map(|data| {
+            let samples = data.samples.into_iter();
+            samples
+                .map(|s| (s.id, s.label, s.mask.is_marked()))
+                .collect::<Vec<_>>()
+        });
+        let expected = [
+            ("a.png".to_owned(), Label::Normal, false),
+            ("b.png".to_owned(), Label::Normal, false),
+            ("sub/f.png".to_owned(), Label::Anomalous, true),
+        ];
+        assert_eq!(found.unwrap(), expected, "{name}");
+        let report = check(&data).unwrap().to_string();
+        let unused = match name {
+            "further columns" => "list, line 1: the column `date` is not used",
+            "JSON" => "list, line 1: the column `id` is not used",
+            _ => "errors: 0, warnings: 0",
+        };
+        assert!(report.contains(unused), "{name}: {report}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_comes_with_advice() {
+    let tree = Tree::new();
+    nuts(&tree);
+    tree.file(
+        "nuts/list",
+        b"path,label\na.png,normal\nM\xe4dchen.png,normal\n",
+    );
+    let latin = DataSet::open(&tree.data("manifest", "nuts/list")).unwrap_err();
+    let expected = "nuts/list is no text in UTF-8 or UTF-16 (line 3): save it as UTF-8 (in a \
+        spreadsheet: CSV UTF-8)";
+    assert!(latin.to_string().ends_with(expected), "{latin}");
+    let moved = open(&tree, "nuts/list", "path,label\nC:\\data\\a.png,normal\n").unwrap_err();
+    let expected = "C:\\data\\a.png: named in list, line 2; no such file; a list with absolute paths \
+        must be made anew where the data were moved";
+    assert!(moved.contains(expected), "{moved}");
+}
+
+/// A line of a byte or two must not cost a sentence each.
+#[test]
+fn mistakes_without_end_are_told_up_to_a_number() {
+    let tree = Tree::new();
+    nuts(&tree);
+    tree.file(
+        "nuts/list",
+        format!("path,label\na.png,good\n{}", "x\n".repeat(100_500)),
+    );
+    let report = check(&tree.data("manifest", "nuts/list")).unwrap();
+    assert_eq!(
+        report.findings.len(),
+        100_002,
+        "the rest and that there is more; no test images"
+    );
+    let more = "more than 100000 findings; the others are left out";
+    let mut messages = report.findings.iter().map(|finding| &finding.message);
+    assert!(messages.any(|message| message == more));
 }
 
 proptest! {

@@ -102,15 +102,35 @@ fn what_is_written_is_read_back() {
     }
 }
 
+/// As pandas and Windows write it.
+#[test]
+fn marks_floats_and_backslashes_are_read() {
+    let tree = Tree::new();
+    tree.image("set/photos/a.png");
+    tree.image("set/photos/b.png");
+    tree.mask("set/masks/b.png", SIZE, &[(1, 1)]);
+    let text = r#"{"test": {"nut": [
+        {"img_path": "photos\\a.png", "anomaly": 0.0},
+        {"img_path": "photos\\b.png", "mask_path": "masks\\b.png", "anomaly": 1.0}]}}"#;
+    tree.file("set/meta.json", format!("\u{feff}{text}"));
+    let data = DataSet::open(&tree.data("meta", "set")).unwrap();
+    let found: Vec<_> = data
+        .samples
+        .iter()
+        .map(|s| (s.id.as_str(), s.mask.is_marked()))
+        .collect();
+    assert_eq!(found, [("photos/a.png", false), ("photos/b.png", true)]);
+}
+
 #[test]
 fn what_it_cannot_say_is_refused() {
     let tree = Tree::new();
     sdd(&tree);
     mvtec(&tree);
     let mut above = tree.data("mvtec", "mvtec");
-    above.mask_threshold = 0;
+    above.masks.threshold = 0;
     assert!(meta_json(&DataSet::open(&above).unwrap()).is_ok());
-    above.mask_threshold = 127;
+    above.masks.threshold = 127;
     for (data, message) in [
         (
             tree.data("sdd", "sdd"),
@@ -118,7 +138,7 @@ fn what_it_cannot_say_is_refused() {
         ),
         (
             above,
-            "bottle/test/broken/000.png has a mask with a threshold, which a meta.json cannot say",
+            "bottle/test/broken/000.png has a mask that is not read by default, which a meta.json cannot say",
         ),
     ] {
         let data = DataSet::open(&data).unwrap();
@@ -167,7 +187,7 @@ fn read_as_the_reference_reads() {
     assert_eq!(
         found,
         [
-            (elsewhere, "bolt", "bent", MaskSource::Absent),
+            (elsewhere, "bolt", "bent", MaskSource::Unknown),
             ("a.png", "nut", "good", MaskSource::Empty),
             (
                 "b.png",

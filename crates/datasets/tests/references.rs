@@ -2,7 +2,7 @@
 
 mod common;
 
-use anomalens_datasets::{DataRef, DataSet, Error, FindingKind, check, layouts};
+use anomalens_datasets::{DataRef, DataSet, Error, FindingKind, MaskChannel, check, layouts};
 use anomalens_vision::Limits;
 use common::*;
 use image::{GrayImage, Luma};
@@ -42,8 +42,8 @@ fn references_that_do_not_parse() {
         ),
         (
             "kvasir:/data,mask=9",
-            "`kvasir:/data,mask=9`: there is no setting mask, only mask-threshold (end a folder of \
-             this name with /)"
+            "`kvasir:/data,mask=9`: there is no setting mask (did you mean `mask-from`?); the \
+             settings are mask-threshold, mask-invert, mask-from (end a folder of this name with /)"
                 .to_owned(),
         ),
         (
@@ -55,6 +55,14 @@ fn references_that_do_not_parse() {
             "kvasir:/data,mask-threshold=-1",
             "`kvasir:/data,mask-threshold=-1`: mask-threshold is a number from 0 to 65534"
                 .to_owned(),
+        ),
+        (
+            "kvasir:/data,mask-invert=yes",
+            "`kvasir:/data,mask-invert=yes`: mask-invert is true or false".to_owned(),
+        ),
+        (
+            "kvasir:/data,mask-from=red",
+            "`kvasir:/data,mask-from=red`: mask-from is brightness or alpha".to_owned(),
         ),
     ];
     for (text, expected) in cases {
@@ -77,9 +85,15 @@ proptest! {
         index in 0..layouts().len(),
         path in ".+",
         threshold in 0..u16::MAX,
+        invert: bool,
+        alpha: bool,
     ) {
         let mut data = DataRef::new(&layouts()[index], path);
-        data.mask_threshold = threshold;
+        data.masks.threshold = threshold;
+        data.masks.invert = invert;
+        if alpha {
+            data.masks.channel = MaskChannel::Alpha;
+        }
         prop_assert_eq!(data.to_string().parse::<DataRef>().unwrap(), data);
     }
 }
@@ -112,7 +126,7 @@ fn the_threshold_decides_what_a_mask_marks() {
     ] {
         let open = |layout| {
             let mut data = tree.data(layout, if layout == "folder" { "plain" } else { layout });
-            data.mask_threshold = threshold;
+            data.masks.threshold = threshold;
             DataSet::open(&data).unwrap()
         };
         let data = open("folder");
@@ -133,7 +147,7 @@ fn the_threshold_decides_what_a_mask_marks() {
         );
     }
     let mut data = tree.data("folder", "plain");
-    data.mask_threshold = 255;
+    data.masks.threshold = 255;
     let report = check(&data).unwrap();
     let empty = report
         .findings
@@ -147,10 +161,10 @@ fn a_threshold_without_masks_is_refused() {
     let tree = Tree::new();
     elpv(&tree);
     let mut data = tree.data("elpv", "elpv");
-    data.mask_threshold = 127;
+    data.masks.threshold = 127;
     let message = DataSet::open(&data).unwrap_err().to_string();
     assert!(
-        message.ends_with("mask-threshold is for masks in image files, and there are none"),
+        message.ends_with("these settings are for masks in image files, and there are none"),
         "{message}"
     );
 }

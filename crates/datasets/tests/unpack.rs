@@ -164,6 +164,18 @@ fn what_is_damaged_is_told_and_leaves_nothing() {
         );
         assert!(!tree.path("pictures").exists());
     }
+    // A folder of the user whose name looks unfinished is none of ours.
+    let tree = Tree::new();
+    cifar(&tree);
+    tree.file("pictures.unfinished/mine", "");
+    tree.folder("pictures");
+    assert!(unpack(&tree.path("bin"), &tree.path("pictures")).is_err());
+    tree.remove("pictures");
+    tree.file("pictures", "in the way");
+    assert!(unpack(&tree.path("bin"), &tree.path("pictures")).is_err());
+    tree.remove("pictures");
+    unpack(&tree.path("bin"), &tree.path("pictures")).unwrap();
+    assert!(tree.path("pictures.unfinished/mine").is_file());
     let tree = Tree::new();
     npm(&tree);
     tree.file("digits/7.json", "{\"data\":[0.5]}");

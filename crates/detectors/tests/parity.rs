@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use anomalens_backbones::Precision;
 use anomalens_detectors::training::{
-    Cache, TrainEvent, TrainOptions, TrainProgress, Trained, TrainingMask, TrainingSample,
+    Cache, TrainEvent, TrainOptions, TrainProgress, Trained, TrainingSample,
 };
 use anomalens_detectors::{
     BackboneRef, Calibration, Detector, DetectorError, DetectorFile, FitContext, ImageSource,
@@ -19,7 +19,7 @@ use anomalens_detectors::{
     StreamOptions, TrainContext, find, methods, predict,
 };
 use anomalens_metrics::Platt;
-use anomalens_vision::Image;
+use anomalens_vision::{Image, MaskSource};
 use common::{MeanColour, image, save};
 
 const GREY: [u8; 3] = [90, 100, 110];
@@ -165,8 +165,8 @@ fn train_in(
             class: "plate".into(),
             anomalous: i % 2 == 1,
             mask: match i % 2 {
-                1 => TrainingMask::File(mask.clone().into()),
-                _ => TrainingMask::Empty,
+                1 => MaskSource::File(mask.clone().into()),
+                _ => MaskSource::Empty,
             },
         })
         .collect();

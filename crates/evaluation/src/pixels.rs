@@ -81,7 +81,7 @@ impl<'a> Pixels<'a> {
     pub(crate) fn new(scored: &[Scored<'a>], options: &'a RunOptions) -> Self {
         let known = scored
             .iter()
-            .filter(|(record, _)| record.sample.mask != MaskSource::Absent);
+            .filter(|(record, _)| record.sample.mask != MaskSource::Unknown);
         Self {
             known: known.copied().collect(),
             options,

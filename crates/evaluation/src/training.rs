@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anomalens_datasets::{DataSet, Label, MaskSource, Sample};
-use anomalens_detectors::training::{TrainingMask, TrainingSample};
+use anomalens_datasets::{DataSet, Label, Sample};
+use anomalens_detectors::training::TrainingSample;
 
 use crate::run::source;
 
@@ -65,12 +65,7 @@ fn training_sample(sample: &Sample) -> TrainingSample {
         source: source(sample),
         class: sample.class.clone(),
         anomalous: sample.label == Label::Anomalous,
-        mask: match &sample.mask {
-            MaskSource::File(file) => TrainingMask::File(file.clone()),
-            MaskSource::Listed(mask) => TrainingMask::Listed(mask.clone()),
-            MaskSource::Empty => TrainingMask::Empty,
-            MaskSource::Absent => TrainingMask::Unknown,
-        },
+        mask: sample.mask.clone(),
     }
 }
 

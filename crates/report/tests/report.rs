@@ -73,7 +73,7 @@ impl Folder {
                 .to_owned(),
                 class: class.to_owned(),
                 split: Split::Test,
-                mask: MaskSource::Absent,
+                mask: MaskSource::Unknown,
             },
             prediction: Ok(Prediction {
                 enlargement: Enlargement::default(),

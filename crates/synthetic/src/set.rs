@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use anomalens_base::AtomicFolder;
 use anomalens_datasets::{GOOD, images_below, permutation};
 use anomalens_vision::{Image, Mask};
 use rayon::prelude::*;
@@ -40,20 +41,7 @@ impl Spec {
                 path: folder.to_owned(),
             });
         }
-        let parent = match folder.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        fs::create_dir_all(parent).map_err(writing)?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".drawing-");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // Temporary folders are private by default; results follow the user's umask instead.
-            builder.permissions(fs::Permissions::from_mode(0o777));
-        }
-        let unfinished = builder.tempdir_in(parent).map_err(writing)?;
+        let unfinished = AtomicFolder::create(folder).map_err(writing)?;
         match &self.normals {
             &Normals::Textures {
                 materials,
@@ -70,10 +58,7 @@ impl Spec {
                 self.write_versions(unfinished.path(), path, *versions, *train)?;
             }
         }
-        if folder.exists() {
-            fs::remove_dir(folder).map_err(writing)?;
-        }
-        fs::rename(unfinished.path(), folder).map_err(writing)
+        unfinished.commit().map_err(writing)
     }
 
     /// Equal for sets that are equal: a hash of the spec, and of the images of its folder.

@@ -88,6 +88,12 @@ pub enum ImageError {
         /// What is not supported.
         feature: String,
     },
+    /// A mask is to be read from an alpha channel that is not there.
+    #[error("{origin} has no alpha channel to read a mask from")]
+    NoAlpha {
+        /// Where the bytes came from.
+        origin: Origin,
+    },
     /// Truncated or damaged image data.
     #[error(
         "{origin} is a truncated or damaged {format} image ({reason}); \
@@ -238,6 +244,12 @@ pub enum GeometryError {
         width: u64,
         /// Height asked for.
         height: u64,
+    },
+    /// A mask too finely divided to be kept as runs.
+    #[error("a mask is divided into more than {limit} runs of pixels")]
+    TooManyRuns {
+        /// Most runs.
+        limit: usize,
     },
     /// A smoothing width outside the usable range.
     #[error("the smoothing width sigma is {sigma} but must be between 0 and {max}")]

@@ -6,7 +6,8 @@
 //!            │          ├ rotate    OpenCV's warpAffine, for rotated shots
 //!            │          └ write     PNG, atomic files
 //!            └───────> Mask         ground truth and thresholded maps
-//!                        └ sparse    ground truth from outlines
+//!                        ├ outline   polygons and runs drawn into a mask
+//!                        └ sparse    a mask kept as runs
 //!
 //! a detector ──> Map ── interpolate, smooth ──> full-resolution Map
 //!                 ├ regions   connected components above a threshold
@@ -26,6 +27,7 @@ mod map_file;
 mod mask;
 mod native;
 mod notes;
+mod outline;
 mod picture;
 mod preprocess;
 mod regions;
@@ -41,7 +43,7 @@ pub use crate::error::{GeometryError, ImageError, Origin};
 pub use crate::image::Image;
 pub use crate::interpolate::Alignment;
 pub use crate::map::Map;
-pub use crate::mask::{Mask, MaskFile};
+pub use crate::mask::{Mask, MaskChannel, MaskFile, MaskReading, MaskSource};
 pub use crate::notes::{DecodeNote, NoteLog};
 pub use crate::picture::{draw_contours, heat_map, overlay, sheet};
 pub use crate::preprocess::{Preprocess, Preprocessed, Rect, Resize, RgbConversion};

@@ -2,33 +2,91 @@
 //!
 //! Reading and resizing follow the mask pipeline shared by AnomalyCLIP, VAND and WinCLIP: grey > 0
 //! counts as set; {0, 255} is resized with Pillow's bilinear filter; values >= 128 stay set. In JPEG
-//! files compression noise around black is > 0 as well: [`MaskFile`] can ask for more than that.
+//! files compression noise around black is > 0 as well, and some tools mark in black or in the
+//! alpha channel: [`MaskReading`] says what counts.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use image::ExtendedColorType;
-use serde::Serialize;
 
 use crate::decode::{self, DecodeOptions, Layout, Limits, Raster, Samples};
 use crate::error::{GeometryError, ImageError, Origin};
 use crate::image::check_crop;
 use crate::resample::{self, Filter};
+use crate::sparse::SparseMask;
 use crate::write::png;
 
+/// Where the anomalous pixels of an image are known from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum MaskSource {
+    /// An image of the same size, to be cropped like it.
+    File(MaskFile),
+    /// Outlines, drawn at the size of the image.
+    Outlines(SparseMask),
+    /// No pixel is anomalous.
+    Empty,
+    /// Nothing is known of its pixels.
+    Unknown,
+}
+
+impl MaskSource {
+    /// Whether some pixels may be anomalous.
+    pub fn is_marked(&self) -> bool {
+        matches!(self, Self::File(_) | Self::Outlines(_))
+    }
+
+    /// The mask of the image before any crop; `None` if no pixel is known to be anomalous.
+    ///
+    /// # Errors
+    /// When its file cannot be read.
+    pub fn open(&self, limits: &Limits) -> Result<Option<Mask>, ImageError> {
+        match self {
+            Self::File(file) => Mask::open(file, limits).map(Some),
+            Self::Outlines(mask) => Ok(Some(mask.to_mask())),
+            Self::Empty | Self::Unknown => Ok(None),
+        }
+    }
+}
+
 /// A mask in an image file.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MaskFile {
     /// The file.
     pub path: PathBuf,
+    /// Which of its pixels are set.
+    pub reading: MaskReading,
+}
+
+/// Which pixels of a mask file are set; by default all that are brighter than black.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MaskReading {
     /// Pixels are set whose value is above this one, in the units of the file (white is 255, or
     /// 65535 in files of 16 bits).
     pub threshold: u16,
+    /// What their value is.
+    pub channel: MaskChannel,
+    /// Whether the others are set instead.
+    pub invert: bool,
 }
 
-/// With the threshold 0: all that is brighter than black is set.
+/// What counts as the value of a pixel in a mask file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MaskChannel {
+    /// How bright it is; transparency does not matter.
+    #[default]
+    Brightness,
+    /// How opaque it is.
+    Alpha,
+}
+
+/// Read by default.
 impl From<PathBuf> for MaskFile {
     fn from(path: PathBuf) -> Self {
-        Self { path, threshold: 0 }
+        Self {
+            path,
+            reading: MaskReading::default(),
+        }
     }
 }
 
@@ -37,7 +95,7 @@ impl From<PathBuf> for MaskFile {
 pub struct Mask {
     width: u32,
     height: u32,
-    values: Vec<bool>,
+    pub(crate) values: Vec<bool>,
 }
 
 impl Mask {
@@ -56,6 +114,23 @@ impl Mask {
         })
     }
 
+    /// A mask without any pixel set.
+    ///
+    /// # Errors
+    /// [`GeometryError::Empty`] if a side is zero, [`GeometryError::TooLarge`] for absurd sizes.
+    pub fn empty(width: u32, height: u32) -> Result<Self, GeometryError> {
+        if width == 0 || height == 0 {
+            return Err(GeometryError::empty("a mask", width, height));
+        }
+        let size = (width.into(), height.into());
+        resample::check_size((1, 1), size, resample::MAX_PIXELS)?;
+        Ok(Self::of(
+            width,
+            height,
+            vec![false; width as usize * height as usize],
+        ))
+    }
+
     /// A mask of values that are known to fit.
     pub(crate) fn of(width: u32, height: u32, values: Vec<bool>) -> Self {
         debug_assert_eq!(values.len(), width as usize * height as usize);
@@ -66,74 +141,50 @@ impl Mask {
         }
     }
 
-    /// Reads a mask file, upright like an image: every pixel above its threshold is set.
+    /// Reads a mask file, upright like an image.
     ///
     /// Colours of 8 bits are turned to grey with Pillow's weights first; of colours of 16 bits the
     /// brightest channel counts. Samples of more than 8 bits are compared before any scaling, so that
-    /// small label values are kept. Transparency does not matter.
+    /// small label values are kept.
     ///
     /// # Errors
     /// An [`ImageError`] that carries the path.
     pub fn open(file: &MaskFile, limits: &Limits) -> Result<Self, ImageError> {
         let bytes = decode::read_file(&file.path, limits)?;
         let origin = Origin::File(file.path.clone());
-        Self::decode_from(&bytes, file.threshold, limits, &origin)
+        Self::decode_from(&bytes, file.reading, limits, &origin)
     }
 
     /// Decodes a mask in memory; otherwise as [`Mask::open`].
     ///
     /// # Errors
     /// An [`ImageError`] whose origin is [`Origin::Memory`].
-    pub fn decode(bytes: &[u8], threshold: u16, limits: &Limits) -> Result<Self, ImageError> {
-        Self::decode_from(bytes, threshold, limits, &Origin::Memory)
+    pub fn decode(bytes: &[u8], reading: MaskReading, limits: &Limits) -> Result<Self, ImageError> {
+        Self::decode_from(bytes, reading, limits, &Origin::Memory)
     }
 
     fn decode_from(
         bytes: &[u8],
-        threshold: u16,
+        reading: MaskReading,
         limits: &Limits,
         origin: &Origin,
     ) -> Result<Self, ImageError> {
-        decode::decode(bytes, &DecodeOptions::from(*limits), origin, |raster| {
-            Self::from_raster(raster.upright(), threshold)
-        })
-    }
-
-    fn from_raster(raster: Raster, threshold: u16) -> Result<Self, decode::Failure> {
-        let (width, height) = (raster.width as u32, raster.height as u32);
-        let channels = raster.layout.channels();
-        // Transparency is the last sample.
-        let colours = match raster.layout {
-            Layout::GreyAlpha | Layout::Rgba => channels - 1,
-            _ => channels,
-        };
-        let threshold_at = i32::from(threshold) + i32::from(raster.zero);
-        let values = match &raster.samples {
-            Samples::Words(words) => words
-                .chunks_exact(channels)
-                .map(|pixel| {
-                    pixel[..colours]
-                        .iter()
-                        .any(|&v| i32::from(v) > threshold_at)
-                })
-                .collect(),
-            Samples::Floats(values) => values
-                .chunks_exact(channels)
-                .map(|pixel| pixel[..colours].iter().any(|&v| v > f32::from(threshold)))
-                .collect(),
-            Samples::Bytes(_) => raster
-                .into_rgb()?
-                .as_chunks()
-                .0
-                .iter()
-                .map(|&pixel| grey(pixel) > u32::from(threshold))
-                .collect(),
-        };
-        Ok(Self {
-            width,
-            height,
-            values,
-        })
+        let mask = decode::decode(bytes, &DecodeOptions::from(*limits), origin, |raster| {
+            let raster = raster.upright();
+            let (width, height) = (raster.width as u32, raster.height as u32);
+            let values = match reading.channel {
+                MaskChannel::Brightness => Some(brighter(raster, reading.threshold)?),
+                MaskChannel::Alpha => more_opaque(&raster, reading.threshold),
+            };
+            Ok(values.map(|values| Self::of(width, height, values)))
+        })?;
+        let mut mask = mask.ok_or_else(|| ImageError::NoAlpha {
+            origin: origin.clone(),
+        })?;
+        if reading.invert {
+            mask.values.iter_mut().for_each(|value| *value = !*value);
+        }
+        Ok(mask)
     }
 
     /// Width in pixels.
@@ -225,6 +276,52 @@ impl Mask {
             height,
             values,
         })
+    }
+}
+
+/// Which pixels are brighter than `threshold`.
+fn brighter(raster: Raster, threshold: u16) -> Result<Vec<bool>, decode::Failure> {
+    // Transparency is the last sample.
+    let colours = raster.layout.channels() - usize::from(has_alpha(&raster));
+    if let Samples::Bytes(_) = raster.samples {
+        let pixels = raster.into_rgb()?;
+        let pixels = pixels.as_chunks().0.iter();
+        return Ok(pixels
+            .map(|&pixel| grey(pixel) > u32::from(threshold))
+            .collect());
+    }
+    Ok(any_above(&raster, 0..colours, threshold))
+}
+
+/// Which pixels have more alpha than `threshold`; `None` if they have none.
+fn more_opaque(raster: &Raster, threshold: u16) -> Option<Vec<bool>> {
+    let channels = raster.layout.channels();
+    has_alpha(raster).then(|| any_above(raster, channels - 1..channels, threshold))
+}
+
+fn has_alpha(raster: &Raster) -> bool {
+    matches!(raster.layout, Layout::GreyAlpha | Layout::Rgba)
+}
+
+/// Which pixels have a sample above `threshold` among those of these channels.
+fn any_above(raster: &Raster, of: Range<usize>, threshold: u16) -> Vec<bool> {
+    fn each<T>(
+        values: &[T],
+        channels: usize,
+        of: Range<usize>,
+        above: impl Fn(&T) -> bool,
+    ) -> Vec<bool> {
+        let pixels = values.chunks_exact(channels);
+        pixels
+            .map(|pixel| pixel[of.clone()].iter().any(&above))
+            .collect()
+    }
+    let channels = raster.layout.channels();
+    let with_zero = i32::from(threshold) + i32::from(raster.zero);
+    match &raster.samples {
+        Samples::Bytes(values) => each(values, channels, of, |&v| u16::from(v) > threshold),
+        Samples::Words(values) => each(values, channels, of, |&v| i32::from(v) > with_zero),
+        Samples::Floats(values) => each(values, channels, of, |&v| v > f32::from(threshold)),
     }
 }
 

@@ -7,7 +7,7 @@ mod common;
 use std::io::Cursor;
 use std::path::Path;
 
-use anomalens_vision::{Image, ImageError, Limits, Mask, MaskFile};
+use anomalens_vision::{Image, ImageError, Limits, Mask, MaskChannel, MaskFile, MaskReading};
 use image::{DynamicImage, ImageFormat};
 
 fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
@@ -432,9 +432,53 @@ fn masks_are_what_is_above_the_threshold() {
     for (name, picture, threshold) in cases {
         let path = folder.path().join("mask.png");
         picture.save(&path).unwrap();
-        let file = MaskFile { path, threshold };
+        let mut file = MaskFile::from(path);
+        file.reading.threshold = threshold;
         let mask = Mask::open(&file, &Limits::default()).unwrap();
         assert_eq!(mask.values(), [false, true, true], "{name}");
+        file.reading.invert = true;
+        let mask = Mask::open(&file, &Limits::default()).unwrap();
+        assert_eq!(mask.values(), [true, false, false], "{name}, inverted");
+    }
+}
+
+#[test]
+fn masks_may_be_in_the_alpha_channel() {
+    let grey =
+        |values| DynamicImage::ImageLumaA8(image::ImageBuffer::from_raw(3, 1, values).unwrap());
+    let colours =
+        |values| DynamicImage::ImageRgba8(image::RgbaImage::from_raw(3, 1, values).unwrap());
+    let deep =
+        |values| DynamicImage::ImageRgba16(image::ImageBuffer::from_raw(3, 1, values).unwrap());
+    let cases = [
+        ("grey", Some(grey(vec![9, 0, 9, 1, 9, 255])), 0),
+        (
+            "colours",
+            Some(colours(vec![9, 9, 9, 127, 0, 0, 0, 128, 9, 9, 9, 255])),
+            127,
+        ),
+        (
+            "16 bits",
+            Some(deep(vec![9, 9, 9, 300, 0, 0, 0, 301, 9, 9, 9, 65535])),
+            300,
+        ),
+        ("no alpha", None, 0),
+    ];
+    for (name, picture, threshold) in cases {
+        let reading = MaskReading {
+            threshold,
+            channel: MaskChannel::Alpha,
+            invert: false,
+        };
+        let opaque = DynamicImage::ImageRgb8(image::RgbImage::new(3, 1));
+        let mut bytes = std::io::Cursor::new(vec![]);
+        let image = picture.as_ref().unwrap_or(&opaque);
+        image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        let mask = Mask::decode(bytes.get_ref(), reading, &Limits::default());
+        match picture {
+            Some(_) => assert_eq!(mask.unwrap().values(), [false, true, true], "{name}"),
+            None => assert!(matches!(mask, Err(ImageError::NoAlpha { .. })), "{name}"),
+        }
     }
 }
 

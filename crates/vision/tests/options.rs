@@ -7,8 +7,8 @@ mod common;
 use std::path::Path;
 
 use anomalens_vision::{
-    DecodeNote, DecodeOptions, FileKind, Image, ImageError, Levels, Limits, Mask, NoteLog,
-    image_size,
+    DecodeNote, DecodeOptions, FileKind, Image, ImageError, Levels, Limits, Mask, MaskReading,
+    NoteLog, image_size,
 };
 
 use common::tiff::{self, Page, grey16};
@@ -308,11 +308,21 @@ fn sizes_come_from_the_header() {
 #[test]
 fn masks_are_upright_and_keep_signed_labels() {
     let turned = grey16(3, 2, &[0, 0, 7, 0, 0, 0]).with(274, &[6]);
-    let mask = Mask::decode(&tiff::file(&[turned]), 0, &Limits::default()).unwrap();
+    let mask = Mask::decode(
+        &tiff::file(&[turned]),
+        MaskReading::default(),
+        &Limits::default(),
+    )
+    .unwrap();
     assert_eq!((mask.width(), mask.height()), (2, 3));
     assert_eq!(mask.values(), [false, false, false, false, false, true]);
     let signed = grey16(3, 1, &[0, 1, 0xFFFF]).with(339, &[2]);
-    let mask = Mask::decode(&tiff::file(&[signed]), 0, &Limits::default()).unwrap();
+    let mask = Mask::decode(
+        &tiff::file(&[signed]),
+        MaskReading::default(),
+        &Limits::default(),
+    )
+    .unwrap();
     assert_eq!(mask.values(), [false, true, false]);
 }
 

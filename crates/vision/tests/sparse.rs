@@ -1,4 +1,4 @@
-//! Polygons as pixels: against the definition, and what must hold for any polygon.
+//! Outlines as pixels: against the definition, and what must hold for any polygon.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -9,11 +9,13 @@ const WIDTH: u32 = 12;
 const HEIGHT: u32 = 9;
 
 fn mask(polygons: &[&[[f64; 2]]]) -> Mask {
-    let mut mask = SparseMask::new(WIDTH, HEIGHT).unwrap();
+    let mut mask = Mask::empty(WIDTH, HEIGHT).unwrap();
     for polygon in polygons {
-        mask.add_polygon(polygon);
+        let before = mask.count();
+        let any = mask.fill_polygon(polygon);
+        assert!(any || mask.count() == before);
     }
-    mask.to_mask()
+    mask
 }
 
 /// The even-odd rule pixel by pixel: how many sides cross the row to the left of the centre.
@@ -68,16 +70,38 @@ proptest! {
     }
 
     #[test]
-    fn runs_may_overlap_in_any_order(runs in prop::collection::vec((0..130_u32, 0..20_u32), 0..9)) {
-        let mut mask = SparseMask::new(WIDTH, HEIGHT).unwrap();
-        for &(start, length) in &runs {
-            mask.add_runs(std::iter::once(start..start + length));
+    fn runs_hold_the_same_pixels(values in prop::collection::vec(any::<bool>(), 108)) {
+        let mask = Mask::new(WIDTH, HEIGHT, values).unwrap();
+        let sparse = SparseMask::of(&mask).unwrap();
+        prop_assert_eq!(sparse.any(), mask.any());
+        prop_assert_eq!(sparse.to_mask(), mask);
+    }
+
+    #[test]
+    fn column_runs_go_down_the_columns(
+        lengths in prop::collection::vec(0..20_u32, 0..30),
+    ) {
+        let mut mask = Mask::empty(WIDTH, HEIGHT).unwrap();
+        let mut left = WIDTH * HEIGHT;
+        let mut fitting: Vec<u32> = lengths
+            .iter()
+            .map(|&length| {
+                let fits = length.min(left);
+                left -= fits;
+                fits
+            })
+            .collect();
+        fitting.push(left);
+        let marked = (0_u32..).zip(&fitting);
+        let columns: Vec<bool> = marked
+            .flat_map(|(i, &length)| vec![i % 2 == 1; length as usize])
+            .collect();
+        prop_assert_eq!(mask.fill_column_runs(&fitting), Some(columns.contains(&true)));
+        for (x, y) in (0..HEIGHT).flat_map(|y| (0..WIDTH).map(move |x| (x, y))) {
+            prop_assert_eq!(mask.get(x, y), columns[(x * HEIGHT + y) as usize], "{}, {}", x, y);
         }
-        let covered = |i: u32| runs.iter().any(|&(start, length)| (start..start + length).contains(&i));
-        let expected: Vec<bool> = (0..WIDTH * HEIGHT).map(covered).collect();
-        prop_assert_eq!(mask.any(), expected.contains(&true));
-        let mask = mask.to_mask();
-        prop_assert_eq!(mask.values(), expected);
+        fitting.push(1);
+        prop_assert_eq!(Mask::empty(WIDTH, HEIGHT).unwrap().fill_column_runs(&fitting), None);
     }
 
     #[test]
@@ -143,11 +167,41 @@ fn polygons_by_hand() {
 #[test]
 fn sizes_without_sense_are_refused() {
     assert!(matches!(
-        SparseMask::new(0, 4),
+        Mask::empty(0, 4),
         Err(GeometryError::Empty { .. })
     ));
     assert!(matches!(
-        SparseMask::new(1 << 19, 1 << 19),
+        Mask::empty(1 << 19, 1 << 19),
         Err(GeometryError::TooLarge { .. })
     ));
+    // Every other pixel, row by row: more runs than outlines have.
+    let side = 4096;
+    let comb = (0..side * side).map(|i| i % 2 == 0).collect();
+    let comb = Mask::new(side, side, comb).unwrap();
+    assert!(matches!(
+        SparseMask::of(&comb),
+        Err(GeometryError::TooManyRuns { .. })
+    ));
+}
+
+#[test]
+fn absurd_corners_are_cut_off_at_the_mask() {
+    let far = 1e300;
+    for (corners, all) in [
+        ([[-far, -far], [far, -far], [far, far], [-far, far]], true),
+        (
+            [
+                [far, far],
+                [2.0 * far, far],
+                [2.0 * far, 2.0 * far],
+                [far, 2.0 * far],
+            ],
+            false,
+        ),
+        ([[-1.0, -1.0], [4e9, -1.0], [4e9, 4e9], [-1.0, 4e9]], true),
+    ] {
+        let mask = mask(&[&corners]);
+        let expected = if all { (WIDTH * HEIGHT) as usize } else { 0 };
+        assert_eq!(mask.count(), expected, "{corners:?}");
+    }
 }

@@ -2,14 +2,15 @@
 //! strip with a defect is kept only where its mask marks something; what kind the defect is says
 //! the second part of the strip's name.
 
+use anomalens_vision::MaskSource;
 use rayon::prelude::*;
 
-use crate::decode::{dimensions, marks_any, read_mask};
+use crate::decode::{dimensions, marks_any, read_mask, wrong_size};
 use crate::error::Error;
 use crate::finding::{Finding, FindingKind};
 use crate::layouts::{About, Layout, Published, SPLIT_SORTED, missing_entries};
 use crate::listing::{below, stem};
-use crate::sample::{Crop, GOOD, MaskSource, Split};
+use crate::sample::{Crop, GOOD, Split};
 use crate::scan::{Item, Scan};
 use crate::split::split_normals;
 
@@ -170,14 +171,11 @@ fn read_squares(scan: &Scan, strip: &Strip) -> Result<Vec<Square>, Finding> {
     let masks = masks
         .iter()
         .map(|path| {
-            let mask = read_mask(&scan.path(path), scan.mask_threshold)
+            let mask = read_mask(&scan.path(path), scan.masks)
                 .map_err(|message| unreadable(path, message))?;
             let size = (mask.width(), mask.height());
             if size != (width, height) {
-                let message = format!(
-                    "this mask is {}x{}, its image {width}x{height}",
-                    size.0, size.1
-                );
+                let message = wrong_size("this mask", size, (width, height));
                 return Err(Finding::new(FindingKind::MaskSize, path, message));
             }
             Ok((path, mask))
@@ -191,7 +189,7 @@ fn read_squares(scan: &Scan, strip: &Strip) -> Result<Vec<Square>, Finding> {
         let mask = match (marking.next()?, marking.next()) {
             (mask, None) => MaskSource::File(scan.path(mask).into()),
             // Neither marks all of it.
-            (_, Some(_)) => MaskSource::Absent,
+            (_, Some(_)) => MaskSource::Unknown,
         };
         Some(Square { crop, mask })
     });

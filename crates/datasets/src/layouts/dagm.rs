@@ -4,12 +4,14 @@
 
 use std::collections::BTreeSet;
 
+use anomalens_vision::MaskSource;
+
 use crate::error::Error;
 use crate::finding::FindingKind;
 use crate::layouts::{About, Layout, Published, missing_entries};
 use crate::listing::{below, stem};
 use crate::pairing::{Files, pair_masks};
-use crate::sample::{GOOD, MaskSource, Split};
+use crate::sample::{GOOD, Split};
 use crate::scan::{Item, Scan};
 
 const CLASSES: usize = 10;

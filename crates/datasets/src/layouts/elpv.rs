@@ -3,17 +3,19 @@
 //! the kind `mono` or `poly`), and what experts doubted (1/3 and 2/3) is left out.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Component, Path};
+
+use anomalens_vision::MaskSource;
 
 use crate::error::Error;
 use crate::finding::FindingKind;
 use crate::layouts::listed::tell_missing;
 use crate::layouts::{About, Layout, Published, SPLIT_IN_FILE_ORDER, missing_entries};
 use crate::listing::below;
-use crate::sample::{GOOD, MaskSource, Split};
+use crate::sample::{GOOD, Split};
 use crate::scan::{Item, Scan};
 use crate::split::split_normals;
+use crate::text::read_text;
 
 const LABELS: &str = "labels.csv";
 const IMAGES: &str = "images";
@@ -39,8 +41,7 @@ pub(super) const LAYOUT: Layout = Layout {
 fn scan(scan: &mut Scan) -> Result<(), Error> {
     scan.tell_all_but(&[LABELS, IMAGES])?;
 
-    let path = scan.path(LABELS);
-    let text = fs::read_to_string(&path).map_err(|source| Error::reading(path, source))?;
+    let text = read_text(&scan.path(LABELS))?;
     let mut listed = BTreeSet::new();
     for (index, line) in text
         .lines()
@@ -70,7 +71,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
                 class: "solar cell",
                 kind,
                 split: Split::Test,
-                mask: MaskSource::Absent,
+                mask: MaskSource::Unknown,
             });
         }
     }
@@ -83,14 +84,14 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
 }
 
 /// One line of `labels.csv`; `kind` is `None` where the experts were in doubt.
-struct Row<'a> {
+pub(crate) struct Row<'a> {
     image: &'a str,
     kind: Option<&'a str>,
 }
 
 impl<'a> Row<'a> {
     /// Columns are separated by any number of blanks.
-    fn parse(line: &'a str) -> Result<Self, String> {
+    pub(crate) fn parse(line: &'a str) -> Result<Self, String> {
         let columns: Vec<&str> = line.split_whitespace().collect();
         let [image, probability, kind] = columns[..] else {
             return Err(format!(

@@ -5,12 +5,14 @@
 
 use std::path::Path;
 
+use anomalens_vision::MaskSource;
+
 use crate::error::Error;
 use crate::finding::FindingKind;
 use crate::layouts::Layout;
 use crate::listing::{below, list};
 use crate::pairing::{Files, MASK, pair_masks};
-use crate::sample::{GOOD, MaskSource, Split};
+use crate::sample::{GOOD, Split};
 use crate::scan::{Item, Scan};
 use crate::split::split_normals;
 
@@ -18,11 +20,14 @@ const TRAIN: &str = "train";
 const TEST: &str = "test";
 const TRUTH: &str = "ground_truth";
 /// Names, in any case, of folders of normal images.
-pub(super) const NORMAL: [&str; 5] = [GOOD, "ok", "normal", "nominal", "no_defect"];
+pub(super) const NORMAL: [&str; 6] = [GOOD, "ok", "normal", "nominal", "no_defect", "pass"];
 /// Names, in any case, of plain folders of anomalous images.
-pub(super) const ANOMALOUS: [&str; 7] = [
+pub(super) const ANOMALOUS: [&str; 10] = [
     "bad",
     "ko",
+    "ng",
+    "nok",
+    "fail",
     "defect",
     "defective",
     "anomaly",
@@ -37,8 +42,8 @@ pub(super) const LAYOUT: Layout = Layout {
     summary: "your own images: as MVTec AD, or a folder of good and a folder of bad ones",
     expects: "CLASS/train/good, CLASS/test/KIND and, for masks, \
         CLASS/ground_truth/KIND/NAME_mask.png or NAME.png; or these for one class without CLASS; \
-        or good and bad (also ok, normal, nominal, no_defect; ko, defect, defective, anomaly, \
-        anomalous, abnormal) and, for masks, ground_truth/bad",
+        or good and bad (also ok, normal, nominal, no_defect, pass; ko, ng, nok, fail, defect, \
+        defective, anomaly, anomalous, abnormal) and, for masks, ground_truth/bad",
     split: "as the folders train and test say; of plain folders, 75% of the normal images, in \
         sorted order, train (scikit-learn's train_test_split, random state 42)",
     about: None,
@@ -147,7 +152,7 @@ pub(super) fn scan_class(scan: &mut Scan, base: &str, class: &str) -> Result<(),
                     mask: if truth.is_some() {
                         MaskSource::Empty
                     } else {
-                        MaskSource::Absent
+                        MaskSource::Unknown
                     },
                 });
             }
@@ -195,7 +200,7 @@ fn scan_kinds(
         let images = scan.images_in(&folder)?;
         let normal = is_normal(name);
         let masks = match truth {
-            None => vec![MaskSource::Absent; images.len()],
+            None => vec![MaskSource::Unknown; images.len()],
             Some(truth) if mask_folders.contains(name) => {
                 let mask_folder = below(truth, name);
                 let masks = scan.images_in(&mask_folder)?;
@@ -220,7 +225,7 @@ fn scan_kinds(
                     below(truth, name),
                     format!("no such folder; it should hold the masks of {folder}"),
                 );
-                vec![MaskSource::Absent; images.len()]
+                vec![MaskSource::Unknown; images.len()]
             }
         };
         for (image, mask) in images.iter().zip(masks) {

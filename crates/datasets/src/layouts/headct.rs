@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use anomalens_vision::MaskSource;
 use serde::Deserialize;
 
 use crate::error::Error;
@@ -12,9 +13,10 @@ use crate::layouts::folder::{is_class, scan_class};
 use crate::layouts::listed::tell_missing;
 use crate::layouts::{About, Layout, Published, SPLIT_IN_FILE_ORDER, missing_entries, read_rows};
 use crate::listing::below;
-use crate::sample::{GOOD, Label, MaskSource, Sample, Split};
+use crate::sample::{GOOD, Label, Sample, Split};
 use crate::scan::{Item, Scan};
 use crate::split::split_normals;
+use crate::text::read_text;
 
 const LABELS: &str = "labels.csv";
 const IMAGES: &str = "head_ct";
@@ -47,9 +49,20 @@ pub(super) const LAYOUT: Layout = Layout {
 
 /// A line of `labels.csv`.
 #[derive(Deserialize)]
-struct Row {
+pub(crate) struct Row {
     id: u32,
     hemorrhage: u8,
+}
+
+impl Row {
+    /// The id and the kind.
+    pub(crate) fn read(self) -> Result<(u32, &'static str), String> {
+        match self.hemorrhage {
+            0 => Ok((self.id, GOOD)),
+            1 => Ok((self.id, KIND)),
+            other => Err(format!("hemorrhage 0 or 1 expected, {other} found")),
+        }
+    }
 }
 
 fn scan(scan: &mut Scan) -> Result<(), Error> {
@@ -60,22 +73,12 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
     let images = scan.first_there(&[IMAGES_IN_ARCHIVE, IMAGES]);
 
     let mut listed = BTreeSet::new();
-    for (index, row) in read_rows::<Row>(&scan.path(LABELS))?
-        .into_iter()
-        .enumerate()
-    {
-        // The first line is the header.
-        let at = format!("{LABELS}, line {}", index + 2);
-        let (id, kind) = match row {
-            Ok(Row { id, hemorrhage: 0 }) => (id, GOOD),
-            Ok(Row { id, hemorrhage: 1 }) => (id, KIND),
-            Ok(Row { hemorrhage, .. }) => {
-                let message = format!("hemorrhage 0 or 1 expected, {hemorrhage} found");
+    for (line, row) in read_rows::<Row>(&read_text(&scan.path(LABELS))?) {
+        let at = format!("{LABELS}, line {line}");
+        let (id, kind) = match row.and_then(Row::read) {
+            Ok(read) => read,
+            Err(message) => {
                 scan.find(FindingKind::BadRow, at, message);
-                continue;
-            }
-            Err(error) => {
-                scan.find(FindingKind::BadRow, at, error.to_string());
                 continue;
             }
         };
@@ -92,7 +95,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
                 class: CLASS,
                 kind,
                 split: Split::Test,
-                mask: MaskSource::Absent,
+                mask: MaskSource::Unknown,
             });
         }
     }

@@ -5,10 +5,12 @@
 
 use std::path::Path;
 
+use anomalens_vision::MaskSource;
+
 use crate::error::Error;
 use crate::layouts::{About, Layout, Published, missing_entries};
 use crate::listing::below;
-use crate::sample::{GOOD, MaskSource, Split};
+use crate::sample::{GOOD, Split};
 use crate::scan::{Item, Scan};
 use crate::unpack::Packing;
 
@@ -146,7 +148,7 @@ impl Images {
                 class,
                 kind: if is_normal { GOOD } else { kind },
                 split: *split,
-                mask: MaskSource::Absent,
+                mask: MaskSource::Unknown,
             });
             if let Some(sample) = scan.samples.last_mut() {
                 sample.id.push_str(mark);

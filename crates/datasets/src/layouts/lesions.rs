@@ -4,12 +4,14 @@
 
 use std::path::Path;
 
+use anomalens_vision::MaskSource;
+
 use crate::error::Error;
 use crate::layouts::folder::is_normal;
 use crate::layouts::{ALL_TEST, About, Layout, Published};
 use crate::listing::below;
 use crate::pairing::{Files, MASK, pair_masks};
-use crate::sample::{GOOD, MaskSource, Split};
+use crate::sample::{GOOD, Split};
 use crate::scan::{Item, Scan};
 
 /// Folders of images and of their masks.

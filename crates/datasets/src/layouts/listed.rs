@@ -19,7 +19,8 @@ pub(super) struct Listed {
 impl Listed {
     /// Takes an image that is listed at `at`, by the path that stands there. An image may belong to
     /// several classes: its ids are told apart.
-    pub(super) fn add(&mut self, scan: &mut Scan, at: &str, item: Item<'_>) {
+    pub(super) fn add(&mut self, scan: &mut Scan, at: &str, mut item: Item<'_>) {
+        item.image = scan.as_there(&item.image);
         if !scan.path(&item.image).is_file() {
             tell_missing(scan, &item.image, at);
             return;
@@ -44,7 +45,8 @@ impl Listed {
 
 /// Tells of a file that is listed at `at` and is not there.
 pub(super) fn tell_missing(scan: &mut Scan, path: &str, at: &str) {
-    let advice = if Path::new(path).is_absolute() {
+    let drive = matches!(path.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());
+    let advice = if drive || Path::new(path).is_absolute() {
         "; a list with absolute paths must be made anew where the data were moved"
     } else {
         ""

@@ -2,26 +2,30 @@
 //! object a line. Paths start at the table's folder or are absolute.
 
 use std::collections::BTreeSet;
-use std::fs;
 
+use anomalens_base::nearest;
+use anomalens_vision::MaskSource;
 use csv::{ReaderBuilder, StringRecord, Trim};
 use serde_json::{Map, Value};
-
-use anomalens_base::{did_you_mean, nearest};
 
 use crate::error::Error;
 use crate::finding::FindingKind;
 use crate::layouts::Layout;
 use crate::layouts::folder::{ANOMALOUS, NORMAL, is_anomalous, is_normal, name_of};
 use crate::layouts::listed::{Listed, UNNAMED_KIND, tell_missing};
-use crate::sample::{GOOD, MaskSource, Split};
+use crate::sample::{GOOD, Split};
 use crate::scan::{Item, Scan};
 use crate::split::split_normals;
+use crate::text::read_text;
 
 /// Names of the table where a folder is given.
 const FILES: [&str; 2] = ["manifest.csv", "manifest.jsonl"];
 
-const COLUMNS: [&str; 6] = ["path", "label", "mask", "class", "split", "kind"];
+const COLUMNS: [&str; 6] = ["path", "label", "mask", "class", "split", "defect_type"];
+/// Columns that every table has.
+const REQUIRED: usize = 2;
+/// What the last of them was called before.
+const KIND: &str = "kind";
 
 /// What may stand between columns.
 const SEPARATORS: [char; 3] = [',', ';', '\t'];
@@ -30,8 +34,8 @@ pub(super) const LAYOUT: Layout = Layout {
     name: "manifest",
     summary: "your own images, listed in a table",
     expects: "a file of comma-separated values, or of a JSON object a line, with path and label \
-        (normal or anomalous) and, if wanted, mask, class, split (train or test) and kind; or a \
-        folder with such a manifest.csv or manifest.jsonl",
+        (normal or anomalous) and, if wanted, mask, class, split (train or test) and \
+        defect_type; or a folder with such a manifest.csv or manifest.jsonl",
     split: "as the table says; if it does not, 75% of the normal images of each class, in its \
         order, train (scikit-learn's train_test_split, random state 42)",
     about: None,
@@ -42,49 +46,50 @@ pub(super) const LAYOUT: Layout = Layout {
     scan,
 };
 
-/// A line of the table: where it is, and its columns in the order of [`COLUMNS`], empty if they are
-/// not given.
-struct Row {
-    at: String,
-    columns: [String; COLUMNS.len()],
+/// A line of the table, from 1, and its columns in the order of [`COLUMNS`], empty if they are not
+/// given.
+pub(crate) struct Row {
+    line: usize,
+    columns: Columns,
 }
+
+type Columns = [Box<str>; COLUMNS.len()];
+
+/// Takes what is wrong in a line of the table.
+type Tell<'a> = dyn FnMut(FindingKind, usize, String) + 'a;
 
 fn scan(scan: &mut Scan) -> Result<(), Error> {
     let [first, second] = FILES.map(|name| scan.path(name));
     let default = if first.is_file() { first } else { second };
     let file = scan.file.clone().unwrap_or(default);
-    let text = fs::read_to_string(&file).map_err(|source| Error::reading(&file, source))?;
-    let text = text.trim_start_matches('\u{feff}');
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let rows = if text.trim_start().starts_with('{') {
-        json_rows(scan, &name, text)
-    } else {
-        csv_rows(scan, &name, text)
-    };
+    let place = |line| format!("{name}, line {line}");
+    let rows = read_table(&read_text(&file)?, &mut |kind, line, message| {
+        scan.find(kind, place(line), message);
+    });
     let has_splits = rows.iter().any(|row| !row.columns[4].is_empty());
     let whole = name_of(&scan.root);
     let masked = masked_classes(&rows, &whole);
 
     let mut listed = Listed::default();
-    for Row { at, columns } in &rows {
-        let [path, label, mask, class, split, kind] = columns.each_ref().map(String::as_str);
+    for Row { line, columns } in &rows {
+        let at = place(*line);
+        let [path, label, mask, class, split, kind] = columns.each_ref().map(|text| &**text);
         let class = if class.is_empty() { &whole } else { class };
-        let read = || {
-            if path.is_empty() {
-                return Err("no path".to_owned());
-            }
-            Ok((read_label(label)?, read_split(split, has_splits)?))
-        };
-        let (normal, split) = match read() {
+        let read = read_label(label).and_then(|normal| match path {
+            "" => Err("no path".to_owned()),
+            _ => Ok((normal, read_split(split, has_splits)?)),
+        });
+        let (normal, split) = match read {
             Ok(read) => read,
             Err(message) => {
                 scan.find(FindingKind::BadRow, at, message);
                 continue;
             }
         };
-        let mask_path = scan.path(mask);
+        let mask_path = scan.path(&scan.as_there(mask));
         if !mask.is_empty() && !mask_path.is_file() {
-            tell_missing(scan, mask, at);
+            tell_missing(scan, mask, &at);
             continue;
         }
         let item = Item {
@@ -99,11 +104,11 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
             split,
             mask: match (mask, normal) {
                 ("", true) if masked.contains(&class) => MaskSource::Empty,
-                ("", _) => MaskSource::Absent,
+                ("", _) => MaskSource::Unknown,
                 _ => MaskSource::File(mask_path.into()),
             },
         };
-        listed.add(scan, at, item);
+        listed.add(scan, &at, item);
     }
     scan.samples.sort_by(|a, b| a.class.cmp(&b.class));
     if !has_splits {
@@ -117,7 +122,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
 fn masked_classes<'a>(rows: &'a [Row], whole: &'a str) -> BTreeSet<&'a str> {
     let masked = rows.iter().filter(|row| !row.columns[2].is_empty());
     masked
-        .map(|row| match row.columns[3].as_str() {
+        .map(|row| match &*row.columns[3] {
             "" => whole,
             class => class,
         })
@@ -125,12 +130,13 @@ fn masked_classes<'a>(rows: &'a [Row], whole: &'a str) -> BTreeSet<&'a str> {
 }
 
 /// Whether a label says that the image is normal.
-fn read_label(label: &str) -> Result<bool, String> {
-    match label.to_lowercase().as_str() {
-        "0" | "false" => Ok(true),
-        "1" | "true" => Ok(false),
-        name if is_normal(name) => Ok(true),
-        name if is_anomalous(name) => Ok(false),
+pub(crate) fn read_label(label: &str) -> Result<bool, String> {
+    // Tables that passed through others write 0.0 and 1.0.
+    match (label.parse(), label.to_lowercase().as_str()) {
+        (Ok(0.0), _) | (_, "false") => Ok(true),
+        (Ok(1.0), _) | (_, "true") => Ok(false),
+        (_, name) if is_normal(name) => Ok(true),
+        (_, name) if is_anomalous(name) => Ok(false),
         _ => Err(format!(
             "label normal or anomalous expected (also {} or 0; {} or 1), `{label}` found",
             NORMAL.join(", "),
@@ -151,20 +157,32 @@ fn read_split(split: &str, wanted: bool) -> Result<Split, String> {
     }
 }
 
-/// The column of this name, or what to tell of it.
-fn column(name: &str) -> Result<usize, String> {
-    let known = COLUMNS.iter().position(|column| *column == name);
-    known.ok_or_else(|| {
-        let nearest = nearest(name, COLUMNS);
-        format!(
-            "there is no column `{name}`{}; the columns are {}",
-            did_you_mean(nearest.as_deref()),
-            COLUMNS.join(", ")
-        )
-    })
+/// The column of this name, in any case.
+fn column(name: &str) -> Option<usize> {
+    let name = name.to_lowercase();
+    let name = if name == KIND { COLUMNS[5] } else { &name };
+    COLUMNS.iter().position(|column| *column == name)
 }
 
-fn csv_rows(scan: &mut Scan, name: &str, text: &str) -> Vec<Row> {
+/// What to tell of a column that is not known.
+fn unused(name: &str) -> String {
+    let meant = nearest(name, COLUMNS).map(|meant| format!(" (is {meant} meant?)"));
+    format!(
+        "the column `{name}` is not used{}",
+        meant.unwrap_or_default()
+    )
+}
+
+/// The rows of a table that can be understood.
+pub(crate) fn read_table(text: &str, tell: &mut Tell<'_>) -> Vec<Row> {
+    if text.trim_start().starts_with('{') {
+        json_rows(text, tell)
+    } else {
+        csv_rows(text, tell)
+    }
+}
+
+fn csv_rows(text: &str, tell: &mut Tell<'_>) -> Vec<Row> {
     let header = text.lines().next().unwrap_or_default();
     let separator = SEPARATORS
         .into_iter()
@@ -178,85 +196,104 @@ fn csv_rows(scan: &mut Scan, name: &str, text: &str) -> Vec<Row> {
         .from_reader(text.as_bytes());
     let mut records = reader.records();
     let header = records.next().and_then(Result::ok).unwrap_or_default();
-    let places = match read_header(&header) {
-        Ok(places) => places,
-        Err(message) => {
-            scan.find(FindingKind::BadRow, format!("{name}, line 1"), message);
-            return Vec::new();
-        }
+    let Some(places) = read_header(&header, tell) else {
+        return Vec::new();
     };
     let mut rows = Vec::new();
     for record in records {
-        let record = match record {
-            Ok(record) => record,
-            Err(error) => {
-                scan.find(FindingKind::BadRow, name, error.to_string());
-                continue;
-            }
-        };
-        let line = record.position().map_or(0, csv::Position::line);
-        let at = format!("{name}, line {line}");
-        if record.len() != header.len() {
+        // Any text can be divided into records.
+        let Ok(record) = record else { continue };
+        let line = record.position().map_or(0, |at| at.line() as usize);
+        let beyond = record.iter().skip(header.len());
+        if record.len() < header.len() || beyond.into_iter().any(|value| !value.is_empty()) {
             let message = format!("{} columns, the header has {}", record.len(), header.len());
-            scan.find(FindingKind::BadRow, at, message);
+            tell(FindingKind::BadRow, line, message);
             continue;
         }
         let columns = places.map(|place| {
             let value = place.and_then(|place| record.get(place));
-            value.unwrap_or_default().to_owned()
+            value.unwrap_or_default().into()
         });
-        rows.push(Row { at, columns });
+        rows.push(Row { line, columns });
     }
     rows
 }
 
-/// Where in a line each of [`COLUMNS`] stands.
-fn read_header(header: &StringRecord) -> Result<[Option<usize>; COLUMNS.len()], String> {
+/// Where in a line each of [`COLUMNS`] stands; `None` if that cannot be told.
+fn read_header(
+    header: &StringRecord,
+    tell: &mut Tell<'_>,
+) -> Option<[Option<usize>; COLUMNS.len()]> {
     let mut places = [None; COLUMNS.len()];
+    let mut sound = true;
     for (place, name) in header.iter().enumerate() {
-        let column = &mut places[column(name)?];
-        if column.is_some() {
-            return Err(format!("the column `{name}` is there twice"));
+        match column(name).map(|column| places[column].replace(place)) {
+            Some(None) => {}
+            Some(Some(_)) => {
+                let message = format!("the column `{name}` is there twice");
+                tell(FindingKind::BadRow, 1, message);
+                sound = false;
+            }
+            None if name.is_empty() => {} // A separator at the end.
+            None => tell(FindingKind::UnusedColumn, 1, unused(name)),
         }
-        *column = Some(place);
     }
-    let missing = COLUMNS[..2]
+    for (name, _) in COLUMNS[..REQUIRED]
         .iter()
         .zip(places)
-        .find(|(_, place)| place.is_none());
-    match missing {
-        Some((name, _)) => Err(format!("the column `{name}` is missing from the header")),
-        None => Ok(places),
+        .filter(|(_, place)| place.is_none())
+    {
+        let message = format!(
+            "the column `{name}` is missing from the header; the first line names the columns: {}",
+            COLUMNS.join(", ")
+        );
+        tell(FindingKind::BadRow, 1, message);
+        sound = false;
     }
+    sound.then_some(places)
 }
 
-fn json_rows(scan: &mut Scan, name: &str, text: &str) -> Vec<Row> {
+fn json_rows(text: &str, tell: &mut Tell<'_>) -> Vec<Row> {
     let mut rows = Vec::new();
+    let mut told = BTreeSet::new();
     let lines = text.lines().enumerate();
-    for (index, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
-        let at = format!("{name}, line {}", index + 1);
-        match read_object(line) {
-            Ok(columns) => rows.push(Row { at, columns }),
-            Err(message) => scan.find(FindingKind::BadRow, at, message),
+    for (index, text) in lines.filter(|(_, line)| !line.trim().is_empty()) {
+        let line = index + 1;
+        match read_object(text) {
+            Ok((columns, others)) => {
+                rows.push(Row { line, columns });
+                for name in others {
+                    if told.insert(name.clone()) {
+                        tell(FindingKind::UnusedColumn, line, unused(&name));
+                    }
+                }
+            }
+            Err(message) => tell(FindingKind::BadRow, line, message),
         }
     }
     rows
 }
 
-fn read_object(line: &str) -> Result<[String; COLUMNS.len()], String> {
+/// The columns that an object gives, and the names of its other entries.
+fn read_object(line: &str) -> Result<(Columns, Vec<String>), String> {
     let object: Map<String, Value> =
         serde_json::from_str(line).map_err(|error| format!("no JSON object: {error}"))?;
-    let mut columns = COLUMNS.map(|_| String::new());
+    let mut columns = COLUMNS.map(|_| Box::default());
+    let mut others = Vec::new();
     for (name, value) in object {
-        columns[column(&name)?] = match value {
-            Value::Null => String::new(),
-            Value::String(text) => text.trim().to_owned(),
-            Value::Number(number) => number.to_string(),
-            Value::Bool(value) => value.to_string(),
+        let Some(column) = column(&name) else {
+            others.push(name);
+            continue;
+        };
+        columns[column] = match value {
+            Value::Null => Box::default(),
+            Value::String(text) => text.trim().into(),
+            Value::Number(number) => number.to_string().into(),
+            Value::Bool(value) => value.to_string().into(),
             Value::Array(_) | Value::Object(_) => {
                 return Err(format!("`{name}` is neither text nor a number"));
             }
         };
     }
-    Ok(columns)
+    Ok((columns, others))
 }

@@ -4,8 +4,8 @@
 //! DAGM's script writes `Train` and `Test` with capitals.
 
 use std::collections::BTreeSet;
-use std::fs;
 
+use anomalens_vision::MaskSource;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -14,8 +14,9 @@ use crate::finding::FindingKind;
 use crate::layouts::listed::{Listed, UNNAMED_KIND, tell_missing};
 use crate::layouts::{Layout, missing_entries};
 use crate::meta::{Entry, FILE};
-use crate::sample::{GOOD, MaskSource, Split};
+use crate::sample::{GOOD, Split};
 use crate::scan::{Item, Scan};
+use crate::text::read_json;
 
 pub(super) const LAYOUT: Layout = Layout {
     name: "meta",
@@ -32,7 +33,7 @@ pub(super) const LAYOUT: Layout = Layout {
 };
 
 /// An entry and where it stands.
-struct Place<'a> {
+pub(crate) struct Place<'a> {
     split: Split,
     class: &'a str,
     at: String,
@@ -41,10 +42,10 @@ struct Place<'a> {
 
 fn scan(scan: &mut Scan) -> Result<(), Error> {
     let file = scan.file.clone().unwrap_or_else(|| scan.path(FILE));
-    let text = fs::read_to_string(&file).map_err(|source| Error::reading(&file, source))?;
-    let parts: Map<String, Value> =
-        serde_json::from_str(&text).map_err(|error| Error::NoJson { path: file, error })?;
-    let places = places(scan, &parts);
+    let parts: Parts = read_json(&file)?;
+    let places = places(&parts, &mut |at, message| {
+        scan.find(FindingKind::BadRow, at, message);
+    });
 
     let names_mask = |entry: &Entry| entry.anomaly == 1 && !entry.mask_path.is_empty();
     let masked: BTreeSet<&str> = places
@@ -71,28 +72,34 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
     Ok(())
 }
 
-/// All entries that can be understood; the others are told.
-fn places<'a>(scan: &mut Scan, parts: &'a Map<String, Value>) -> Vec<Place<'a>> {
+/// What stands in a `meta.json`: its two parts, if it is one.
+pub(crate) type Parts = Map<String, Value>;
+
+/// All entries that can be understood; what is wrong with the others is told with its place.
+pub(crate) fn places<'a>(parts: &'a Parts, tell: &mut dyn FnMut(String, String)) -> Vec<Place<'a>> {
     let mut places = Vec::new();
     for (part, classes) in parts {
         let split = match part.to_lowercase().as_str() {
             "train" => Split::Train,
             "test" => Split::Test,
             _ => {
-                let message = "neither train nor test";
-                scan.find(FindingKind::BadRow, part, message);
+                tell(part.clone(), "neither train nor test".to_owned());
                 continue;
             }
         };
         let Some(classes) = classes.as_object() else {
-            let message = "classes with lists of images expected";
-            scan.find(FindingKind::BadRow, part, message);
+            tell(
+                part.clone(),
+                "classes with lists of images expected".to_owned(),
+            );
             continue;
         };
         for (class, entries) in classes {
             let Some(entries) = entries.as_array() else {
-                let message = "a list of images expected";
-                scan.find(FindingKind::BadRow, format!("{part}, {class}"), message);
+                tell(
+                    format!("{part}, {class}"),
+                    "a list of images expected".to_owned(),
+                );
                 continue;
             };
             for (index, entry) in entries.iter().enumerate() {
@@ -104,7 +111,7 @@ fn places<'a>(scan: &mut Scan, parts: &'a Map<String, Value>) -> Vec<Place<'a>> 
                         at,
                         entry,
                     }),
-                    Err(message) => scan.find(FindingKind::BadRow, at, message),
+                    Err(message) => tell(at, message),
                 }
             }
         }
@@ -114,9 +121,6 @@ fn places<'a>(scan: &mut Scan, parts: &'a Map<String, Value>) -> Vec<Place<'a>> 
 
 fn read(class: &str, entry: &Value) -> Result<Entry, String> {
     let entry = Entry::deserialize(entry).map_err(|error| error.to_string())?;
-    if entry.anomaly > 1 {
-        return Err(format!("anomaly 0 or 1 expected, {} found", entry.anomaly));
-    }
     if !entry.cls_name.is_empty() && entry.cls_name != class {
         return Err(format!(
             "its class is `{}`, listed under `{class}`",
@@ -136,9 +140,9 @@ fn kind(entry: &Entry) -> &str {
 
 /// The mask of an entry; `None` if it is missing, which is told.
 fn mask(scan: &mut Scan, Place { at, entry, .. }: &Place<'_>, masked: bool) -> Option<MaskSource> {
-    let path = scan.path(&entry.mask_path);
+    let path = scan.path(&scan.as_there(&entry.mask_path));
     match (masked, entry.anomaly) {
-        (false, _) => Some(MaskSource::Absent),
+        (false, _) => Some(MaskSource::Unknown),
         (true, 0) => Some(MaskSource::Empty),
         (true, _) if path.is_dir() => {
             let message = "no mask: as the reference reads it, none of its pixels is anomalous";

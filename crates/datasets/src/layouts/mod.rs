@@ -5,31 +5,32 @@
 mod aitex;
 mod br35h;
 mod brainmri;
-mod coco;
+pub(crate) mod coco;
 mod covid_19;
 mod dagm;
-mod elpv;
+pub(crate) mod elpv;
 mod folder;
-mod headct;
+pub(crate) mod headct;
 mod labelled;
 mod lesions;
 mod listed;
 mod magnetic_tile;
-mod manifest;
-mod meta;
+pub(crate) mod manifest;
+pub(crate) mod meta;
 mod mvtec;
 mod sdd;
 mod textile;
-mod visa;
+pub(crate) mod visa;
 
 use std::path::Path;
 
+use anomalens_vision::MaskSource;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::listing::below;
-use crate::sample::{MaskSource, Split};
+use crate::sample::Split;
 use crate::scan::{Item, Scan};
 use anomalens_base::nearest;
 
@@ -198,13 +199,15 @@ fn missing_entries(root: &Path, entries: &[&str]) -> Option<String> {
     }
 }
 
-/// The rows below the header of a table of comma-separated values.
-fn read_rows<Row: DeserializeOwned>(path: &Path) -> Result<Vec<Result<Row, csv::Error>>, Error> {
+/// The rows below the header of comma-separated values, each with its line.
+pub(crate) fn read_rows<Row: DeserializeOwned>(text: &str) -> Vec<(usize, Result<Row, String>)> {
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
-        .from_path(path)
-        .map_err(|error| Error::reading(path, error.into()))?;
-    Ok(reader.deserialize().collect())
+        .from_reader(text.as_bytes());
+    let rows = reader.deserialize().enumerate();
+    // The first line is the header.
+    rows.map(|(index, row)| (index + 2, row.map_err(|error| error.to_string())))
+        .collect()
 }
 
 /// Scans folders below `base` that are labels, without masks, all for the test; "" is the root.
@@ -230,7 +233,7 @@ fn scan_images(scan: &mut Scan, folder: &str, class: &str, kind: &str) -> Result
             class,
             kind,
             split: Split::Test,
-            mask: MaskSource::Absent,
+            mask: MaskSource::Unknown,
         });
     }
     Ok(())

@@ -6,15 +6,16 @@
 
 use std::path::Path;
 
+use anomalens_vision::MaskSource;
 use rayon::prelude::*;
 
-use crate::decode::{dimensions, marks_any, read_mask};
+use crate::decode::{dimensions, marks_any, read_mask, wrong_size};
 use crate::error::Error;
 use crate::finding::{Finding, FindingKind};
 use crate::layouts::folder::{is_class, scan_class};
 use crate::layouts::{About, Layout, Published, SPLIT_SORTED};
 use crate::listing::{below, extension, list, stem};
-use crate::sample::{Crop, GOOD, MaskSource, Split};
+use crate::sample::{Crop, GOOD, Split};
 use crate::scan::{Item, Scan};
 use crate::split::split_normals;
 
@@ -156,18 +157,12 @@ fn read_thirds(scan: &Scan, pair: &Pair) -> Result<Vec<Third>, Finding> {
         |at: &str, message: String| Finding::new(FindingKind::UnreadableImage, at, message);
     let (width, height) =
         dimensions(&scan.path(&pair.image)).map_err(|message| unreadable(&pair.image, message))?;
-    let label = read_mask(&scan.path(&pair.label), scan.mask_threshold)
+    let label = read_mask(&scan.path(&pair.label), scan.masks)
         .map_err(|message| unreadable(&pair.label, message))?;
-    if (label.width(), label.height()) != (width, height) {
-        return Err(Finding::new(
-            FindingKind::MaskSize,
-            &pair.label,
-            format!(
-                "this mask is {}x{}, its image {width}x{height}",
-                label.width(),
-                label.height()
-            ),
-        ));
+    let size = (label.width(), label.height());
+    if size != (width, height) {
+        let message = wrong_size("this mask", size, (width, height));
+        return Err(Finding::new(FindingKind::MaskSize, &pair.label, message));
     }
     if height < THIRDS {
         return Err(unreadable(

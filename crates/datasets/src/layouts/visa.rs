@@ -2,14 +2,16 @@
 
 use std::path::{Component, Path};
 
+use anomalens_vision::MaskSource;
 use serde::Deserialize;
 
 use crate::error::Error;
 use crate::finding::FindingKind;
 use crate::layouts::listed::tell_missing;
 use crate::layouts::{About, Layout, Published, missing_entries, read_rows};
-use crate::sample::{GOOD, MaskSource, Split};
+use crate::sample::{GOOD, Split};
 use crate::scan::{Item, Scan};
+use crate::text::read_text;
 
 const TABLE: &str = "split_csv/1cls.csv";
 
@@ -47,7 +49,7 @@ pub(super) const LAYOUT: Layout = Layout {
 
 /// A line of the table.
 #[derive(Deserialize)]
-struct Row {
+pub(crate) struct Row {
     object: String,
     split: String,
     label: String,
@@ -74,19 +76,12 @@ impl Row {
 }
 
 fn scan(scan: &mut Scan) -> Result<(), Error> {
-    for (index, row) in read_rows::<Row>(&scan.path(TABLE))?.into_iter().enumerate() {
-        // The first line is the header.
-        let at = format!("{TABLE}, line {}", index + 2);
-        let row = match row {
-            Ok(row) => row,
-            Err(error) => {
-                scan.find(FindingKind::BadRow, at, error.to_string());
-                continue;
-            }
-        };
-        let (split, kind) = match (row.split(), row.kind()) {
-            (Ok(split), Ok(kind)) => (split, kind),
-            (Err(message), _) | (_, Err(message)) => {
+    for (line, row) in read_rows::<Row>(&read_text(&scan.path(TABLE))?) {
+        let at = format!("{TABLE}, line {line}");
+        let read = row.and_then(|row| Ok((row.split()?, row.kind()?, row)));
+        let (split, kind, row) = match read {
+            Ok(read) => read,
+            Err(message) => {
                 scan.find(FindingKind::BadRow, at, message);
                 continue;
             }

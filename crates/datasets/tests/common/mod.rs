@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anomalens_datasets::{DataRef, DataSet, layout};
-use image::{GrayImage, Luma};
+use image::{GrayImage, ImageFormat, Luma};
 use tempfile::TempDir;
 
 #[allow(unused_imports)] // As above.
@@ -86,6 +86,17 @@ impl Tree {
         );
     }
 
+    /// A JPEG stored with these sides whose EXIF orientation turns it by a quarter.
+    pub(crate) fn turned(&self, name: &str, width: u32, height: u32) {
+        // EXIF with one entry: orientation (0x0112), one 16-bit number, 6.
+        const EXIF: [u8; 36] = *b"\xff\xe1\x00\x22Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x01\
+            \x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00";
+        self.image_of(name, width, height);
+        let jpeg = fs::read(self.path(name)).unwrap();
+        let (start, rest) = jpeg.split_at(2);
+        self.file(name, [start, &EXIF, rest].concat());
+    }
+
     /// A mask which marks the given pixels, faintly.
     pub(crate) fn mask(&self, name: &str, (width, height): (u32, u32), marked: &[(u32, u32)]) {
         let mut mask = GrayImage::new(width, height);
@@ -98,7 +109,13 @@ impl Tree {
     pub(crate) fn save(&self, name: &str, image: &GrayImage) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        image.save(path).unwrap();
+        // The bytes decide what a file is, and TIFF cannot be written here.
+        let format = ImageFormat::from_path(&path).unwrap();
+        let format = match format {
+            ImageFormat::Tiff => ImageFormat::Png,
+            other => other,
+        };
+        image.save_with_format(path, format).unwrap();
     }
 }
 

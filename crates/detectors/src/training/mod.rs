@@ -23,7 +23,7 @@ pub use checkpoint::EpochLog;
 pub(crate) use episodes::{Episodes, STEPS, focal};
 pub(crate) use run::{Learner, Losses, Run, run, shuffled_batches};
 pub use run::{TrainEvent, TrainLog, TrainOptions, TrainProgress, Trained};
+pub use sample::TrainingSample;
 pub(crate) use sample::fingerprint;
-pub use sample::{TrainingMask, TrainingSample};
 pub use store::Cache;
 pub(crate) use store::{Batch, FeatureStore, Record};

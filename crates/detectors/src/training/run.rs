@@ -274,11 +274,10 @@ mod tests {
     use anomalens_backbones::{
         BackboneError, EncoderSpec, FeatureRequest, ImageFeatures, Precision,
     };
-    use anomalens_vision::{Image, Preprocess, Preprocessed};
+    use anomalens_vision::{Image, MaskSource, Preprocess, Preprocessed};
     use candle_core::{Device, Var};
 
     use super::*;
-    use crate::training::TrainingMask;
 
     /// Sees nothing.
     struct Blind;
@@ -361,7 +360,7 @@ mod tests {
                 source: path.into(),
                 class: "plate".to_owned(),
                 anomalous: false,
-                mask: TrainingMask::Unknown,
+                mask: MaskSource::Unknown,
             };
             let input = InputSpec {
                 preprocess: Preprocess::clip_square(14),

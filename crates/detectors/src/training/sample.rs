@@ -1,7 +1,7 @@
 //! Labelled images for training.
 
 use anomalens_backbones::weights::ContentHash;
-use anomalens_vision::{Limits, Mask, MaskFile, SparseMask};
+use anomalens_vision::{Limits, MaskSource};
 use rayon::prelude::*;
 
 use crate::{DetectorError, ImageSource};
@@ -15,37 +15,26 @@ pub struct TrainingSample {
     pub class: String,
     /// Whether it shows an anomaly.
     pub anomalous: bool,
-    /// Where.
-    pub mask: TrainingMask,
-}
-
-/// Which pixels of a training image are anomalous.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TrainingMask {
-    /// Those above the threshold in this image, which is cropped as the sample's image is.
-    File(MaskFile),
-    /// These, at the size of the image before it is cropped.
-    Listed(SparseMask),
-    /// None.
-    Empty,
-    /// Not known: only the label of the image is learned from.
-    Unknown,
+    /// Where; where that is not known, only the label of the image is learned from.
+    pub mask: MaskSource,
 }
 
 impl TrainingSample {
     /// The anomalous pixels at `side` x `side`, or none if they are not known.
     fn mask(&self, side: u32, limits: &Limits) -> Result<Option<Vec<bool>>, DetectorError> {
-        let (mask, path) = match &self.mask {
-            TrainingMask::File(file) => (Mask::open(file, limits), file.path.as_path()),
-            TrainingMask::Listed(mask) => (Ok(mask.to_mask()), self.source.path()),
-            TrainingMask::Empty => return Ok(Some(vec![false; (side * side) as usize])),
-            TrainingMask::Unknown => return Ok(None),
+        let path = match &self.mask {
+            MaskSource::File(file) => file.path.as_path(),
+            _ => self.source.path(),
         };
         let unusable = |reason: String| DetectorError::TrainingMask {
             path: path.to_owned(),
             reason,
         };
-        let mut mask = mask.map_err(|e| unusable(e.to_string()))?;
+        let mask = self.mask.open(limits);
+        let Some(mut mask) = mask.map_err(|e| unusable(e.to_string()))? else {
+            let known = self.mask != MaskSource::Unknown;
+            return Ok(known.then(|| vec![false; (side * side) as usize]));
+        };
         if let Some([x, y, width, height]) = self.source.crop() {
             mask = mask
                 .crop(x, y, width, height)
@@ -130,6 +119,8 @@ fn packed(mask: &[bool]) -> Vec<u8> {
 mod tests {
     use std::path::PathBuf;
 
+    use anomalens_vision::MaskFile;
+
     use super::*;
 
     type Change = fn(&mut TrainingSample);
@@ -141,7 +132,7 @@ mod tests {
                 source: PathBuf::from("a.png").into(),
                 class: "bolt".to_owned(),
                 anomalous: true,
-                mask: TrainingMask::File(PathBuf::from("a-mask.png").into()),
+                mask: MaskSource::File(PathBuf::from("a-mask.png").into()),
             };
             change(&mut sample);
             fingerprint(&[sample])
@@ -159,10 +150,9 @@ mod tests {
             ("class", |s| s.class = "nut".to_owned()),
             ("label", |s| s.anomalous = false),
             ("mask's threshold", |s| {
-                s.mask = TrainingMask::File(MaskFile {
-                    path: "a-mask.png".into(),
-                    threshold: 127,
-                })
+                let mut file = MaskFile::from(PathBuf::from("a-mask.png"));
+                file.reading.threshold = 127;
+                s.mask = MaskSource::File(file);
             }),
         ];
         for (name, change) in changes {

@@ -10,20 +10,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use anomalens_vision::SparseMask;
+use anomalens_vision::{Mask, MaskSource, SparseMask};
 
-use crate::decode::dimensions;
+use crate::decode::{dimensions, wrong_size};
 use crate::error::Error;
 use crate::finding::FindingKind;
 use crate::layouts::Layout;
 use crate::layouts::folder::{is_normal, name_of};
 use crate::layouts::listed::{Listed, UNNAMED_KIND};
 use crate::listing::{below, list};
-use crate::sample::{GOOD, MaskSource, Split};
+use crate::sample::{GOOD, Split};
 use crate::scan::{Item, Scan};
 use crate::split::split_normals;
+use crate::text::read_json;
 
 use file::{Annotation, File, Id, Image};
+use shape::Drawn;
 
 /// A folder that may hold the file, beside those of the images.
 const ANNOTATIONS: &str = "annotations";
@@ -77,7 +79,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
         None => candidates(&scan.root)?.pop(),
     };
     let path = path.unwrap_or_else(|| scan.path("annotations.json"));
-    let file = File::read(&path)?;
+    let file: File = read_json(&path)?;
     // The images of annotations/FILE are beside that folder.
     if scan.root.file_name() == Some(OsStr::new(ANNOTATIONS))
         && let Some(above) = scan.root.parent()
@@ -93,7 +95,8 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
         .images
         .iter()
         .map(|image| {
-            let places = folders.iter().map(|folder| below(folder, &image.file_name));
+            let place = |folder| scan.as_there(&below(folder, &image.file_name));
+            let places = folders.iter().map(|folder| place(folder));
             let there = |place: &String| scan.path(place).is_file();
             places
                 .clone()
@@ -111,7 +114,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
             Some(None) => continue,
             Some(Some(Marks { kinds, mask })) => {
                 let kinds: Vec<&str> = kinds.iter().copied().collect();
-                (kinds.join(" + "), MaskSource::Listed(mask.clone()))
+                (kinds.join(" + "), MaskSource::Outlines(mask.clone()))
             }
         };
         let item = Item {
@@ -150,19 +153,51 @@ struct Marks<'a> {
     mask: SparseMask,
 }
 
-/// The marks of each image that has some, none if they cannot be drawn; annotations that cannot be understood are told.
+/// An annotation that marks an anomaly, and where it stands.
+struct Mark<'a> {
+    at: String,
+    kind: &'a str,
+    annotation: &'a Annotation,
+}
+
+/// The marks of each image that has some, none if they cannot be drawn, which is told.
 fn marks<'a>(
     scan: &mut Scan,
     file: &'a File,
     images: &BTreeMap<&Id, usize>,
     places: &[String],
 ) -> BTreeMap<usize, Option<Marks<'a>>> {
+    let mut all = BTreeMap::new();
+    for (image, marks) in by_image(scan, file, images) {
+        let place = &places[image];
+        if !scan.path(place).is_file() {
+            continue; // Which is told where the images are listed.
+        }
+        let drawn = blank(scan, &file.images[image], place).and_then(|mut mask| {
+            for Mark { at, annotation, .. } in &marks {
+                draw(scan, annotation, at, &mut mask);
+            }
+            SparseMask::of(&mask).map_err(|error| (FindingKind::BadRow, error.to_string()))
+        });
+        let drawn = drawn.map_err(|(kind, message)| scan.find(kind, place, message));
+        let kinds = marks.iter().map(|mark| mark.kind).collect();
+        all.insert(image, drawn.ok().map(|mask| Marks { kinds, mask }));
+    }
+    all
+}
+
+/// The annotations of each image; those that cannot be understood are told.
+fn by_image<'a>(
+    scan: &mut Scan,
+    file: &'a File,
+    images: &BTreeMap<&Id, usize>,
+) -> BTreeMap<usize, Vec<Mark<'a>>> {
     let ids = file.annotations.iter().filter_map(|a| a.id.as_ref());
     index(scan, "annotations", ids);
     let ids = file.categories.iter().map(|category| &category.id);
     let categories = index(scan, "categories", ids);
 
-    let mut marks: BTreeMap<usize, Option<Marks<'_>>> = BTreeMap::new();
+    let mut marks: BTreeMap<usize, Vec<Mark<'_>>> = BTreeMap::new();
     for (number, annotation) in file.annotations.iter().enumerate() {
         let at = match &annotation.id {
             Some(id) => format!("annotation {id}"),
@@ -187,59 +222,74 @@ fn marks<'a>(
             scan.find(FindingKind::BadRow, at, message);
             continue;
         };
-        let of_image = marks.entry(image);
-        let of_image = of_image.or_insert_with(|| {
-            Some(Marks {
-                kinds: BTreeSet::new(),
-                mask: blank(scan, &file.images[image], &places[image])?,
-            })
-        });
-        let Some(of_image) = of_image else {
-            continue;
+        let mark = Mark {
+            at,
+            kind,
+            annotation,
         };
-        of_image.kinds.insert(kind);
-        draw(scan, annotation, &at, &mut of_image.mask);
+        marks.entry(image).or_default().push(mark);
     }
     marks
 }
 
-/// A mask of the size that the file gives or, where it does not, the image has.
-fn blank(scan: &mut Scan, image: &Image, place: &str) -> Option<SparseMask> {
-    let size = match (image.width, image.height) {
-        (Some(width @ 1..), Some(height @ 1..)) => Ok((width, height)),
-        _ => dimensions(&scan.path(place)),
-    };
-    let mask = size.and_then(|(width, height)| {
-        SparseMask::new(width, height)
-            .map_err(|_| format!("{width}x{height} is no size that an image can have"))
-    });
-    mask.map_err(|message| scan.find(FindingKind::UnreadableImage, place, message))
-        .ok()
+/// A mask of the image's size, which must be the one that the file gives, if it gives one: nothing
+/// is allocated on the file's word.
+fn blank(scan: &Scan, image: &Image, place: &str) -> Result<Mask, (FindingKind, String)> {
+    let unreadable = |message| (FindingKind::UnreadableImage, message);
+    let size = dimensions(&scan.path(place)).map_err(unreadable)?;
+    if let (Some(width @ 1..), Some(height @ 1..)) = (image.width, image.height)
+        && (width, height) != size
+    {
+        let message = wrong_size("the size in the file", (width, height), size);
+        return Err((FindingKind::MaskSize, message));
+    }
+    Mask::empty(size.0, size.1).map_err(|error| unreadable(error.to_string()))
 }
 
-/// Adds what an annotation marks, and tells what is odd about it.
-fn draw(scan: &mut Scan, annotation: &Annotation, at: &str, mask: &mut SparseMask) {
+/// Draws what an annotation marks, and tells what is odd about it.
+fn draw(scan: &mut Scan, annotation: &Annotation, at: &str, mask: &mut Mask) {
     let (width, height) = (mask.width(), mask.height());
-    let shape = match annotation.shape(width, height) {
-        Ok(shape) => shape,
+    let drawn = match annotation.draw(mask) {
+        Ok(drawn) => drawn,
         Err(message) => return scan.find(FindingKind::BadRow, at, message),
     };
-    if let Some([x, y]) = shape.outside {
-        let message = format!("it reaches to ({x}, {y}), beyond its image of {width}x{height}");
-        if shape.mask.any() {
-            scan.find(FindingKind::Outside, at, message + ", and is cut off there");
-        } else {
-            return scan.find(
-                FindingKind::BadRow,
-                at,
-                message + ", and marks no pixel within",
-            );
+    match drawn {
+        Drawn {
+            outside: Some([x, y]),
+            any,
+        } => {
+            let message = format!("it reaches to ({x}, {y}), beyond its image of {width}x{height}");
+            let (kind, end) = if any {
+                (FindingKind::Outside, ", and is cut off there")
+            } else {
+                (FindingKind::BadRow, ", and marks no pixel within")
+            };
+            scan.find(kind, at, message + end);
         }
-    } else if !shape.mask.any() {
-        let message = "it is too thin to hold the centre of a pixel and marks none";
-        scan.find(FindingKind::EmptyMask, at, message);
+        Drawn { any: false, .. } => {
+            let message = "it is too thin to hold the centre of a pixel and marks none";
+            scan.find(FindingKind::EmptyMask, at, message);
+        }
+        Drawn { any: true, .. } => {}
     }
-    mask.unite(&shape.mask);
+}
+
+/// Draws the annotations that can be drawn, each on a mask of its own, and counts them.
+pub(crate) fn draw_each(text: &str) -> Result<usize, serde_json::Error> {
+    /// Where the file does not say it, or claims much.
+    const SIDE: u32 = 64;
+    let file: File = serde_json::from_str(text)?;
+    let drawn = file.annotations.iter().filter(|annotation| {
+        let mut images = file.images.iter();
+        let image = images.find(|image| image.id == annotation.image_id);
+        let side = |side: Option<u32>| side.filter(|side| *side < 1024).unwrap_or(SIDE);
+        let size = image.map_or((SIDE, SIDE), |image| {
+            (side(image.width), side(image.height))
+        });
+        let mask = Mask::empty(size.0, size.1);
+        mask.is_ok_and(|mut mask| annotation.draw(&mut mask).is_ok())
+    });
+    Ok(drawn.count())
 }
 
 /// Tells of images that lie beside those of the file.

@@ -1,84 +1,67 @@
 //! What an annotation marks, as pixels. A polygon marks the pixels whose centres it holds; COCO's
 //! own tools also take some that it touches, so that masks differ along the outline.
 
-use anomalens_vision::SparseMask;
+use std::borrow::Cow;
 
-use super::file::{Annotation, Counts, Segmentation};
+use anomalens_vision::Mask;
+
+use super::file::{Annotation, Counts, Runs, Segmentation};
 
 /// How far an outline may reach beyond its image before that is told: tools round.
 const TOLERANCE: f64 = 1.0;
 
-/// What an annotation marks.
-#[derive(Debug)]
-pub(super) struct Shape {
-    pub(super) mask: SparseMask,
+/// What came of drawing an annotation.
+#[derive(Debug, Default)]
+pub(super) struct Drawn {
+    /// Whether it marks a pixel.
+    pub(super) any: bool,
     /// A corner that lies outside the image.
     pub(super) outside: Option<[f64; 2]>,
 }
 
 impl Annotation {
-    /// What it marks in an image of this size; the error is a clause.
-    pub(super) fn shape(&self, width: u32, height: u32) -> Result<Shape, String> {
-        let mask = SparseMask::new(width, height).map_err(|error| error.to_string())?;
-        let mut shape = Shape {
-            mask,
-            outside: None,
-        };
+    /// Marks in the mask of its image what it marks; the error is a clause.
+    pub(super) fn draw(&self, mask: &mut Mask) -> Result<Drawn, String> {
+        let mut drawn = Drawn::default();
         match &self.segmentation {
             Some(Segmentation::Polygons(polygons)) if !polygons.is_empty() => {
                 for polygon in polygons {
-                    shape.add(&corners(polygon)?)?;
+                    drawn.polygon(&corners(polygon)?, mask)?;
                 }
             }
-            Some(Segmentation::Runs { size, counts }) => {
+            Some(Segmentation::Runs(Runs { size, counts })) => {
+                let (width, height) = (mask.width(), mask.height());
                 if *size != [height, width] {
                     return Err(format!(
                         "its runs are for an image of {}x{}, its image has {width}x{height}",
                         size[1], size[0]
                     ));
                 }
-                shape.add_runs(&counts.lengths()?)?;
+                let lengths = counts.lengths()?;
+                drawn.any = mask.fill_column_runs(&lengths).ok_or_else(|| {
+                    let pixels: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
+                    let expected = u64::from(width) * u64::from(height);
+                    format!("its runs have {pixels} pixels, its image {expected}")
+                })?;
             }
-            Some(Segmentation::Polygons(_)) | None => shape.add(&corners_of_box(&self.bbox)?)?,
+            Some(Segmentation::Polygons(_)) | None => {
+                drawn.polygon(&corners_of_box(&self.bbox)?, mask)?;
+            }
         }
-        Ok(shape)
+        Ok(drawn)
     }
 }
 
-impl Shape {
-    fn add(&mut self, corners: &[[f64; 2]]) -> Result<(), String> {
+impl Drawn {
+    fn polygon(&mut self, corners: &[[f64; 2]], mask: &mut Mask) -> Result<(), String> {
         if !corners.as_flattened().iter().all(|value| value.is_finite()) {
             return Err("a corner is not finite".to_owned());
         }
-        let (right, bottom) = (f64::from(self.mask.width()), f64::from(self.mask.height()));
+        let (right, bottom) = (f64::from(mask.width()), f64::from(mask.height()));
         let beyond = |value: f64, end: f64| value < -TOLERANCE || value > end + TOLERANCE;
         let outside = |[x, y]: &&[f64; 2]| beyond(*x, right) || beyond(*y, bottom);
         self.outside = self.outside.or(corners.iter().find(outside).copied());
-        self.mask.add_polygon(corners);
-        Ok(())
-    }
-
-    /// Marks runs that go down the columns.
-    fn add_runs(&mut self, lengths: &[u32]) -> Result<(), String> {
-        let (width, height) = (u64::from(self.mask.width()), u64::from(self.mask.height()));
-        let pixels: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
-        if pixels != width * height {
-            return Err(format!(
-                "its runs have {pixels} pixels, its image {}",
-                width * height
-            ));
-        }
-        let mut start = 0;
-        let mut marked = Vec::new();
-        for (index, &length) in lengths.iter().enumerate() {
-            let end = start + u64::from(length);
-            if index % 2 == 1 {
-                // Fits: there are less than 2³² pixels.
-                marked.extend((start..end).map(|i| (i % height * width + i / height) as u32));
-            }
-            start = end;
-        }
-        self.mask.add_runs(marked.into_iter().map(|i| i..i + 1));
+        self.any |= mask.fill_polygon(corners);
         Ok(())
     }
 }
@@ -110,10 +93,13 @@ fn corners_of_box(numbers: &[f64]) -> Result<[[f64; 2]; 4], String> {
 }
 
 impl Counts {
-    fn lengths(&self) -> Result<Vec<u32>, String> {
+    fn lengths(&self) -> Result<Cow<'_, [u32]>, String> {
         match self {
-            Self::Plain(lengths) => Ok(lengths.clone()),
-            Self::Packed(text) => unpack(text).ok_or("its runs are damaged".to_owned()),
+            Self::Plain(lengths) => Ok(lengths.into()),
+            Self::Packed(text) => {
+                let lengths = unpack(text).ok_or("its runs are damaged")?;
+                Ok(lengths.into())
+            }
         }
     }
 }

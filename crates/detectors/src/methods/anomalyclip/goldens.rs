@@ -16,7 +16,7 @@ use super::map_loss::Upsampling;
 use super::prompt::Prompts;
 use super::{AnomalyClip, AnomalyClipDetector, BETAS, Checked, LEARNING_RATE, Settings};
 use crate::testing::{Goldens, close, exact, flat};
-use crate::training::{Adam, Batch, Learner, TrainingMask, TrainingSample};
+use crate::training::{Adam, Batch, Learner, TrainingSample};
 use crate::{Detector, DetectorError, FitContext, Method};
 
 fn architecture() -> Architecture {
@@ -76,7 +76,7 @@ fn sample(label: i32) -> TrainingSample {
         source: PathBuf::new().into(),
         class: "nut".to_owned(),
         anomalous: label == 1,
-        mask: TrainingMask::Unknown,
+        mask: anomalens_vision::MaskSource::Unknown,
     }
 }
 

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use anomalens_backbones::clip::ClipText;
 use anomalens_backbones::{ImageEncoder, ImageFeatures};
-use anomalens_vision::Map;
+use anomalens_vision::{Map, MaskSource};
 use serde_json::{Value, json};
 
 pub use settings::{ImageScore, PromptKind, Settings};
@@ -36,7 +36,7 @@ use crate::components::tokens::dot;
 use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::{
-    Adam, Record, Run, TrainProgress, Trained, TrainingMask, fingerprint, run, shuffled_batches,
+    Adam, Record, Run, TrainProgress, Trained, fingerprint, run, shuffled_batches,
 };
 use crate::{
     DetectorError, FitContext, Method, MethodInfo, MethodSettings, Need, Requirements,
@@ -237,7 +237,7 @@ fn train(
         settings.classes.dedup();
     }
     let maps_teach =
-        settings.local_weight > 0.0 && samples.iter().any(|s| s.mask != TrainingMask::Unknown);
+        settings.local_weight > 0.0 && samples.iter().any(|s| s.mask != MaskSource::Unknown);
     if settings.global_weight == 0.0 && !maps_teach {
         return Err(refuse(
             "with `global_weight = 0` only masks teach anything, and these images have none or \

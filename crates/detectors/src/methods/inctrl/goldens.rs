@@ -18,7 +18,7 @@ use super::settings::Settings;
 use super::train::{BETAS, DECAY, FocalLoss, LEARNING_RATE};
 use super::{InCtrlDetector, residual, text};
 use crate::testing::{Goldens, close, exact, flat, inputs};
-use crate::training::{Adam, Batch, Learner, TrainingMask, TrainingSample};
+use crate::training::{Adam, Batch, Learner, TrainingSample};
 use crate::{Detector, Settings as _};
 
 const SEED: u64 = 21;
@@ -128,7 +128,7 @@ fn samples(count: usize) -> Vec<TrainingSample> {
         source: PathBuf::new().into(),
         class: CLASSES[place.min(3)].to_owned(),
         anomalous: false,
-        mask: TrainingMask::Unknown,
+        mask: anomalens_vision::MaskSource::Unknown,
     };
     (0..3 * count).map(sample).collect()
 }
