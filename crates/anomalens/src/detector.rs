@@ -14,7 +14,7 @@ use anomalens_detectors::{
 };
 use anomalens_evaluation::{Labelled, calibrate};
 use anomalens_metrics::Rule;
-use anomalens_vision::Image;
+use anomalens_vision::{DecodeOptions, Image};
 
 use crate::{Error, Inspection};
 
@@ -156,6 +156,7 @@ impl Builder {
                 losses: vec![],
             },
             calibration: None,
+            levels: Default::default(),
         };
         Ok(AnomalyDetector { file, backbone })
     }
@@ -214,6 +215,12 @@ impl AnomalyDetector {
     /// [`Error`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         Ok(self.file.save(path.as_ref())?)
+    }
+
+    /// How image files that it scores are decoded ([`Image::open_with`]): as those that it was
+    /// made from, which matters with samples of more than 8 bits.
+    pub fn decode_options(&self) -> DecodeOptions {
+        self.file.decode_options()
     }
 
     /// Scores one image.

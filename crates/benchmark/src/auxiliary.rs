@@ -200,6 +200,7 @@ impl Bench<'_> {
                 ..self.provenance.clone()
             },
             calibration: None,
+            levels: Default::default(),
         };
         file.save(&path)?;
         Ok(path)

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::fit::check_output;
 use super::progress::{Progress, catch_interrupts, interrupted};
-use super::{End, backbone, data, images, now, print_line};
+use super::{End, backbone, data, decode, images, now, print_line};
 
 /// The rate that is kept where no rule is given and there are normal images alone: 19 of them are
 /// enough.
@@ -51,6 +51,8 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
+    decode: decode::Args,
+    #[command(flatten)]
     backbone: backbone::Args,
     /// Print the result as JSON
     #[arg(long)]
@@ -71,6 +73,10 @@ pub(super) fn run(args: &Args) -> Result<End> {
         bail!("the rule {rule} needs labelled images: give them with --data, or choose fpr=RATE");
     }
     let backbone = args.backbone.open_for(&file)?;
+    let stream = StreamOptions {
+        decode: args.decode.options_for(&file)?,
+        ..StreamOptions::default()
+    };
     catch_interrupts();
     let progress = Progress::images(
         &format!("scoring with {}", file.detector.method()),
@@ -81,7 +87,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         file.detector.as_ref(),
         &images,
         rule,
-        &StreamOptions::default(),
+        &stream,
         &mut |done, _| {
             progress.set(done as u64, None);
             match interrupted() {
@@ -91,6 +97,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         },
     );
     progress.finish();
+    decode::print_notes(&stream.notes);
     let calibrated = calibrated?.context("interrupted; the detector file is as it was")?;
     let anomalous = images.labels.iter().filter(|&&label| label).count();
     let calibration = Calibration {
@@ -103,6 +110,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         date: now(),
     };
     file.calibration = Some(calibration.clone());
+    file.levels = stream.decode.levels;
     file.save(output)?;
     if args.json {
         print_line(json!({

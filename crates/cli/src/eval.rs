@@ -6,17 +6,22 @@ use std::path::PathBuf;
 use anomalens::backbones::Backbone;
 use anomalens::benchmark::Spread;
 use anomalens::datasets::{DataSet, Sample, few_shot, read_shots, write_shots};
-use anomalens::detectors::{Calibration, DEFAULT_METHOD, DetectorFile, Need, find as find_method};
+use anomalens::detectors::{
+    Calibration, DEFAULT_METHOD, DetectorFile, Need, StreamOptions, find as find_method,
+};
 use anomalens::evaluation::published;
 use anomalens::evaluation::{
     Candidate, Decisions, Evaluation, Fold, Resolution, RunOptions, evaluate,
 };
 use anomalens::report::{Heading, ReportContext, write_report};
+use anomalens::vision::DecodeOptions;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::progress::{Progress, catch_interrupts, interrupted};
-use super::{End, backbone, calibrate, command_line, data, now, print_line, settings, table};
+use super::{
+    End, backbone, calibrate, command_line, data, decode, now, print_line, settings, table,
+};
 
 /// Measure a method or detector on a labelled data set
 #[derive(Debug, clap::Args)]
@@ -79,6 +84,8 @@ pub(super) struct Args {
     #[command(flatten)]
     settings: settings::Args,
     #[command(flatten)]
+    decode: decode::Args,
+    #[command(flatten)]
     backbone: backbone::Args,
     /// Print each run as a line of JSON
     #[arg(long)]
@@ -106,6 +113,10 @@ pub(super) fn run(args: &Args) -> Result<End> {
         Some(file) => args.backbone.open_for(file)?,
         None => args.settings.open(&args.backbone)?,
     };
+    let decode = match &saved {
+        Some(file) => args.decode.options_for(file)?,
+        None => args.decode.options(),
+    };
     let options = RunOptions {
         resolution: args.resolution,
         aupimo: args.aupimo,
@@ -120,9 +131,14 @@ pub(super) fn run(args: &Args) -> Result<End> {
                 Ok::<_, anyhow::Error>(shots.iter().map(|shot| shot.id.clone()).collect())
             })
             .transpose()?,
+        stream: StreamOptions {
+            decode,
+            ..StreamOptions::default()
+        },
         ..RunOptions::default()
     };
     let evaluations = evaluate_shown(&backbone, &data, &candidates, &options)?;
+    decode::print_notes(&options.stream.notes);
     let calibration = saved.as_ref().and_then(|file| file.calibration.as_ref());
     let decisions = calibration
         .map(|calibration| decisions(&evaluations, calibration))
@@ -133,6 +149,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         let context = ReportContext {
             losses: losses.unwrap_or_default(),
             calibration: calibration.cloned(),
+            decode,
             ..context(title, &backbone, name)
         };
         write_report(path, &evaluations, &context)?;
@@ -349,7 +366,7 @@ pub(super) fn context(title: String, backbone: &Backbone, data: &str) -> ReportC
         published: published::figures(data).cloned().collect(),
         losses: vec![],
         calibration: None,
-        limits: RunOptions::default().stream.limits,
+        decode: DecodeOptions::default(),
     }
 }
 
@@ -395,6 +412,7 @@ pub(super) fn warn_of_failures(evaluations: &[Evaluation]) {
     for class in &first.classes {
         for record in &class.images {
             if let Err(reason) = &record.prediction {
+                let reason = decode::with_option(reason);
                 eprintln!("not scored: {}: {reason}", record.sample.id);
             }
         }

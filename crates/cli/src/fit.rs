@@ -9,11 +9,11 @@ use anomalens::detectors::{
     Provenance, ReferenceImage, find as find_method,
 };
 use anomalens::evaluation::shot;
-use anomalens::vision::DecodeOptions;
+use anomalens::vision::{DecodeOptions, NoteLog};
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::{End, backbone, command_line, data, images, now, print_line, settings};
+use super::{End, backbone, command_line, data, decode, images, now, print_line, settings};
 
 /// Make a detector file from normal images
 #[derive(Debug, clap::Args)]
@@ -54,6 +54,8 @@ pub(super) struct Args {
     #[command(flatten)]
     settings: settings::Args,
     #[command(flatten)]
+    decode: decode::Args,
+    #[command(flatten)]
     backbone: backbone::Args,
     /// Print the result as JSON
     #[arg(long)]
@@ -67,11 +69,12 @@ pub(super) fn run(args: &Args) -> Result<End> {
     }
     let method = find_method(&args.method)?;
     let options = args.settings.options()?;
+    let decode = args.decode.options();
     let draw = args.shots.map(|shots| (shots, args.seed));
     let normal = if args.data.is_empty() {
-        normal_images(method, &options, &args.normal, draw)?
+        normal_images(method, &options, &args.normal, draw, &decode)?
     } else {
-        training_normals(method, &options, &args.data, draw)?
+        training_normals(method, &options, &args.data, draw, &decode)?
     };
     if normal.is_empty() && options.is_empty() && method.info().name == DEFAULT_METHOD {
         bail!("fit needs normal images: name them with --normal FOLDER");
@@ -91,6 +94,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         backbone: reference(&backbone),
         provenance: provenance(data.join(" ")),
         calibration: None,
+        levels: decode.levels,
     };
     file.save(&args.output)?;
     if args.json {
@@ -122,10 +126,11 @@ fn update(args: &Args, path: &Path) -> Result<End> {
         bail!("nothing is to be changed: name images with --add PATH or --remove NAME");
     }
     let file = DetectorFile::load(path)?;
+    let decode = args.decode.options_for(&file)?;
     let add = if args.add.is_empty() {
         vec![]
     } else {
-        images::shots(&images::find(&args.add)?)?
+        images::shots(&images::find(&args.add)?, &decode)?
     };
     let backbone = args.backbone.open_for(&file)?;
     let method = find_method(file.detector.method())?;
@@ -143,6 +148,7 @@ fn update(args: &Args, path: &Path) -> Result<End> {
         backbone: file.backbone,
         provenance: provenance(format!("{} {}", file.provenance.data, changes.join(" "))),
         calibration: None,
+        levels: decode.levels,
     };
     file.save(&args.output)?;
     let shots = file.detector.references();
@@ -174,6 +180,7 @@ pub(super) fn normal_images(
     options: &MethodSettings,
     paths: &[PathBuf],
     draw: Option<(usize, u32)>,
+    decode: &DecodeOptions,
 ) -> Result<Vec<ReferenceImage>> {
     let name = method.info().name;
     match (method.requirements(options).references, paths) {
@@ -189,7 +196,7 @@ pub(super) fn normal_images(
         let all: Vec<&ImageFile> = files.iter().collect();
         files = few_shot(&all, shots, seed)?.into_iter().cloned().collect();
     }
-    images::shots(&files)
+    images::shots(&files, decode)
 }
 
 /// Reads the normal training images of data sets, all or `(shots, seed)` of each set.
@@ -198,12 +205,13 @@ fn training_normals(
     options: &MethodSettings,
     sets: &[data::Reference],
     draw: Option<(usize, u32)>,
+    decode: &DecodeOptions,
 ) -> Result<Vec<ReferenceImage>> {
     let name = method.info().name;
     if method.requirements(options).references == Need::No {
         bail!("{name} needs no normal images: leave --data out")
     }
-    let mut shots = vec![];
+    let (mut shots, notes) = (vec![], NoteLog::default());
     for (number, reference) in (1..).zip(sets) {
         let data = reference.open()?;
         let classes = data.classes.iter();
@@ -212,13 +220,15 @@ fn training_normals(
             samples = few_shot(&samples, count, seed)?;
         }
         for sample in samples {
-            let mut shot = shot(sample, &DecodeOptions::default())?;
+            let mut shot = shot(sample, decode)?;
+            notes.add(&sample.image, &shot.image);
             if sets.len() > 1 {
                 shot.name = format!("{number}/{}", shot.name);
             }
             shots.push(shot);
         }
     }
+    decode::print_notes(&notes);
     if shots.is_empty() {
         bail!(
             "the training split of --data has no normal images; `anomalens data check` tells more"

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use anomalens::datasets::{ImageFile, find_images, path_text};
 use anomalens::detectors::ReferenceImage;
 use anomalens::evaluation::is_result_folder;
-use anomalens::vision::Image;
+use anomalens::vision::{DecodeOptions, Image, NoteLog};
 use anyhow::{Context, Result, bail};
+
+use super::decode::print_notes;
 
 /// The images that `paths` name, of which none may be out of reach.
 pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<ImageFile>> {
@@ -86,12 +88,16 @@ fn path_of(line: &[u8]) -> Result<PathBuf> {
 }
 
 /// Reads normal images; none may be unusable.
-pub(super) fn shots(files: &[ImageFile]) -> Result<Vec<ReferenceImage>> {
+pub(super) fn shots(files: &[ImageFile], decode: &DecodeOptions) -> Result<Vec<ReferenceImage>> {
+    let notes = NoteLog::default();
     let shot = |file: &ImageFile| {
-        let image = Image::open(&file.path)
+        let image = Image::open_with(&file.path, decode)
             .context("a normal image cannot be used; mend it or take it out")?;
+        notes.add(&file.path, &image);
         let name = path_text(&file.name);
         Ok(ReferenceImage { name, image })
     };
-    files.iter().map(shot).collect()
+    let shots = files.iter().map(shot).collect();
+    print_notes(&notes);
+    shots
 }

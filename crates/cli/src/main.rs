@@ -7,6 +7,7 @@
 //! compare.rs    how alike two backbones are
 //! backbone.rs   which weights, and how a pull is shown
 //! images.rs     the image files that paths name
+//! decode.rs     how image files are decoded, and what is said about them
 //! settings.rs   a method and its settings from the command line
 //! progress.rs   progress bars or log lines; Ctrl-C
 //! table.rs      results as a table on the terminal
@@ -17,6 +18,7 @@ mod bench;
 mod calibrate;
 mod compare;
 mod data;
+mod decode;
 mod demo;
 mod detect;
 mod eval;
@@ -93,7 +95,12 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    let has_limits = matches!(
+        command,
+        Command::Detect(_) | Command::Fit(_) | Command::Calibrate(_) | Command::Eval(_)
+    );
+    let result = match command {
         Command::Demo(args) => demo::run(&args),
         Command::Detect(args) => detect::run(&args),
         Command::Fit(args) => fit::run(&args),
@@ -110,7 +117,11 @@ fn main() -> ExitCode {
         Ok(End::Incomplete) => ExitCode::FAILURE,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", escaped(&sentence(&error)));
+            let text = match has_limits {
+                true => decode::with_option(&sentence(&error)),
+                false => sentence(&error),
+            };
+            let _ = writeln!(std::io::stderr(), "error: {}", escaped(&text));
             ExitCode::FAILURE
         }
     }

@@ -202,6 +202,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             ..fit::provenance(data.join(" "))
         },
         calibration: None,
+        levels: Default::default(),
     };
     file.save(&args.output)?;
     let curve = folder.join("loss.svg");

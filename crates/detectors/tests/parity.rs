@@ -299,6 +299,7 @@ fn file(detector: Box<dyn Detector>) -> DetectorFile {
             losses: vec![],
         },
         calibration: None,
+        levels: Default::default(),
     }
 }
 

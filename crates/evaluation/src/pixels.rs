@@ -142,7 +142,7 @@ fn scored_mask(
         Resolution::Original => (footprint.width as u32, footprint.height as u32),
     };
     let (rows, columns) = (height as usize, width as usize);
-    let mask = match seen_mask(sample, prediction, &options.stream.limits)? {
+    let mask = match seen_mask(sample, prediction, &options.stream.decode.limits)? {
         Some(mask) => mask.resize(width, height)?.values().to_vec(),
         None => vec![false; rows * columns],
     };

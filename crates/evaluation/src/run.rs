@@ -213,7 +213,7 @@ impl<'a> Candidate<'a> {
                 };
                 let shots = shots
                     .into_iter()
-                    .map(|sample| shot(sample, &run.stream.limits.into()))
+                    .map(|sample| shot(sample, &run.stream.decode))
                     .collect::<Result<Vec<_>, _>>()?;
                 let detector = method.fit(&FitContext {
                     class: Some(class),

@@ -6,7 +6,7 @@ use std::error::Error;
 use anomalens_datasets::{Label, Sample};
 use anomalens_detectors::{NormalRange, Prediction};
 use anomalens_vision::{
-    ColourMap, DecodeOptions, Filter, GeometryError, Image, Limits, Mask, draw_contours,
+    ColourMap, DecodeOptions, Filter, GeometryError, Image, Mask, draw_contours,
 };
 use askama::Template;
 use askama::filters::HtmlSafe;
@@ -103,9 +103,9 @@ impl Pictures {
     pub(super) fn large(
         sample: &Sample,
         prediction: &Prediction,
-        limits: &Limits,
+        decode: &DecodeOptions,
     ) -> Result<Self, Box<dyn Error>> {
-        let (pictures, _) = Self::draw(sample, prediction, limits, LARGE)?;
+        let (pictures, _) = Self::draw(sample, prediction, decode, LARGE)?;
         Ok(pictures)
     }
 
@@ -113,9 +113,9 @@ impl Pictures {
     pub(super) fn small(
         sample: &Sample,
         prediction: &Prediction,
-        limits: &Limits,
+        decode: &DecodeOptions,
     ) -> Result<Self, Box<dyn Error>> {
-        let (mut pictures, mask) = Self::draw(sample, prediction, limits, SMALL)?;
+        let (mut pictures, mask) = Self::draw(sample, prediction, decode, SMALL)?;
         if let Some(mask) = mask {
             let mask = Picture {
                 what: "mask",
@@ -131,10 +131,10 @@ impl Pictures {
     fn draw(
         sample: &Sample,
         prediction: &Prediction,
-        limits: &Limits,
+        decode: &DecodeOptions,
         style: Style,
     ) -> Result<(Self, Option<Mask>), Box<dyn Error>> {
-        let (drawn, mask) = drawn(sample, prediction, limits, style)?;
+        let (drawn, mask) = drawn(sample, prediction, decode, style)?;
         let seen = prediction.size.footprint;
         let pictures = Self {
             shown: vec![
@@ -218,13 +218,13 @@ pub(super) fn label(sample: &Sample) -> String {
 fn drawn(
     sample: &Sample,
     prediction: &Prediction,
-    limits: &Limits,
+    decode: &DecodeOptions,
     style: Style,
 ) -> Result<(Drawn, Option<Mask>), Box<dyn Error>> {
-    let image = source(sample).open(&(*limits).into())?;
+    let image = source(sample).open(decode)?;
     let mut drawn = draw(&image, prediction, style)?;
     let (width, height) = (drawn.image.width(), drawn.image.height());
-    let mask = seen_mask(sample, prediction, limits)?;
+    let mask = seen_mask(sample, prediction, &decode.limits)?;
     let mask = mask.map(|mask| cover(&mask, width, height)).transpose()?;
     if let Some(mask) = &mask {
         draw_contours(&mut drawn.overlay, mask, MASK_OUTLINE, 2)?;

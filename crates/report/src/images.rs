@@ -98,7 +98,7 @@ impl<'a> ImageTable<'a> {
                 record, prediction, ..
             } = standing;
             let sample = &record.sample;
-            let draw = || Pictures::small(sample, prediction, &context.limits);
+            let draw = || Pictures::small(sample, prediction, &context.decode);
             ImageRow {
                 name: &sample.id,
                 label: Some((label(sample), record.is_anomalous())),

@@ -36,7 +36,7 @@ use anomalens_detectors::Calibration;
 use anomalens_detectors::training::EpochLog;
 use anomalens_evaluation::Evaluation;
 use anomalens_evaluation::published::Published;
-use anomalens_vision::Limits;
+use anomalens_vision::DecodeOptions;
 
 use crate::frame::write_page;
 use crate::page::Page;
@@ -58,8 +58,8 @@ pub struct ReportContext {
     pub losses: Vec<EpochLog>,
     /// The detector's calibration, whose decisions are shown.
     pub calibration: Option<Calibration>,
-    /// What an image file may cost; images that are shown are read again.
-    pub limits: Limits,
+    /// How image files are decoded; images that are shown are read again.
+    pub decode: DecodeOptions,
 }
 
 /// Writes the report on `evaluations`, or on a training run alone, to `path`; an existing file is

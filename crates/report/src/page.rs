@@ -289,7 +289,7 @@ impl<'a> Class<'a> {
 impl<'a> Figure<'a> {
     fn new(standing: Standing<'a>, context: &ReportContext) -> Self {
         let (sample, prediction) = (&standing.record.sample, standing.prediction);
-        let pictures = Pictures::large(sample, prediction, &context.limits);
+        let pictures = Pictures::large(sample, prediction, &context.decode);
         Self {
             standing,
             pictures: pictures.map_err(|error| error.to_string()),

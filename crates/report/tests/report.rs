@@ -14,7 +14,7 @@ use anomalens_evaluation::published::Published;
 use anomalens_evaluation::{ClassResult, Evaluation, ImageRecord, Metrics};
 use anomalens_metrics::{Platt, ProPoint};
 use anomalens_report::{Heading, ReportContext, ReportError, write_report};
-use anomalens_vision::{Image, Limits, Map, Rect};
+use anomalens_vision::{DecodeOptions, Image, Map, Rect};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use common::{all_text, elements, parse, texts};
@@ -131,7 +131,7 @@ fn context() -> ReportContext {
         published: vec![],
         losses: vec![],
         calibration: None,
-        limits: Limits::default(),
+        decode: DecodeOptions::default(),
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn measure(
         );
     }
     let (normal, queries) = files.split_at(shots);
-    let normal = images::shots(normal)?;
+    let normal = images::shots(normal, &Default::default())?;
     let backbone = common.backbone.open_named(weights)?;
     let encoder = backbone.encoder.as_ref();
     // Encodes the prompts, then the shots.

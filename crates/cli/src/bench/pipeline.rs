@@ -33,7 +33,7 @@ pub(super) fn measure(
         (true, _) => bail!("at least two images are needed"),
         (false, _) => vec![],
     };
-    let shots = images::shots(&shots)?;
+    let shots = images::shots(&shots, &DecodeOptions::default())?;
     let context = FitContext::new(&options, encoder).with_references(&shots);
     let trainer = method.trainer();
     let detector = match trainer.filter(|_| requirements.training == Need::Required) {

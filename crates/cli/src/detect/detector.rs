@@ -25,6 +25,7 @@ fn of_class(detector: Box<dyn Detector>, class: Option<&str>) -> Result<Box<dyn 
 pub(super) fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Backbone)> {
     if let Some(path) = &args.detector {
         let mut file = DetectorFile::load(path)?;
+        file.levels = args.decode.options_for(&file)?.levels;
         file.detector = of_class(file.detector, args.class.as_deref())?;
         if file.detector.scope() != Scope::Single {
             require_company(images)?;
@@ -40,7 +41,8 @@ pub(super) fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Back
     if method.requirements(&options).joint {
         require_company(images)?;
     }
-    let normal = fit::normal_images(method, &options, &args.normal, None)?;
+    let decode = args.decode.options();
+    let normal = fit::normal_images(method, &options, &args.normal, None, &decode)?;
     let backbone = args.settings.open(&args.backbone)?;
     let encoder = backbone.encoder.as_ref();
     let detector = method.fit(&FitContext {
@@ -60,6 +62,7 @@ pub(super) fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Back
             backbone: backbone_ref,
             provenance,
             calibration: None,
+            levels: decode.levels,
         },
         backbone,
     ))

@@ -26,7 +26,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::images::{self, Listing};
 use crate::progress::{Progress, catch_interrupts, interrupted};
-use crate::{End, backbone, settings};
+use crate::{End, backbone, decode, settings};
 use plan::Plan;
 use writer::Writer;
 
@@ -80,6 +80,8 @@ pub(crate) struct Args {
     report: bool,
     #[command(flatten)]
     settings: settings::Args,
+    #[command(flatten)]
+    decode: decode::Args,
     #[command(flatten)]
     backbone: backbone::Args,
     /// Print each result as a line of JSON instead of a table
@@ -176,6 +178,7 @@ impl<'a> Decide<'a> {
 pub(crate) fn run(args: &Args) -> Result<End> {
     let listing = list_images(args)?;
     let (detector, backbone) = detector::detector(args, listing.files.len())?;
+    let decode = args.decode.options_for(&detector)?;
     let decide = Decide::new(args, &detector);
     catch_interrupts();
     let mut folder = open_folder(args, &detector)?;
@@ -196,7 +199,7 @@ pub(crate) fn run(args: &Args) -> Result<End> {
         folder.add(writer::failed(path, error.clone()))?;
     }
     let sources: Vec<ImageSource> = plan.images.iter().map(|i| i.path.clone().into()).collect();
-    let mut writer = Writer::new(args, &plan, &mut folder);
+    let mut writer = Writer::new(args, decode, &plan, &mut folder);
     let mut failure = None;
     let mut count = done.len();
     let outcome = predict(
@@ -205,6 +208,7 @@ pub(crate) fn run(args: &Args) -> Result<End> {
         &sources,
         &done,
         &StreamOptions {
+            decode,
             keep_pixels: true,
             ..StreamOptions::default()
         },
@@ -214,10 +218,6 @@ pub(crate) fn run(args: &Args) -> Result<End> {
             }
             count += 1;
             progress.set(count as u64, None);
-            for note in outcome.result.iter().flat_map(|scored| &scored.notes) {
-                let path = plan.images[outcome.image].path.display();
-                progress.note(&format!("{path}: {note}"));
-            }
             if let Err(error) = writer.take(outcome) {
                 failure = Some(error);
                 return ControlFlow::Break(());
@@ -239,7 +239,7 @@ pub(crate) fn run(args: &Args) -> Result<End> {
     written?;
     finished?;
     if args.report {
-        page::write(args, &listing, &folder, &detector, &decide)?;
+        page::write(args, decode, &listing, &folder, &detector, &decide)?;
     }
     summary::print(args, &listing, &plan, &folder, &decide)
 }

@@ -20,6 +20,7 @@ pub(super) const PAGE: &str = "report.html";
 /// Writes the page of all results in `folder`.
 pub(super) fn write(
     args: &Args,
+    decode: DecodeOptions,
     listing: &Listing,
     folder: &ResultFolder,
     detector: &DetectorFile,
@@ -66,7 +67,7 @@ pub(super) fn write(
         decider: decide
             .threshold()
             .map(|(threshold, origin)| Decider { threshold, origin }),
-        decode: DecodeOptions::default(),
+        decode,
     };
     Ok(write_results_report(
         &folder.root().join(PAGE),

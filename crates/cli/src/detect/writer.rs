@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anomalens::base::write_atomic;
-use anomalens::detectors::{ImageSource, Outcome, Prediction, StreamOptions};
+use anomalens::detectors::{ImageSource, Outcome, Prediction};
 use anomalens::evaluation::picture::{Style, boxes, draw, full_map};
 use anomalens::evaluation::{ResultFolder, ResultRecord};
-use anomalens::vision::{ColourMap, Image};
+use anomalens::vision::{ColourMap, DecodeNote, DecodeOptions, Image};
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
 use super::plan::{Plan, Planned};
 use super::{Args, Colours, MapFormat};
+use crate::decode;
 
 /// Outcomes that are drawn and written together, on all cores.
 const WRITTEN_AT_ONCE: usize = 16;
@@ -20,15 +21,22 @@ const WRITTEN_AT_ONCE: usize = 16;
 /// Writes pictures and records as outcomes come in.
 pub(super) struct Writer<'a> {
     args: &'a Args,
+    decode: DecodeOptions,
     plan: &'a Plan,
     folder: &'a mut ResultFolder,
     waiting: Vec<Outcome>,
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(args: &'a Args, plan: &'a Plan, folder: &'a mut ResultFolder) -> Self {
+    pub(super) fn new(
+        args: &'a Args,
+        decode: DecodeOptions,
+        plan: &'a Plan,
+        folder: &'a mut ResultFolder,
+    ) -> Self {
         Self {
             args,
+            decode,
             plan,
             folder,
             waiting: Vec::new(),
@@ -51,7 +59,10 @@ impl<'a> Writer<'a> {
             .map(|outcome| {
                 let image = &self.plan.images[outcome.image];
                 match outcome.result {
-                    Ok(prediction) => self.scored(root, image, &prediction, outcome.pixels),
+                    Ok(prediction) => {
+                        let (notes, pixels) = (&outcome.decode_notes, outcome.pixels);
+                        self.scored(root, image, &prediction, notes, pixels)
+                    }
                     Err(error) => Ok(failed(&image.path, error.to_string())),
                 }
             })
@@ -68,10 +79,10 @@ impl<'a> Writer<'a> {
         root: &Path,
         image: &Planned,
         prediction: &Prediction,
+        notes: &[DecodeNote],
         pixels: Option<Arc<Image>>,
     ) -> Result<ResultRecord> {
-        let decoded = pixels.iter().flat_map(|pixels| pixels.notes());
-        let warnings = decoded.map(ToString::to_string);
+        let warnings = notes.iter().map(ToString::to_string);
         let warnings = warnings.chain(prediction.notes.iter().map(ToString::to_string));
         let mut record = ResultRecord {
             score: Some(prediction.score),
@@ -83,10 +94,7 @@ impl<'a> Writer<'a> {
         };
         if !self.args.no_pictures {
             // Images that are scored jointly are too many to be kept, and are read again.
-            let again = || {
-                let limits = StreamOptions::default().limits;
-                ImageSource::from(image.path.clone()).open(&limits.into())
-            };
+            let again = || ImageSource::from(image.path.clone()).open(&self.decode);
             let pixels = match pixels.map_or_else(again, Ok) {
                 Ok(pixels) => pixels,
                 Err(error) => return Ok(failed(&image.path, error.to_string())), // It changed meanwhile.
@@ -158,7 +166,7 @@ fn file(root: &Path, kind: &str, name: &Path, ending: &str) -> Result<String> {
 /// The record of an image that cannot be used.
 pub(super) fn failed(path: &Path, error: String) -> ResultRecord {
     ResultRecord {
-        error: Some(error),
+        error: Some(decode::with_option(&error)),
         ..ResultRecord::of(path)
     }
 }

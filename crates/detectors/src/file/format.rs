@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anomalens_backbones::{Activation, Precision};
 use anomalens_base::write_atomic;
+use anomalens_vision::Levels;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -67,6 +68,8 @@ pub(crate) struct Header {
     pub(crate) provenance: Provenance,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) calibration: Option<Calibration>,
+    #[serde(default, skip_serializing_if = "Levels::is_default")]
+    pub(crate) levels: Levels,
     /// SHA-256 over the tensors' names, shapes and values.
     pub(crate) tensors_sha256: String,
 }

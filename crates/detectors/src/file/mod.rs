@@ -5,6 +5,8 @@ pub(crate) mod format;
 
 use std::path::Path;
 
+use anomalens_vision::{DecodeOptions, Levels};
+
 use crate::detector::{Detector, State};
 use crate::{Calibration, DetectorError, find};
 use format::{Content, Header, bad, fingerprint};
@@ -21,6 +23,8 @@ pub struct DetectorFile {
     pub provenance: Provenance,
     /// The threshold of its decisions, if one was chosen.
     pub calibration: Option<Calibration>,
+    /// How samples of more than 8 bits were scaled in the images that it was made from.
+    pub levels: Levels,
 }
 
 impl DetectorFile {
@@ -38,6 +42,7 @@ impl DetectorFile {
             backbone: self.backbone.clone(),
             provenance: self.provenance.clone(),
             calibration: self.calibration.clone(),
+            levels: self.levels,
             tensors_sha256: fingerprint(&tensors),
         };
         Content { header, tensors }.write(path)
@@ -58,6 +63,7 @@ impl DetectorFile {
         let backbone = content.header.backbone.clone();
         let provenance = content.header.provenance.clone();
         let calibration = content.header.calibration.clone();
+        let levels = content.header.levels;
         let detector = method
             .load(content.into_state())
             .map_err(|e| e.to_string())?;
@@ -77,6 +83,7 @@ impl DetectorFile {
             backbone,
             provenance,
             calibration,
+            levels,
         })
     }
 
@@ -93,7 +100,18 @@ impl DetectorFile {
             identity["threshold"] = calibration.threshold.into();
             identity["probability"] = serde_json::json!(calibration.probability);
         }
+        if !self.levels.is_default() {
+            identity["levels"] = serde_json::json!(self.levels);
+        }
         identity
+    }
+
+    /// How the images that it scores are decoded.
+    pub fn decode_options(&self) -> DecodeOptions {
+        DecodeOptions {
+            levels: self.levels,
+            ..DecodeOptions::default()
+        }
     }
 
     /// Checks that weights with the hash `sha256` are those that the detector was made with.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anomalens_backbones::{ImageEncoder, ImageFeatures};
-use anomalens_vision::{GeometryError, Image, Map, Rect};
+use anomalens_vision::{DecodeNote, GeometryError, Image, Map, Rect};
 
 use super::stream::{ImageSize, Views, stream_views};
 use super::tta::merge;
@@ -55,6 +55,8 @@ pub struct Outcome {
     pub image: usize,
     /// The prediction, or why there is none.
     pub result: Result<Prediction, Arc<SourceError>>,
+    /// What was noted when the file was decoded.
+    pub decode_notes: Vec<DecodeNote>,
     /// The decoded image, if [`StreamOptions::keep_pixels`] asks for it and it was scored by
     /// itself.
     pub pixels: Option<Arc<Image>>,
@@ -236,6 +238,7 @@ impl Run<'_> {
                 detector,
                 image,
                 result: Err(error.clone()),
+                decode_notes: vec![],
                 pixels: None,
             })
         })
@@ -283,6 +286,7 @@ impl Run<'_> {
                             .into_iter()
                             .collect(),
                     }),
+                    decode_notes: member.views.notes.clone(),
                     pixels: member.views.pixels.clone(),
                 };
                 if (self.sink)(outcome).is_break() {

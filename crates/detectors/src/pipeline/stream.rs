@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use anomalens_backbones::{ImageEncoder, ImageFeatures};
-use anomalens_vision::{GeometryError, Image, Limits, Preprocessed, Rect};
+use anomalens_vision::{
+    DecodeNote, DecodeOptions, GeometryError, Image, NoteLog, Preprocessed, Rect,
+};
 use rayon::prelude::*;
 
 use super::source::is_flat;
@@ -17,8 +19,10 @@ use crate::{DetectorError, ImageSource, InputSpec, SourceError, Tta};
 pub struct StreamOptions {
     /// Images that go through the network at once.
     pub batch: usize,
-    /// What an image file may cost.
-    pub limits: Limits,
+    /// How image files are decoded, and what that may cost.
+    pub decode: DecodeOptions,
+    /// Where notes on image files are gathered.
+    pub notes: NoteLog,
     /// Whether the pixels of images that are scored by themselves are handed on with their result.
     pub keep_pixels: bool,
 }
@@ -27,7 +31,8 @@ impl Default for StreamOptions {
     fn default() -> Self {
         Self {
             batch: 8,
-            limits: Limits::default(),
+            decode: DecodeOptions::default(),
+            notes: NoteLog::default(),
             keep_pixels: false,
         }
     }
@@ -38,6 +43,7 @@ struct Prepared {
     views: Vec<Preprocessed>,
     size: ImageSize,
     flat: bool,
+    notes: Vec<DecodeNote>,
     pixels: Option<Arc<Image>>,
 }
 
@@ -74,6 +80,8 @@ pub(super) struct Views {
     pub(super) size: ImageSize,
     /// Whether the image is of one colour.
     pub(super) flat: bool,
+    /// What was noted when the file was decoded.
+    pub(super) notes: Vec<DecodeNote>,
     pub(super) pixels: Option<Arc<Image>>,
 }
 
@@ -114,7 +122,8 @@ pub(super) fn stream_views(
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let open = |source: &ImageSource| {
-                let image = source.open(&options.limits.into())?;
+                let image = source.open(&options.decode)?;
+                options.notes.add(source.path(), &image);
                 let prepared = Prepared::new(&image, input, tta, patch);
                 let prepared = prepared.map_err(|error| source.unfit(error))?;
                 let pixels = options.keep_pixels.then_some(image);
@@ -183,6 +192,7 @@ impl Prepared {
                 footprint,
             },
             flat: is_flat(image),
+            notes: image.notes().to_vec(),
             pixels: None,
         })
     }
@@ -202,12 +212,14 @@ fn encode_prepared(
                 views,
                 size,
                 flat,
+                notes,
                 pixels,
             }) => {
                 let started = Views {
                     views: vec![],
                     size,
                     flat,
+                    notes,
                     pixels,
                 };
                 (views, Ok(started))

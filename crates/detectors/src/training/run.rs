@@ -185,7 +185,7 @@ pub(crate) fn run(
     let Some((mut store, encoding)) = filled else {
         return Ok(ended(&checkpoint.epochs, Some(INTERRUPTED), None));
     };
-    let limits = &options.stream.limits;
+    let limits = &options.stream.decode.limits;
     let mut masks = plan
         .mask_side
         .map(|side| Masks::new(plan.samples, side, limits));

@@ -258,7 +258,7 @@ fn encode(
 ) -> Result<Vec<ImageFeatures>, DetectorError> {
     let images = indices
         .iter()
-        .map(|&i| plan.samples[i].source.open(&stream.limits.into()))
+        .map(|&i| plan.samples[i].source.open(&stream.decode))
         .collect::<Result<Vec<_>, _>>()
         .map_err(DetectorError::TrainingImage)?;
     let images = images.iter().map(Arc::as_ref);
