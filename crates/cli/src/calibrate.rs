@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::fit::check_output;
 use super::progress::{Progress, catch_interrupts, interrupted};
-use super::{End, backbone, data, decode, images, now, print_line};
+use super::{End, backbone, data, decode, images, now, print_line, print_note};
 
 /// The rate that is kept where no rule is given and there are normal images alone: 19 of them are
 /// enough.
@@ -233,7 +233,6 @@ fn promise(guarantee: &Guarantee) -> String {
     )
 }
 
-#[allow(clippy::print_stderr)] // Warnings belong there, in the program.
 fn warn(text: &str) {
-    eprintln!("warning: {text}");
+    print_note(format!("warning: {text}"));
 }

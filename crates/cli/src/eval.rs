@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 
 use super::progress::{Progress, catch_interrupts, interrupted};
 use super::{
-    End, backbone, calibrate, command_line, data, decode, now, print_line, settings, table,
+    End, backbone, calibrate, command_line, data, decode, now, print_line, print_note, settings,
+    table,
 };
 
 /// Measure a method or detector on a labelled data set
@@ -404,7 +405,6 @@ fn spreads(evaluations: &[Evaluation]) -> Vec<String> {
 }
 
 /// Tells on standard error which images could not be used.
-#[allow(clippy::print_stderr)] // Warnings belong there, in the program.
 pub(super) fn warn_of_failures(evaluations: &[Evaluation]) {
     let Some(first) = evaluations.first() else {
         return;
@@ -413,11 +413,11 @@ pub(super) fn warn_of_failures(evaluations: &[Evaluation]) {
         for record in &class.images {
             if let Err(reason) = &record.prediction {
                 let reason = decode::with_option(reason);
-                eprintln!("not scored: {}: {reason}", record.sample.id);
+                print_note(format!("not scored: {}: {reason}", record.sample.id));
             }
         }
         for reason in &class.undefined {
-            eprintln!("{}: {reason}", class.class);
+            print_note(format!("{}: {reason}", class.class));
         }
     }
 }

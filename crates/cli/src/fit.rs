@@ -13,7 +13,9 @@ use anomalens::vision::{DecodeOptions, NoteLog};
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::{End, backbone, command_line, data, decode, images, now, print_line, settings};
+use super::{
+    End, backbone, command_line, data, decode, images, now, print_line, print_note, settings,
+};
 
 /// Make a detector file from normal images
 #[derive(Debug, clap::Args)]
@@ -238,10 +240,9 @@ fn training_normals(
 }
 
 /// Says on standard error what is odd about the images that `detector` was fitted on.
-#[allow(clippy::print_stderr)] // Warnings belong there, in the program.
 pub(super) fn tell_notes(detector: &dyn Detector) {
     for note in detector.notes() {
-        eprintln!("note: {note}");
+        print_note(format!("note: {note}"));
     }
 }
 

@@ -121,7 +121,7 @@ fn main() -> ExitCode {
                 true => decode::with_option(&sentence(&error)),
                 false => sentence(&error),
             };
-            let _ = writeln!(std::io::stderr(), "error: {}", escaped(&text));
+            print_note(format!("error: {text}"));
             ExitCode::FAILURE
         }
     }
@@ -148,9 +148,11 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// A text without the control characters by which a name of a file could steer a terminal.
+/// A text without the characters by which a name of a file could steer a terminal, or turn its text
+/// around.
 fn escaped(text: &str) -> String {
-    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let steers = |c: char| turns(c) || c.is_control() && c != '\n' && c != '\t';
     text.chars()
         .map(|c| match steers(c) {
             true => c.escape_default().to_string(),
@@ -166,6 +168,11 @@ fn print_line(line: impl std::fmt::Display) -> anyhow::Result<()> {
         "{}",
         escaped(&line.to_string())
     )?)
+}
+
+/// Prints a line to standard error. That nobody can read it there is no reason to stop.
+fn print_note(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", escaped(&line.to_string()));
 }
 
 /// The command line as it was given, quoted where a shell needs it.

@@ -121,13 +121,12 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 
-    #[allow(clippy::print_stderr)] // Where there is no terminal the bar prints nothing.
+    /// Where there is no terminal the bar prints nothing.
     fn line(&self, text: &str) {
-        let text = crate::escaped(text);
         if self.bar.is_hidden() {
-            eprintln!("{text}");
+            crate::print_note(text);
         } else {
-            self.bar.println(&text);
+            self.bar.println(crate::escaped(text));
         }
     }
 }

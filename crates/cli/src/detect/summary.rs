@@ -6,7 +6,7 @@ use anyhow::Result;
 use super::plan::Plan;
 use super::{Args, Decide};
 use crate::images::Listing;
-use crate::{End, escaped, print_line, table};
+use crate::{End, escaped, print_line, print_note, table};
 
 /// Prints what was found, and how the run ended.
 pub(super) fn print(
@@ -19,26 +19,26 @@ pub(super) fn print(
     let records: Vec<&ResultRecord> = folder.records().collect();
     let bad: Vec<&&ResultRecord> = records.iter().filter(|r| r.error.is_some()).collect();
     for record in &bad {
-        tell(record.error.as_deref().unwrap_or_default());
+        print_note(record.error.as_deref().unwrap_or_default());
     }
     for record in &records {
         for warning in &record.warnings {
-            tell(&format!("{}: {warning}", record.image));
+            print_note(format!("{}: {warning}", record.image));
         }
     }
     for note in listing.notes() {
-        tell(&note);
+        print_note(note);
     }
     let all = plan.images.len() + listing.problems.len();
     let missing = all - records.len();
     if missing > 0 {
-        tell(&format!(
+        print_note(format!(
             "interrupted: {} of {all} images are done; the same command resumes there",
             records.len()
         ));
     }
     if !bad.is_empty() {
-        tell(&format!("{} of {all} images could not be used", bad.len()));
+        print_note(format!("{} of {all} images could not be used", bad.len()));
     }
     let printed = results(args, &records, decide);
     match printed {
@@ -78,9 +78,4 @@ fn results(args: &Args, records: &[&ResultRecord], decide: &Decide) -> Result<()
         print_line(format!("report: {folder}/{}", super::page::PAGE))?;
     }
     Ok(())
-}
-
-#[allow(clippy::print_stderr)] // Warnings belong there, in the program.
-fn tell(text: &str) {
-    eprintln!("{}", escaped(text));
 }

@@ -7,8 +7,9 @@ use anomalens::backbones::weights::Store;
 use anomalens::backbones::{Backbone, CachedEncoder, Engine, FeatureCache, ImageEncoder, Numbers};
 use anyhow::{Context, Result, bail};
 
-use super::{Args, tell};
+use super::Args;
 use crate::backbone;
+use crate::print_note;
 
 /// The folder of features, unless it is off.
 pub(super) fn feature_cache(args: &Args) -> Result<Option<Arc<FeatureCache>>> {
@@ -51,7 +52,7 @@ pub(super) fn encoder(
 /// Tells how much the features take, and what they saved.
 pub(super) fn tell_usage(cache: &FeatureCache) {
     let usage = cache.usage();
-    tell(&format!(
+    print_note(format!(
         "features: {:.2} GB in {}; {} images looked up, {} encoded",
         usage.bytes as f64 / 1e9,
         cache.folder().display(),
@@ -59,6 +60,6 @@ pub(super) fn tell_usage(cache: &FeatureCache) {
         usage.encoded
     ));
     if let Some(reason) = usage.failure {
-        tell(&format!("features could not be kept: {reason}"));
+        print_note(format!("features could not be kept: {reason}"));
     }
 }

@@ -25,7 +25,7 @@ use clap::Parser;
 
 use crate::data::Reference;
 use crate::progress::catch_interrupts;
-use crate::{End, backbone, command_line, fit, now, print_line, settings, table};
+use crate::{End, backbone, command_line, fit, now, print_line, print_note, settings, table};
 use data::{DataSets, train_on};
 pub(super) use data::{absent, below};
 use features::{encoder, feature_cache, tell_usage};
@@ -137,7 +137,7 @@ fn measure(args: &Args) -> Result<End> {
         missing,
     } = DataSets::find(args, wanted)?;
     for note in &missing {
-        tell(note);
+        print_note(note);
     }
     if found.is_empty() {
         bail!(
@@ -180,7 +180,7 @@ fn measure(args: &Args) -> Result<End> {
     }
     if result.kept > 0 {
         let BenchResult { kept, cells, .. } = &result;
-        tell(&format!(
+        print_note(format!(
             "{kept} of {} results were there already",
             cells.len()
         ));
@@ -318,17 +318,11 @@ fn report(
     }
     let unread = |cell: &&Cell| cell.failed > 0;
     for Cell { name, failed, .. } in result.cells.iter().filter(unread) {
-        tell(&format!(
+        print_note(format!(
             "{} on {}, {}: {failed} images have no score",
             name.method, name.data, name.class
         ));
     }
     let whole = result.failures == 0 && !result.cells.iter().any(|cell| cell.failed > 0);
     Ok(if whole { End::Done } else { End::Incomplete })
-}
-
-/// Tells something on standard error.
-#[allow(clippy::print_stderr)] // Where it belongs, in the program.
-fn tell(text: &str) {
-    eprintln!("{text}");
 }

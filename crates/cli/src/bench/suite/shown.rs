@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use anomalens::benchmark::BenchEvent;
 
-use super::tell;
+use crate::print_note;
 use crate::progress::{Progress, interrupted};
 use crate::train::Shown;
 
@@ -56,7 +56,7 @@ impl BenchShown {
             }
             BenchEvent::Failed { title, reason } => {
                 let failure = format!("failed: {title}: {reason}");
-                tell(&failure);
+                print_note(&failure);
                 self.failures.push(failure);
             }
         }
