@@ -1,0 +1,87 @@
+//! An encoder without weights.
+
+use std::sync::OnceLock;
+
+use anomalens_backbones::{
+    BackboneError, EncoderSpec, FeatureMap, FeatureRequest, Grid, ImageEncoder, ImageFeatures,
+    LayerId, LayerInfo, Precision,
+};
+use anomalens_vision::Preprocessed;
+
+/// Encodes a patch as its mean colour, the same after every block but scaled by its number.
+pub(crate) struct MeanColour;
+
+const PATCH: usize = 14;
+const DIM: usize = 3;
+
+impl ImageEncoder for MeanColour {
+    fn spec(&self) -> &EncoderSpec {
+        static SPEC: OnceLock<EncoderSpec> = OnceLock::new();
+        SPEC.get_or_init(|| EncoderSpec {
+            name: "mean colour".to_owned(),
+            layers: (1..=12)
+                .map(|block| LayerInfo {
+                    id: LayerId::Block(block),
+                    dim: DIM,
+                    stride: PATCH,
+                })
+                .collect(),
+            embedding: DIM,
+            multiple: PATCH,
+            precision: Precision::F32,
+        })
+    }
+
+    fn encode(
+        &self,
+        images: &[Preprocessed],
+        request: &FeatureRequest,
+    ) -> Result<Vec<ImageFeatures>, BackboneError> {
+        images
+            .iter()
+            .map(|image| features(image, request))
+            .collect()
+    }
+}
+
+fn features(
+    image: &Preprocessed,
+    request: &FeatureRequest,
+) -> Result<ImageFeatures, BackboneError> {
+    let Preprocessed {
+        height,
+        width,
+        values,
+    } = image;
+    let grid = Grid {
+        rows: height / PATCH,
+        columns: width / PATCH,
+    };
+    let mean = |row: usize, column: usize, channel: usize| {
+        let pixels = (0..PATCH * PATCH).map(|i| {
+            let (y, x) = (row * PATCH + i / PATCH, column * PATCH + i % PATCH);
+            values[channel * height * width + y * width + x]
+        });
+        pixels.sum::<f32>() / (PATCH * PATCH) as f32
+    };
+    let tokens: Vec<f32> = (0..grid.len() * DIM)
+        .map(|i| mean(i / DIM / grid.columns, i / DIM % grid.columns, i % DIM))
+        .collect();
+    let maps = request.layers.iter().map(|&layer| {
+        MeanColour.spec().layer(layer)?;
+        let scale = match layer {
+            LayerId::Block(number) | LayerId::Stage(number) => number as f32,
+        };
+        Ok(FeatureMap {
+            layer,
+            grid,
+            dim: DIM,
+            tokens: tokens.iter().map(|x| x * scale).collect(),
+            class_token: Some(vec![scale; DIM]),
+        })
+    });
+    Ok(ImageFeatures {
+        maps: maps.collect::<Result<_, BackboneError>>()?,
+        embedding: request.embedding.map(|_| vec![1.0; DIM]),
+    })
+}
