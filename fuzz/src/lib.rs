@@ -4,6 +4,7 @@
 //! ```text
 //! images.rs     images and masks
 //! weights.rs    weight files of all formats, packed networks, the feature cache
+//! detectors.rs  detector files, published checkpoints, settings
 //! lists.rs      manifests, COCO, meta.json, lists of shots, results
 //! encoder.rs    an encoder without weights
 //! mutate.rs     an input changed by a seed
@@ -14,6 +15,7 @@
 //! time than its input justifies, whatever the bytes are.
 #![allow(clippy::expect_used, clippy::unwrap_used)] // What fails here is the harness itself.
 
+mod detectors;
 mod encoder;
 mod images;
 mod lists;
@@ -40,7 +42,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 18] = [
     Target {
         name: "image",
         parse: images::image,
@@ -88,6 +90,30 @@ pub const TARGETS: [Target; 14] = [
         parse: weights::cached_features,
         seeds: weights::cache_files,
         repair: repair::cached_features,
+    },
+    Target {
+        name: "detector",
+        parse: detectors::detector,
+        seeds: detectors::files,
+        repair: repair::detector,
+    },
+    Target {
+        name: "anomalyclip",
+        parse: detectors::anomalyclip,
+        seeds: detectors::prompts,
+        repair: repair::zip,
+    },
+    Target {
+        name: "inctrl",
+        parse: detectors::inctrl,
+        seeds: detectors::heads,
+        repair: repair::zip,
+    },
+    Target {
+        name: "method_settings",
+        parse: detectors::settings,
+        seeds: detectors::some_settings,
+        repair: repair::nothing,
     },
     Target {
         name: "data_ref",

@@ -2,6 +2,7 @@
 //! almost every mutation would be refused at the door.
 
 use flate2::Crc;
+use safetensors::SafeTensors;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -84,6 +85,37 @@ pub(crate) fn safetensors(bytes: &mut [u8]) {
         let length = ((end + spaces) as u64).to_le_bytes();
         bytes[..8].copy_from_slice(&length);
     }
+}
+
+/// The length of the header and the fingerprint of the tensors in it.
+pub(crate) fn detector(bytes: &mut [u8]) {
+    safetensors(bytes);
+    const KEY: &[u8] = br#"tensors_sha256\":\""#;
+    let Some(fingerprint) = fingerprint(bytes) else {
+        return;
+    };
+    let place = bytes.windows(KEY.len()).position(|window| window == KEY);
+    let place = place.map(|at| at + KEY.len());
+    if let Some(place) = place.and_then(|at| bytes.get_mut(at..at + fingerprint.len())) {
+        place.copy_from_slice(fingerprint.as_bytes());
+    }
+}
+
+/// SHA-256 over names, shapes and values, as `DetectorFile` makes it.
+fn fingerprint(bytes: &[u8]) -> Option<String> {
+    let file = SafeTensors::deserialize(bytes).ok()?;
+    let mut tensors: Vec<_> = file.iter().collect();
+    tensors.sort_by_key(|(name, _)| *name);
+    let mut hash = Sha256::new();
+    for (name, view) in tensors {
+        hash.update(format!("{name} {:?}\n", view.shape()));
+        hash.update(view.data());
+    }
+    Some(hex(&hash.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The length of the header of packed weights and the digest of what follows: the SHA-256 of the

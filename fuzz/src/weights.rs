@@ -5,14 +5,14 @@ use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use anomalens_backbones::checkpoint::Checkpoint;
+use anomalens_backbones::checkpoint::{Checkpoint, write_torch};
 use anomalens_backbones::clip::{Architecture, TextConfig, VisionConfig};
 use anomalens_backbones::{
     Activation, CachedEncoder, Embedding, FeatureCache, FeatureRequest, Precision, SharedBytes,
     open_packed, write_packed,
 };
 use anomalens_vision::Preprocessed;
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, tensor::TensorView};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
@@ -93,6 +93,14 @@ fn archive(members: &[(String, Vec<u8>)]) -> Vec<u8> {
         zip.write_all(bytes).unwrap();
     }
     zip.finish().unwrap().into_inner()
+}
+
+/// An archive of these tensors, as PyTorch writes it.
+pub(crate) fn torch(outer_key: Option<&str>, tensors: &[(String, Tensor)]) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.pth");
+    write_torch(&path, outer_key, tensors).unwrap();
+    fs::read(path).unwrap()
 }
 
 /// Models with the initialisers that the reader looks for.
@@ -268,4 +276,9 @@ fn cache_file() -> &'static (PathBuf, Vec<u8>) {
         let name = file.strip_prefix(folder.path()).unwrap().to_owned();
         (name, fs::read(file).unwrap())
     })
+}
+
+/// Numbers of the shape `shape`.
+pub(crate) fn numbers(shape: &[usize]) -> Tensor {
+    Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap()
 }

@@ -102,5 +102,5 @@ macro_rules! targets {
     };
 }
 
-targets!(image mask safetensors archive pickle onnx packed feature_cache data_ref
-    manifest coco meta shots results);
+targets!(image mask safetensors archive pickle onnx packed feature_cache detector anomalyclip inctrl
+    method_settings data_ref manifest coco meta shots results);

@@ -1,0 +1,250 @@
+//! Detector files, what was trained and published, and settings.
+
+use std::collections::HashSet;
+use std::fs;
+use std::ops::ControlFlow;
+use std::sync::{Arc, OnceLock};
+
+use anomalens_backbones::clip::ClipVision;
+use anomalens_backbones::{Kernels, Precision};
+use anomalens_detectors::{
+    BackboneRef, Detector, DetectorFile, FitContext, ImageSource, MethodSettings, Provenance,
+    ReferenceImage, StreamOptions, find, methods, predict,
+};
+use anomalens_vision::Image;
+use candle_core::{Device, Tensor};
+use serde_json::{Value, json};
+
+use crate::encoder::MeanColour;
+use crate::in_file;
+use crate::weights::{numbers, tiny_clip, torch};
+
+/// A picture with a spot.
+fn picture(shade: u8) -> Image {
+    const SIDE: usize = 56;
+    let pixels = (0..SIDE * SIDE)
+        .flat_map(|i| match (i / SIDE < 20, i % SIDE > 30) {
+            (true, true) => [250, 240, shade],
+            _ => [shade, (i % SIDE) as u8, 120],
+        })
+        .collect();
+    Image::new(SIDE as u32, SIDE as u32, pixels).unwrap()
+}
+
+fn references() -> &'static [ReferenceImage] {
+    static REFERENCES: OnceLock<Vec<ReferenceImage>> = OnceLock::new();
+    REFERENCES.get_or_init(|| {
+        let reference = |shade| ReferenceImage {
+            name: format!("{shade}.png"),
+            image: picture(shade),
+        };
+        [80, 90].map(reference).to_vec()
+    })
+}
+
+/// A small CLIP with a text encoder.
+fn clip() -> &'static ClipVision {
+    static CLIP: OnceLock<ClipVision> = OnceLock::new();
+    CLIP.get_or_init(|| {
+        let kernels = Kernels::from_env(Precision::F32).unwrap();
+        ClipVision::new(Arc::new(tiny_clip()), None, kernels).unwrap()
+    })
+}
+
+/// Settings under which every method looks at blocks that are there, and at small images.
+fn settings_of(method: &str, block: usize) -> MethodSettings {
+    let blocks = match method {
+        "inctrl" | "anomalyclip" | "musc" | "anomaly-dino" | "lens" => json!([block]),
+        _ => Value::Null,
+    };
+    let mut settings = MethodSettings::new();
+    settings.insert("image_size".to_owned(), json!(56));
+    if !blocks.is_null() {
+        settings.insert("blocks".to_owned(), blocks);
+    }
+    settings
+}
+
+/// A detector file, and its scores of two images.
+pub(crate) fn detector(bytes: &[u8]) -> bool {
+    in_file("nut.detector", bytes, |path| match DetectorFile::load(path) {
+        Ok(file) => {
+            let _ = file.identity();
+            score(file.detector.as_ref());
+            true
+        }
+        Err(error) => {
+            let _ = error.to_string();
+            false
+        }
+    })
+}
+
+fn score(detector: &dyn Detector) {
+    // What it claims to need must not be followed into a large image.
+    let size = detector.input().preprocess.output_size(56, 56);
+    if !size.is_ok_and(|(height, width)| height.saturating_mul(width) <= 512 * 512) {
+        return;
+    }
+    let sources = [80, 200].map(|shade| ImageSource::Memory {
+        name: shade.to_string(),
+        image: Arc::new(picture(shade)),
+    });
+    let _ = predict(
+        &MeanColour,
+        &[detector],
+        &sources,
+        &HashSet::new(),
+        &StreamOptions::default(),
+        &mut |outcome| {
+            let _ = outcome.result.map(|prediction| prediction.smooth_map(56, 56));
+            ControlFlow::Continue(())
+        },
+    );
+}
+
+/// A file of each method.
+pub(crate) fn files() -> Vec<Vec<u8>> {
+    let file = |detector: Box<dyn Detector>| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nut.detector");
+        let file = DetectorFile {
+            detector,
+            backbone: BackboneRef {
+                name: "mean colour".to_owned(),
+                sha256: "0".repeat(64),
+                precision: Precision::F32,
+            },
+            provenance: Provenance {
+                command: "anomalens fit".to_owned(),
+                data: "2 normal images".to_owned(),
+                date: "2026-01-01T00:00:00Z".to_owned(),
+                version: "0.1.0".to_owned(),
+                losses: vec![],
+            },
+            calibration: None,
+        };
+        file.save(&path).unwrap();
+        fs::read(path).unwrap()
+    };
+    methods()
+        .iter()
+        .map(|method| {
+            let name = method.info().name;
+            let mut settings = settings_of(name, 6);
+            if name == "anomalyclip" {
+                settings.insert("prompt".to_owned(), json!("embedding"));
+            }
+            let context = FitContext::new(&settings, &MeanColour).with_references(references());
+            match method.trainer() {
+                Some(trainer) if name == "anomalyclip" => trainer.untrained(&context, 1),
+                _ => method.fit(&context),
+            }
+            .unwrap()
+        })
+        .map(file)
+        .collect()
+}
+
+/// What was trained with method `name`, from a file.
+fn fit(name: &str, trained: &[u8]) -> bool {
+    let settings = settings_of(name, 1);
+    in_file("epoch_15.pth", trained, |path| {
+        let context = FitContext {
+            trained: Some(path),
+            ..FitContext::new(&settings, clip()).with_references(references())
+        };
+        match find(name).unwrap().fit(&context) {
+            Ok(_) => true,
+            Err(error) => {
+                let _ = error.to_string();
+                false
+            }
+        }
+    })
+}
+
+/// Learned prompts as the authors of AnomalyCLIP publish them.
+pub(crate) fn anomalyclip(bytes: &[u8]) -> bool {
+    fit("anomalyclip", bytes)
+}
+
+pub(crate) fn prompts() -> Vec<Vec<u8>> {
+    let named = |tensors: &[(&str, &[usize])]| -> Vec<(String, Tensor)> {
+        let tensor = |&(name, shape): &(&str, &[usize])| (name.to_owned(), numbers(shape));
+        tensors.iter().map(tensor).collect()
+    };
+    let contexts: [(&str, &[usize]); 2] = [("ctx_pos", &[1, 1, 12, 64]), ("ctx_neg", &[1, 1, 12, 64])];
+    let deep: [(&str, &[usize]); 1] = [("compound_prompts_text.0", &[4, 64])];
+    vec![
+        torch(Some("prompt_learner"), &named(&contexts)),
+        torch(Some("prompt_learner"), &named(&[&contexts[..], &deep].concat())),
+    ]
+}
+
+/// Learned heads as the authors of InCTRL publish them.
+pub(crate) fn inctrl(bytes: &[u8]) -> bool {
+    fit("inctrl", bytes)
+}
+
+pub(crate) fn heads() -> Vec<Vec<u8>> {
+    let settings = settings_of("inctrl", 1);
+    let context = FitContext::new(&settings, clip());
+    let method = find("inctrl").unwrap();
+    let untrained = method.trainer().unwrap().untrained(&context, 1).unwrap();
+    let tensors: Vec<(String, Tensor)> = untrained
+        .state()
+        .tensors
+        .into_iter()
+        .map(|(name, array)| {
+            let tensor = Tensor::from_vec(array.values, array.shape, &Device::Cpu).unwrap();
+            (name, tensor)
+        })
+        .collect();
+    vec![torch(None, &tensors)]
+}
+
+/// Settings as `--set NAME=VALUE` gives them, a line each, for every method.
+pub(crate) fn settings(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return false;
+    };
+    let given: MethodSettings = text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| {
+            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+            (name.to_owned(), value)
+        })
+        .collect();
+    // Large images are allowed, and slow.
+    let large = |name: &str| given.get(name).and_then(Value::as_u64).unwrap_or(0) > 512;
+    if large("image_size") {
+        return false;
+    }
+    let accepted = methods().iter().filter(|method| {
+        let context = FitContext::new(&given, &MeanColour).with_references(references());
+        match method.fit(&context) {
+            Ok(detector) => {
+                score(detector.as_ref());
+                true
+            }
+            Err(error) => {
+                let _ = error.to_string();
+                false
+            }
+        }
+    });
+    accepted.count() > 0
+}
+
+pub(crate) fn some_settings() -> Vec<Vec<u8>> {
+    [
+        "image_size=56\nblocks=[6]\nrotations=1\ntop_fraction=0.01",
+        "image_size=56\nblocks=[3, 6, 9]\ndegrees=[1, 3]\nneighbours=0.3",
+        "image_size=56\ntext_prior=false\nclass=steel nut\nhead=\"power-mean\"",
+        "image_size=56",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
+}
