@@ -47,7 +47,7 @@ fn clip() -> &'static ClipVision {
     static CLIP: OnceLock<ClipVision> = OnceLock::new();
     CLIP.get_or_init(|| {
         let kernels = Kernels::from_env(Precision::F32).unwrap();
-        ClipVision::new(Arc::new(tiny_clip()), None, kernels).unwrap()
+        ClipVision::new(Arc::new(tiny_clip()), None, &kernels).unwrap()
     })
 }
 
@@ -67,15 +67,17 @@ fn settings_of(method: &str, block: usize) -> MethodSettings {
 
 /// A detector file, and its scores of two images.
 pub(crate) fn detector(bytes: &[u8]) -> bool {
-    in_file("nut.detector", bytes, |path| match DetectorFile::load(path) {
-        Ok(file) => {
-            let _ = file.identity();
-            score(file.detector.as_ref());
-            true
-        }
-        Err(error) => {
-            let _ = error.to_string();
-            false
+    in_file("nut.detector", bytes, |path| {
+        match DetectorFile::load(path) {
+            Ok(file) => {
+                let _ = file.identity();
+                score(file.detector.as_ref());
+                true
+            }
+            Err(error) => {
+                let _ = error.to_string();
+                false
+            }
         }
     })
 }
@@ -97,7 +99,9 @@ fn score(detector: &dyn Detector) {
         &HashSet::new(),
         &StreamOptions::default(),
         &mut |outcome| {
-            let _ = outcome.result.map(|prediction| prediction.smooth_map(56, 56));
+            let _ = outcome
+                .result
+                .map(|prediction| prediction.smooth_map(56, 56));
             ControlFlow::Continue(())
         },
     );
@@ -110,10 +114,12 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
         let path = folder.path().join("nut.detector");
         let file = DetectorFile {
             detector,
+            levels: anomalens_vision::Levels::default(),
             backbone: BackboneRef {
                 name: "mean colour".to_owned(),
                 sha256: "0".repeat(64),
                 precision: Precision::F32,
+                activation: None,
             },
             provenance: Provenance {
                 command: "anomalens fit".to_owned(),
@@ -174,11 +180,15 @@ pub(crate) fn prompts() -> Vec<Vec<u8>> {
         let tensor = |&(name, shape): &(&str, &[usize])| (name.to_owned(), numbers(shape));
         tensors.iter().map(tensor).collect()
     };
-    let contexts: [(&str, &[usize]); 2] = [("ctx_pos", &[1, 1, 12, 64]), ("ctx_neg", &[1, 1, 12, 64])];
+    let contexts: [(&str, &[usize]); 2] =
+        [("ctx_pos", &[1, 1, 12, 64]), ("ctx_neg", &[1, 1, 12, 64])];
     let deep: [(&str, &[usize]); 1] = [("compound_prompts_text.0", &[4, 64])];
     vec![
         torch(Some("prompt_learner"), &named(&contexts)),
-        torch(Some("prompt_learner"), &named(&[&contexts[..], &deep].concat())),
+        torch(
+            Some("prompt_learner"),
+            &named(&[&contexts[..], &deep].concat()),
+        ),
     ]
 }
 

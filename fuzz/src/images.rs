@@ -29,7 +29,7 @@ pub(crate) fn image(bytes: &[u8]) -> bool {
 }
 
 pub(crate) fn mask(bytes: &[u8]) -> bool {
-    Mask::decode(bytes, 0, &limits()).is_ok()
+    Mask::decode(bytes, anomalens_vision::MaskReading::default(), &limits()).is_ok()
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use anomalens_backbones::checkpoint::{Checkpoint, write_torch};
 use anomalens_backbones::clip::{Architecture, TextConfig, VisionConfig};
 use anomalens_backbones::{
-    Activation, CachedEncoder, Embedding, FeatureCache, FeatureRequest, Precision, SharedBytes,
-    open_packed, write_packed,
+    Activation, CachedEncoder, Embedding, FeatureCache, FeatureRequest, ImageEncoder, Numbers,
+    Precision, SharedBytes, open_packed, write_packed,
 };
 use anomalens_vision::Preprocessed;
 use candle_core::{DType, Device, Tensor};
@@ -153,7 +153,7 @@ fn field(number: u8, content: &[u8]) -> Vec<u8> {
 
 /// A packed network, and what it makes of an image.
 pub(crate) fn packed(bytes: &[u8]) -> bool {
-    let network = match open_packed(SharedBytes::Owned(bytes.into())) {
+    let network = match open_packed(SharedBytes::read(bytes, bytes.len()).unwrap()) {
         Ok(network) => network,
         Err(error) => {
             let _ = error.to_string();
@@ -247,7 +247,7 @@ pub(crate) fn cache_files() -> Vec<Vec<u8>> {
 
 /// How many images' features came out of the cache in `folder`.
 fn encode_cached(folder: &Path) -> usize {
-    let cache = Arc::new(FeatureCache::open(folder, u64::MAX).unwrap());
+    let cache = Arc::new(FeatureCache::open(folder, u64::MAX, Numbers::F32).unwrap());
     let encoder = CachedEncoder::new(Arc::new(MeanColour), "mean colour", cache.clone());
     let request = FeatureRequest {
         embedding: Some(Embedding::Normed),

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::fit::check_output;
 use super::progress::{Progress, catch_interrupts, interrupted};
-use super::{End, backbone, data, decode, images, now, print_line, print_note};
+use super::{End, backbone, data, decode, images, now, print_json, print_line, print_note};
 
 /// The rate that is kept where no rule is given and there are normal images alone: 19 of them are
 /// enough.
@@ -113,7 +113,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     file.levels = stream.decode.levels;
     file.save(output)?;
     if args.json {
-        print_line(json!({
+        print_json(json!({
             "detector": output,
             "calibration": calibration,
             "on_these_images": calibrated.confusion,

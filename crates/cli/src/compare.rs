@@ -9,7 +9,7 @@ use anomalens::vision::Preprocess;
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::{backbone, images, print_line, table};
+use super::{backbone, images, print_json, print_line, table};
 
 /// The part of all tokens that lies below the quantile shown.
 const QUANTILE: f64 = 0.001;
@@ -64,7 +64,7 @@ pub(super) fn run(
         let quantile = cosines[(QUANTILE * count as f64) as usize];
         let mean = cosines.iter().sum::<f64>() / count as f64;
         if json {
-            print_line(json!({
+            print_json(json!({
                 "block": block,
                 "lowest": lowest,
                 "quantile_0.001": quantile,

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::progress::{Progress, catch_interrupts, interrupted};
-use super::{End, print_line};
+use super::{End, print_json, print_line};
 
 /// A data set as `--data` names it.
 #[derive(Debug, Clone)]
@@ -138,7 +138,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     match &args.command {
         Command::List { json: true } => {
             for layout in layouts() {
-                print_line(serde_json::to_string(layout)?)?;
+                print_json(layout)?;
             }
             Ok(End::Done)
         }
@@ -189,7 +189,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             progress.finish();
             let report = report?;
             if *json {
-                print_line(serde_json::to_string(&report)?)?;
+                print_json(&report)?;
             } else {
                 print_line(&report)?;
             }
@@ -204,7 +204,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             let data = DataRef::new(layout("folder")?, output);
             let samples = DataSet::open(&data)?.samples;
             if *json {
-                print_line(json!({
+                print_json(json!({
                     "data": data.to_string(),
                     "spec": spec.to_string(),
                     "images": samples.len(),

@@ -4,7 +4,7 @@ use anomalens::detectors::DetectorFile;
 use anomalens::vision::{DecodeOptions, Levels, Limits, NoteLog};
 use anyhow::{Result, bail};
 
-use super::escaped;
+use super::print_note;
 
 const IMAGE_FILES: &str = "Image files";
 
@@ -89,9 +89,8 @@ pub(super) fn with_option(error: &str) -> String {
 }
 
 /// Prints what was noted about image files.
-#[allow(clippy::print_stderr)] // Notes belong there, in the program.
 pub(super) fn print_notes(notes: &NoteLog) {
     for line in notes.lines() {
-        eprintln!("{}", escaped(&line));
+        print_note(line);
     }
 }

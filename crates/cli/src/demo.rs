@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::eval::{brief, context, evaluate_shown, warn_of_failures};
 use super::progress::{Progress, interrupted};
-use super::{End, backbone, data, print_line, sentence, table};
+use super::{End, backbone, data, print_json, print_line, sentence, table};
 
 /// The data set of the demo, in the registry and as a layout.
 const DATA: &str = "elpv";
@@ -156,7 +156,7 @@ impl Demo<'_> {
         write_report(&self.report, evaluations, &context)?;
         if self.args.json {
             if last {
-                print_line(json!({
+                print_json(json!({
                     "backbone": self.backbone.name,
                     "note": self.note,
                     "interrupted": interrupted(),

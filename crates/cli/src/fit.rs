@@ -14,7 +14,8 @@ use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::{
-    End, backbone, command_line, data, decode, images, now, print_line, print_note, settings,
+    End, backbone, command_line, data, decode, images, now, print_json, print_line, print_note,
+    settings,
 };
 
 /// Make a detector file from normal images
@@ -100,7 +101,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     };
     file.save(&args.output)?;
     if args.json {
-        return print_line(json!({
+        return print_json(json!({
             "detector": args.output,
             "method": method.info().name,
             "backbone": file.backbone,
@@ -155,7 +156,7 @@ fn update(args: &Args, path: &Path) -> Result<End> {
     file.save(&args.output)?;
     let shots = file.detector.references();
     if args.json {
-        print_line(json!({
+        print_json(json!({
             "detector": args.output,
             "method": method.info().name,
             "backbone": file.backbone,

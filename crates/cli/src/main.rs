@@ -151,7 +151,6 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 /// A text without the characters by which a name of a file could steer a terminal, or turn its text
 /// around.
 fn escaped(text: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let steers = |c: char| turns(c) || c.is_control() && c != '\n' && c != '\t';
     text.chars()
         .map(|c| match steers(c) {
@@ -159,6 +158,24 @@ fn escaped(text: &str) -> String {
             false => c.to_string(),
         })
         .collect()
+}
+
+/// Whether a character changes the direction of a text, and so what its reader sees.
+fn turns(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Prints a line of JSON to standard output, escaped as JSON escapes.
+fn print_json(value: impl serde::Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string(&value)?;
+    let line: String = text
+        .chars()
+        .map(|c| match turns(c) || c.is_control() {
+            true => format!("\\u{:04x}", u32::from(c)),
+            false => c.to_string(),
+        })
+        .collect();
+    Ok(writeln!(std::io::stdout().lock(), "{line}")?)
 }
 
 /// Prints a line of results to standard output.
@@ -177,7 +194,8 @@ fn print_note(line: impl std::fmt::Display) {
 
 /// The command line as it was given, quoted where a shell needs it.
 fn command_line() -> String {
-    let quoted = std::env::args().enumerate().map(|(i, argument)| {
+    let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    let quoted = arguments.enumerate().map(|(i, argument)| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%[]".contains(c);
         if i == 0 {
             "anomalens".to_owned()

@@ -3,7 +3,7 @@
 use anomalens::detectors::{DEFAULT_METHOD, MethodInfo, Need, Requirements, methods};
 use anyhow::Result;
 
-use super::{End, print_line};
+use super::{End, print_json, print_line};
 
 /// List the methods and what each needs
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     for method in methods() {
         let info = method.info();
         match args.json {
-            true => print_line(serde_json::to_string(info)?)?,
+            true => print_json(info)?,
             false => print_line(paragraph(info))?,
         }
     }

@@ -9,7 +9,7 @@ use anomalens::backbones::{EMBEDDED, Embedded, Precision, describe, write_embedd
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::{End, backbone, compare, print_line, table};
+use super::{End, backbone, compare, print_json, print_line, table};
 
 /// List, pull, verify, show, find, pack and compare backbone weights
 #[derive(Debug, clap::Args)]
@@ -118,7 +118,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
                 let located = backbone::pull(&store, entry)?;
                 let pin = store.pin_file(entry);
                 if *json {
-                    print_line(json!({
+                    print_json(json!({
                         "name": entry.name,
                         "path": located.path,
                         "bytes": located.bytes,
@@ -165,7 +165,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
                 );
             };
             if *json {
-                print_line(json!({ "name": entry.name, "path": located.path }))?;
+                print_json(json!({ "name": entry.name, "path": located.path }))?;
             } else {
                 print_line(located.path.display())?;
             }
@@ -196,7 +196,7 @@ fn verify(store: &Store, names: &[String], json: bool) -> Result<End> {
             end = End::Incomplete;
         }
         if json {
-            print_line(json!({
+            print_json(json!({
                 "name": entry.name,
                 "state": state,
                 "path": path,
@@ -216,7 +216,7 @@ fn show(store: &Store, weights: &str, json: bool) -> Result<()> {
     if let Some(embedded) = Embedded::find(weights) {
         let hash = ContentHash::of_bytes(embedded.bytes);
         return match json {
-            true => print_line(json!({
+            true => print_json(json!({
                 "name": embedded.name,
                 "description": embedded.description,
                 "sha256": hash,
@@ -240,7 +240,7 @@ fn show(store: &Store, weights: &str, json: bool) -> Result<()> {
     let sha256 = ContentHash::of_path(&path)?;
     let source = found.activation_source.map(|source| source.to_string());
     if json {
-        return print_line(json!({
+        return print_json(json!({
             "path": path,
             "sha256": sha256,
             "network": found.name,
@@ -317,7 +317,7 @@ fn pack_weights(
     let bytes = std::fs::metadata(output)?.len();
     let sha256 = ContentHash::of_path(output)?;
     if json {
-        print_line(json!({ "path": output, "bytes": bytes, "sha256": sha256 }))
+        print_json(json!({ "path": output, "bytes": bytes, "sha256": sha256 }))
     } else {
         print_line(format!(
             "{}: {bytes} bytes, SHA-256 {sha256}",
@@ -330,7 +330,7 @@ fn list(store: &Store, entries: &[Entry], json: bool) -> Result<()> {
     let mut rows = Vec::new();
     if let Some(embedded) = EMBEDDED {
         if json {
-            print_line(json!({
+            print_json(json!({
                 "name": embedded.name,
                 "kind": "backbone",
                 "description": embedded.description,
@@ -360,7 +360,7 @@ fn list(store: &Store, entries: &[Entry], json: bool) -> Result<()> {
             Kind::Data => "data",
         };
         if json {
-            print_line(json!({
+            print_json(json!({
                 "name": entry.name,
                 "kind": kind,
                 "family": entry.family,

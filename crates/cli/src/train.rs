@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::eval::context;
 use super::progress::{Progress, catch_interrupts, interrupted};
-use super::{End, backbone, data, fit, print_line, settings};
+use super::{End, backbone, data, fit, print_json, print_line, settings};
 
 /// Learn a detector from labelled auxiliary data
 #[derive(Debug, clap::Args)]
@@ -216,7 +216,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         write_report(path, &[], &context)?;
     }
     if args.json {
-        print_line(json!({
+        print_json(json!({
             "detector": args.output,
             "method": info.name,
             "backbone": backbone.name,

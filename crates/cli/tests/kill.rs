@@ -42,7 +42,15 @@ const FAULTS: [&str; 3] = ["signal=SIGKILL", "error=ENOSPC", "error=EIO"];
 const PLACES: usize = 6;
 
 /// Keys of results that differ from run to run.
-const VOLATILE: [&str; 5] = ["seconds", "date", "encoding", "modified", "milliseconds"];
+const VOLATILE: [&str; 7] = [
+    "modified_ns",
+    "changed_ns",
+    "seconds",
+    "date",
+    "encoding",
+    "modified",
+    "milliseconds",
+];
 
 /// What a folder holds: the content of each file by its path below the folder.
 type Snapshot = BTreeMap<PathBuf, String>;
@@ -265,7 +273,8 @@ fn is_working_name(name: &str) -> bool {
 }
 
 fn is_list(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending == "jsonl")
+    path.extension()
+        .is_some_and(|ending| ending == "jsonl" || ending == "csv")
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -285,13 +294,16 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// All files below `folder`. Lock files are empty and stay.
+/// All files below `folder`, but for the cache, which a full disk may leave out. Lock files are empty
+/// and stay.
 fn snapshot(folder: &Path) -> Snapshot {
     fn add(root: &Path, folder: &Path, snapshot: &mut Snapshot) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                add(root, &path, snapshot);
+                if path != root.join("cache") {
+                    add(root, &path, snapshot);
+                }
             } else if path.extension().is_none_or(|ending| ending != "lock") {
                 let name = path.strip_prefix(root).unwrap().to_owned();
                 snapshot.insert(name, content(&path));
@@ -336,7 +348,8 @@ fn tensors(path: &Path) -> String {
     let tensors: BTreeMap<String, String> = tensors
         .into_iter()
         .map(|(name, tensor)| {
-            let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+            let tensor64 = tensor.to_dtype(candle_core::DType::F64).unwrap();
+            let values: Vec<f64> = tensor64.flatten_all().unwrap().to_vec1().unwrap();
             (name, format!("{:?} {values:?}", tensor.dims()))
         })
         .collect();
@@ -428,7 +441,7 @@ fn bench_resumes_to_the_same_results() {
     let sandbox = Sandbox::new();
     sandbox.data();
     let command = format!(
-        "bench local --data folder:data --method anomaly-dino,self-similarity --shots 1 --seed 0 \
+        "bench local --data folder:data --method anomaly-dino,lens --shots 1 --seed 0 \
          -o bench --resolution 56 --set image_size=56 {TINY}"
     );
     Case::new(sandbox, None, &command).disturb();

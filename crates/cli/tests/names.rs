@@ -75,7 +75,10 @@ fn width(i: usize) -> u32 {
 
 /// A sandbox with one picture of each name in `photos`, each of another width.
 fn photos() -> Sandbox {
-    let sandbox = Sandbox::new();
+    photos_in(Sandbox::new())
+}
+
+fn photos_in(sandbox: Sandbox) -> Sandbox {
     for (i, name) in names().iter().enumerate() {
         let path = sandbox.path("photos").join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -210,9 +213,11 @@ fn what_is_wrong_with_a_file_is_told_without_its_escape_sequences() {
 #[test]
 fn detectors_are_fitted_and_calibrated_on_them() {
     let sandbox = photos();
+    std::fs::rename(sandbox.path("photos"), sandbox.path("others")).unwrap();
+    let sandbox = photos_in(sandbox);
     for command in [
         "fit --normal photos -o nut.detector",
-        "calibrate --detector nut.detector --normal photos",
+        "calibrate --detector nut.detector --normal others",
     ] {
         let run = output(&mut sandbox.command(&format!("{command} --json {TINY}")));
         assert_eq!(run.code, Some(0), "{run:?}");
@@ -230,14 +235,16 @@ fn a_manifest_names_them() {
     let lines: Vec<String> = names()
         .iter()
         .filter_map(|name| name.to_str())
-        // It separates folders in manifests.
-        .filter(|name| !name.contains('\\'))
+        // It separates folders in manifests; names that are no text on one line are refused.
+        .filter(|name| !name.contains('\\') && !name.contains(char::is_control))
+        // Lists are trimmed.
+        .filter(|name| name.trim() == *name)
         .enumerate()
         .map(|(i, name)| json!({ "path": name, "label": i % 2, "split": "test" }).to_string())
         .collect();
     sandbox.write("photos/manifest.jsonl", lines.join("\n").as_bytes());
     let run = output(&mut sandbox.command(&format!(
-        "eval --method self-similarity --data manifest:photos --json {TINY}"
+        "eval --shots 0 --data manifest:photos/manifest.jsonl --json {TINY}"
     )));
     assert_eq!(run.code, Some(0), "{run:?}");
     let images = &run.lines()[0];

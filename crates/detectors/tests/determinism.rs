@@ -13,7 +13,7 @@ use anomalens_detectors::{
     BackboneRef, Detector, DetectorFile, FitContext, ImageSource, Method, MethodSettings, Need,
     Provenance, ReferenceImage, Scope, StreamOptions, methods, predict,
 };
-use anomalens_vision::Image;
+use anomalens_vision::{Image, Levels};
 use serde_json::json;
 
 const IMAGES: usize = 7;
@@ -92,7 +92,10 @@ fn network(precision: Precision) -> Arc<dyn ImageEncoder> {
     let mut add = |name: &str, shape: &[usize]| shapes.push((name.to_owned(), shape.to_vec()));
     add("embeddings.cls_token", &[1, 1, WIDTH]);
     add("embeddings.position_embeddings", &[1, 257, WIDTH]);
-    add("embeddings.patch_embeddings.projection.weight", &[WIDTH, 3, 14, 14]);
+    add(
+        "embeddings.patch_embeddings.projection.weight",
+        &[WIDTH, 3, 14, 14],
+    );
     add("embeddings.patch_embeddings.projection.bias", &[WIDTH]);
     add("layernorm.weight", &[WIDTH]);
     add("layernorm.bias", &[WIDTH]);
@@ -117,12 +120,12 @@ fn network(precision: Precision) -> Arc<dyn ImageEncoder> {
         }
     }
     let checkpoint = Checkpoint::seeded(3, shapes);
-    Arc::new(DinoV2::new(&checkpoint, Kernels::from_env(precision).unwrap()).unwrap())
+    Arc::new(DinoV2::new(&checkpoint, &Kernels::from_env(precision).unwrap()).unwrap())
 }
 
 /// Image number `i`: stripes with a spot, of a shape and size of its own.
 fn image(i: usize) -> Image {
-    let (width, height) = ([96, 80, 120][i % 3], [96, 64][i % 2]);
+    let (width, height): (usize, usize) = ([96, 80, 120][i % 3], [96, 64][i % 2]);
     let pixels = (0..width * height)
         .flat_map(|at| {
             let (x, y) = (at % width, at / width);
@@ -152,7 +155,16 @@ fn fitted(method: &dyn Method, encoder: &dyn ImageEncoder) -> Box<dyn Detector> 
     }
     let context = FitContext::new(&settings, encoder).with_references(&references);
     match (info.requirements.training, method.trainer()) {
-        (Need::Required, Some(trainer)) => trainer.untrained(&context, 5).unwrap(),
+        (Need::Required, Some(trainer)) => {
+            let untrained = trainer.untrained(&context, 5).unwrap();
+            match info.requirements.references {
+                Need::Required => {
+                    let state = untrained.state();
+                    method.update_references(state, &context, &[]).unwrap()
+                }
+                _ => untrained,
+            }
+        }
         _ => method.fit(&context).unwrap(),
     }
 }
@@ -166,6 +178,7 @@ fn saved_and_loaded(detector: Box<dyn Detector>) -> Box<dyn Detector> {
             name: "seeded".to_owned(),
             sha256: "0".repeat(64),
             precision: Precision::F32,
+            activation: None,
         },
         provenance: Provenance {
             command: String::new(),
@@ -175,6 +188,7 @@ fn saved_and_loaded(detector: Box<dyn Detector>) -> Box<dyn Detector> {
             losses: vec![],
         },
         calibration: None,
+        levels: Levels::default(),
     };
     file.save(&path).unwrap();
     DetectorFile::load(&path).unwrap().detector
@@ -208,7 +222,12 @@ fn results(detector: &dyn Detector, encoder: &dyn ImageEncoder, way: &Way) -> Re
             &options,
             &mut |outcome| {
                 let prediction = outcome.result.unwrap();
-                let map = prediction.map.values().iter().map(|x| x.to_bits()).collect();
+                let map = prediction
+                    .map
+                    .values()
+                    .iter()
+                    .map(|x| x.to_bits())
+                    .collect();
                 let name = way.images[outcome.image].to_string();
                 let double = results.insert(name, (prediction.score.to_bits(), map));
                 assert_eq!(double, None);

@@ -18,7 +18,7 @@ use super::suite;
 use crate::data::Reference;
 use crate::progress::{Progress, catch_interrupts, interrupted};
 use crate::train::{CacheArg, Shown};
-use crate::{End, backbone, command_line, print_line, settings};
+use crate::{End, backbone, command_line, print_json, print_line, settings};
 
 /// Variants of a trained method, learned and measured side by side
 #[derive(Debug, clap::Args)]
@@ -246,7 +246,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))?;
     if args.json {
         for record in &records {
-            print_line(serde_json::to_string(record)?)?;
+            print_json(record)?;
         }
     } else {
         print_line(tables)?;

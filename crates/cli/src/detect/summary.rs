@@ -6,7 +6,7 @@ use anyhow::Result;
 use super::plan::Plan;
 use super::{Args, Decide};
 use crate::images::Listing;
-use crate::{End, escaped, print_line, print_note, table};
+use crate::{End, escaped, print_json, print_line, print_note, table};
 
 /// Prints what was found, and how the run ended.
 pub(super) fn print(
@@ -52,7 +52,7 @@ pub(super) fn print(
 fn results(args: &Args, records: &[&ResultRecord], decide: &Decide) -> Result<()> {
     if args.json {
         for record in records {
-            print_line(serde_json::to_string(record)?)?;
+            print_json(record)?;
         }
         return Ok(());
     }

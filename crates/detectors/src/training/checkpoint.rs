@@ -81,6 +81,8 @@ impl Checkpoint {
             .map_err(|e| unusable(e.to_string()))?;
         run.epochs = serde_json::from_str(&entry(EPOCHS).unwrap_or_default())
             .map_err(|e| unusable(e.to_string()))?;
+        // A run that ended between checkpoint and log left the log an epoch short.
+        run.write_log()?;
         Ok(run)
     }
 
@@ -109,12 +111,18 @@ impl Checkpoint {
         let bytes = safetensors::serialize(&state, Some(metadata))
             .map_err(|e| failed(checkpoint.clone())(std::io::Error::other(e)))?;
         write_atomic(&checkpoint, &bytes).map_err(failed(checkpoint))?;
+        self.write_log()
+    }
+
+    /// The losses of all epochs, a line each.
+    fn write_log(&self) -> Result<(), DetectorError> {
         let lines: String = self
             .epochs
             .iter()
             .map(|epoch| format!("{}\n", serde_json::to_string(epoch).unwrap_or_default()))
             .collect();
         let log = self.folder.join("log.jsonl");
-        write_atomic(&log, lines.as_bytes()).map_err(failed(log))
+        write_atomic(&log, lines.as_bytes())
+            .map_err(|source| DetectorError::TrainingFile { path: log, source })
     }
 }

@@ -25,7 +25,9 @@ use clap::Parser;
 
 use crate::data::Reference;
 use crate::progress::catch_interrupts;
-use crate::{End, backbone, command_line, fit, now, print_line, print_note, settings, table};
+use crate::{
+    End, backbone, command_line, fit, now, print_json, print_line, print_note, settings, table,
+};
 use data::{DataSets, train_on};
 pub(super) use data::{absent, below};
 use features::{encoder, feature_cache, tell_usage};
@@ -111,7 +113,7 @@ pub(super) fn list(json: bool) -> Result<End> {
     let mut rows = vec![];
     for suite in suites() {
         if json {
-            print_line(serde_json::to_string(suite)?)?;
+            print_json(suite)?;
         }
         rows.push(vec![
             suite.name.to_owned(),
@@ -287,7 +289,7 @@ fn report(
     } = write_tables(&args.output, &heading, result)?;
     if args.json {
         for line in &lines {
-            print_line(serde_json::to_string(line)?)?;
+            print_json(line)?;
         }
     } else {
         for Table {
