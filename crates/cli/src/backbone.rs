@@ -4,9 +4,9 @@ use anomalens::backbones::weights::{Entry, Located, PullEvent, Store};
 use std::io::Write;
 
 use anomalens::backbones::{
-    Activation, Backbone, BackboneOptions, DEFAULT_WEIGHTS, OpenError, Precision,
+    Activation, Backbone, BackboneOptions, DEFAULT_WEIGHTS, OpenError, Precision, WHOLE_WEIGHTS,
 };
-use anomalens::detectors::DetectorFile;
+use anomalens::detectors::{DetectorFile, Method};
 use anyhow::{Result, bail};
 
 use super::progress::Progress;
@@ -42,6 +42,17 @@ impl Args {
     /// The same where none is named: `default`.
     pub(super) fn open_or(&self, default: &str) -> Result<Backbone> {
         self.open_named(self.weights.as_deref().unwrap_or(default))
+    }
+
+    /// The same for `methods`: where none is named, one that has the blocks which they need.
+    pub(super) fn open_for_methods<'m>(
+        &self,
+        methods: impl IntoIterator<Item = &'m dyn Method>,
+    ) -> Result<Backbone> {
+        match methods.into_iter().any(|method| method.info().last_blocks) {
+            true => self.open_or(WHOLE_WEIGHTS),
+            false => self.open(),
+        }
     }
 
     /// The same with other weights.

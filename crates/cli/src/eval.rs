@@ -112,7 +112,13 @@ pub(super) fn run(args: &Args) -> Result<End> {
     };
     let backbone = match &saved {
         Some(file) => args.backbone.open_for(file)?,
-        None => args.settings.open(&args.backbone)?,
+        None => {
+            let methods = candidates.iter().filter_map(|candidate| match candidate {
+                Candidate::Method { method, .. } => Some(*method),
+                Candidate::Ready(_) => None,
+            });
+            args.settings.open(&args.backbone, methods)?
+        }
     };
     let decode = match &saved {
         Some(file) => args.decode.options_for(file)?,

@@ -82,7 +82,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     if normal.is_empty() && options.is_empty() && method.info().name == DEFAULT_METHOD {
         bail!("fit needs normal images: name them with --normal FOLDER");
     }
-    let backbone = args.settings.open(&args.backbone)?;
+    let backbone = args.settings.open(&args.backbone, [method])?;
     let encoder = backbone.encoder.as_ref();
     let detector = method.fit(&FitContext {
         trained: args.settings.trained.as_deref(),

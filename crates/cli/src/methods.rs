@@ -32,6 +32,7 @@ fn paragraph(info: &MethodInfo) -> String {
         paper,
         requirements,
         backbones,
+        last_blocks: _,
     } = info;
     let default = match *name == DEFAULT_METHOD {
         true => " (default)",

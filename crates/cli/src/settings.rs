@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anomalens::backbones::Backbone;
-use anomalens::detectors::{DetectorFile, MethodSettings};
+use anomalens::detectors::{DetectorFile, Method, MethodSettings};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
@@ -36,12 +36,17 @@ impl Args {
     }
 
     /// Opens the backbone: that of what was trained before, where it tells.
-    pub(super) fn open(&self, backbone: &backbone::Args) -> Result<Backbone> {
+    /// Else, where none is named, it is one that has the blocks which `methods` need.
+    pub(super) fn open<'m>(
+        &self,
+        backbone: &backbone::Args,
+        methods: impl IntoIterator<Item = &'m dyn Method>,
+    ) -> Result<Backbone> {
         // What is wrong with the file is told where it is used.
         let trained = self.trained.as_deref().map(DetectorFile::load);
         match trained.and_then(Result::ok) {
             Some(file) => backbone.open_for(&file),
-            None => backbone.open(),
+            None => backbone.open_for_methods(methods),
         }
     }
 }

@@ -53,6 +53,9 @@ pub struct MethodInfo {
     pub requirements: Requirements,
     /// The backbones that it works with.
     pub backbones: &'static str,
+    /// Whether its default settings need the last blocks of a network, which backbones that were cut
+    /// short do not have.
+    pub last_blocks: bool,
 }
 
 /// A way to tell anomalous from normal images, before it has seen any.

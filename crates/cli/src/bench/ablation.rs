@@ -165,7 +165,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<()> {
     let names: Vec<String> = layouts.iter().zip(&plan.test).map(name).collect();
     let tests: Vec<(String, DataSet)> = names.into_iter().zip(opened).collect();
     let settings = args.settings.options()?;
-    let backbone = args.backbone.open()?;
+    let backbone = args.backbone.open_for_methods([method])?;
     let variants = variants(args, method, backbone.encoder.as_ref())?;
     let identity = json!({
         "method": method.info().name,

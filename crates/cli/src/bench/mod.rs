@@ -4,7 +4,6 @@
 
 mod ablation;
 mod cpu;
-mod inctrl;
 mod pipeline;
 mod suite;
 
@@ -20,7 +19,7 @@ use anomalens::vision::Preprocessed;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{End, backbone, print_line, settings};
+use super::{End, backbone, print_json, print_line, settings};
 
 /// Measure methods on the data sets of a paper, variants of a method, or the speed of this machine
 #[derive(Debug, clap::Args)]
@@ -83,21 +82,6 @@ enum Command {
     Ablation(ablation::Args),
     #[command(external_subcommand)]
     Suite(Vec<String>),
-    /// An image with inctrl, its shots and prompts being encoded once, beside encoding them again
-    /// for every image as the original does
-    InctrlSpeed {
-        #[command(flatten)]
-        common: Common,
-        /// The architecture of made-up weights, with `--weights seeded:SEED`
-        #[arg(long, value_name = "NAME")]
-        arch: Option<String>,
-        /// How many of the images serve as shots
-        #[arg(long, default_value_t = 2)]
-        shots: usize,
-        /// Images, or folders of images; the first ones serve as shots
-        #[arg(required = true)]
-        images: Vec<PathBuf>,
-    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -150,21 +134,9 @@ pub(super) fn run(args: &Args) -> Result<End> {
             (common.json, result)
         }
         Command::Ablation(args) => return ablation::run(args),
-        Command::InctrlSpeed {
-            common,
-            arch,
-            shots,
-            images,
-        } => {
-            let weights = common.weights(arch.as_deref());
-            (
-                common.json,
-                inctrl::measure(common, &weights, *shots, images)?,
-            )
-        }
     };
     if json {
-        print_line(result)?;
+        print_json(result)?;
     } else if let Value::Object(values) = result {
         for (name, value) in values {
             match value {

@@ -24,7 +24,7 @@ pub(super) fn measure(
 ) -> Result<Value> {
     let (method, options) = (find_method(method)?, settings.options()?);
     let files = images::find(paths)?;
-    let backbone = common.backbone.open()?;
+    let backbone = common.backbone.open_for_methods([method])?;
     let encoder = backbone.encoder.as_ref();
     let requirements = method.requirements(&options);
     let uses_references = requirements.references != Need::No;

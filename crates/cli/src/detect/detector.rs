@@ -43,7 +43,7 @@ pub(super) fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Back
     }
     let decode = args.decode.options();
     let normal = fit::normal_images(method, &options, &args.normal, None, &decode)?;
-    let backbone = args.settings.open(&args.backbone)?;
+    let backbone = args.settings.open(&args.backbone, [method])?;
     let encoder = backbone.encoder.as_ref();
     let detector = method.fit(&FitContext {
         trained: args.settings.trained.as_deref(),

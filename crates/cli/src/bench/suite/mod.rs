@@ -146,7 +146,8 @@ fn measure(args: &Args) -> Result<End> {
             "no data set of the suite is here: name their folder with --root, or one with --data"
         );
     }
-    let backbone = args.settings.open(&args.backbone)?;
+    let methods = entries.iter().map(|entry| entry.method);
+    let backbone = args.settings.open(&args.backbone, methods)?;
     let bench = Bench {
         suite: suite.name,
         data: found,

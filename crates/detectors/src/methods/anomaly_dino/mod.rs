@@ -55,6 +55,7 @@ impl Method for AnomalyDino {
                 class: true,
             },
             backbones: "any; DINOv2 in the paper",
+            last_blocks: true,
         }
     }
 

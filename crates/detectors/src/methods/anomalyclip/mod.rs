@@ -85,6 +85,7 @@ impl Method for AnomalyClip {
                 class: false,
             },
             backbones: "CLIP; others with learned embeddings in place of prompts",
+            last_blocks: true,
         }
     }
 

@@ -72,6 +72,7 @@ impl Method for InCtrl {
                 class: true,
             },
             backbones: "CLIP; others without the text prior",
+            last_blocks: true,
         }
     }
 

@@ -63,6 +63,7 @@ impl Method for Lens {
                 class: false,
             },
             backbones: "any",
+            last_blocks: false,
         }
     }
 

@@ -57,6 +57,7 @@ impl Method for Musc {
                 class: false,
             },
             backbones: "any; CLIP ViT-L/14-336 in the paper",
+            last_blocks: true,
         }
     }
 
