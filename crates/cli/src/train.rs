@@ -100,21 +100,18 @@ fn check_backbone(
 ) -> Result<()> {
     let encoder = context.encoder;
     let side = encoder.spec().multiple;
-    let check = || -> Result<()> {
-        let detector = trainer.untrained(context, seed)?;
-        let image = Preprocessed {
-            height: side,
-            width: side,
-            values: vec![0.0; 3 * side * side],
-        };
-        encoder.encode(&[image], &detector.input().request)?;
-        Ok(())
+    let detector = trainer.untrained(context, seed)?;
+    let image = Preprocessed {
+        height: side,
+        width: side,
+        values: vec![0.0; 3 * side * side],
     };
     let [method, backbone] = names;
-    check().with_context(|| {
+    let encoded = encoder.encode(&[image], &detector.input().request);
+    encoded.map(drop).with_context(|| {
         format!(
-            "{method} cannot be trained on {backbone}; name another backbone with --weights ({WHOLE_WEIGHTS} has \
-             all blocks, a CLIP model has texts)"
+            "{method} cannot be trained on {backbone}; name another backbone with --weights \
+             ({WHOLE_WEIGHTS} has all blocks)"
         )
     })
 }
