@@ -53,15 +53,12 @@ fn clip() -> &'static ClipVision {
 
 /// Settings under which every method looks at blocks that are there, and at small images.
 fn settings_of(method: &str, block: usize) -> MethodSettings {
-    let blocks = match method {
-        "inctrl" | "anomalyclip" | "musc" | "anomaly-dino" | "lens" => json!([block]),
-        _ => Value::Null,
-    };
     let mut settings = MethodSettings::new();
     settings.insert("image_size".to_owned(), json!(56));
-    if !blocks.is_null() {
-        settings.insert("blocks".to_owned(), blocks);
-    }
+    match method {
+        "anomaly-dino" => settings.insert("block".to_owned(), json!(block)),
+        _ => settings.insert("blocks".to_owned(), json!([block])),
+    };
     settings
 }
 

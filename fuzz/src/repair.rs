@@ -56,11 +56,12 @@ pub(crate) fn zip(bytes: &mut [u8]) {
         .collect();
     for entry in entries {
         let place = || {
+            let is_stored = u16_at(bytes, entry + 10)? == 0;
             let (size, local) = (u32_at(bytes, entry + 20)?, u32_at(bytes, entry + 42)?);
             let (name, extra) = (u16_at(bytes, local + 26)?, u16_at(bytes, local + 28)?);
             let start = local + 30 + name + extra;
             let sum = crc(bytes.get(start..start.checked_add(size)?)?);
-            Some((local + 14, sum))
+            is_stored.then_some((local + 14, sum))
         };
         let Some((local, sum)) = place() else {
             continue;

@@ -9,7 +9,7 @@ use crate::components::tokens::normalise_rows;
 /// lies outside the image counts as zero. (The mean has the same direction.)
 pub(crate) fn average(tokens: &[f32], grid: Grid, width: usize, side: usize) -> Vec<f32> {
     let reach = side / 2;
-    let mut sums = if reach == 0 {
+    let mut sums = if reach == 0 || tokens.is_empty() {
         tokens.to_vec()
     } else {
         let columns = window_sums(tokens, grid.rows, grid.columns * width, reach);
