@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use anomalens_backbones::clip::ClipVision;
 use anomalens_backbones::{Kernels, Precision};
 use anomalens_detectors::{
-    BackboneRef, Detector, DetectorFile, FitContext, ImageSource, MethodSettings, Provenance,
+    BackboneRef, Detector, DetectorFile, FitContext, ImageSource, MethodSettings, Need, Provenance,
     ReferenceImage, StreamOptions, find, methods, predict,
 };
 use anomalens_vision::Image;
@@ -139,11 +139,20 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
                 settings.insert("prompt".to_owned(), json!("embedding"));
             }
             let context = FitContext::new(&settings, &MeanColour).with_references(references());
+            let requirements = method.info().requirements;
             match method.trainer() {
-                Some(trainer) if name == "anomalyclip" => trainer.untrained(&context, 1),
-                _ => method.fit(&context),
+                Some(trainer) if requirements.training == Need::Required => {
+                    let untrained = trainer.untrained(&context, 1).unwrap();
+                    match requirements.references {
+                        Need::Required => {
+                            let state = untrained.state();
+                            method.update_references(state, &context, &[]).unwrap()
+                        }
+                        _ => untrained,
+                    }
+                }
+                _ => method.fit(&context).unwrap(),
             }
-            .unwrap()
         })
         .map(file)
         .collect()
@@ -247,9 +256,9 @@ pub(crate) fn settings(bytes: &[u8]) -> bool {
 
 pub(crate) fn some_settings() -> Vec<Vec<u8>> {
     [
-        "image_size=56\nblocks=[6]\nrotations=1\ntop_fraction=0.01",
-        "image_size=56\nblocks=[3, 6, 9]\ndegrees=[1, 3]\nneighbours=0.3",
-        "image_size=56\ntext_prior=false\nclass=steel nut\nhead=\"power-mean\"",
+        "image_size=56\nblock=6\nrotation=false\nmasking=\"on\"\ntop_fraction=0.01",
+        "image_size=56\nblocks=[3, 6, 9]\ndegrees=[1, 3]",
+        "image_size=56\nblocks=[6, 9]\nevidence=\"own-image\"\ntta=2",
         "image_size=56",
     ]
     .map(|text| text.as_bytes().to_vec())

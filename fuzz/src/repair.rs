@@ -61,7 +61,14 @@ pub(crate) fn zip(bytes: &mut [u8]) {
             let (name, extra) = (u16_at(bytes, local + 26)?, u16_at(bytes, local + 28)?);
             let start = local + 30 + name + extra;
             let sum = crc(bytes.get(start..start.checked_add(size)?)?);
-            is_stored.then_some((local + 14, sum))
+            // With a descriptor behind the content the local header has no checksum.
+            let has_descriptor = u16_at(bytes, local + 6)? & 8 != 0;
+            let first = if has_descriptor {
+                entry + 16
+            } else {
+                local + 14
+            };
+            is_stored.then_some((first, sum))
         };
         let Some((local, sum)) = place() else {
             continue;

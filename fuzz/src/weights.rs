@@ -82,7 +82,8 @@ pub(crate) fn pickles() -> Vec<Vec<u8>> {
             .unwrap();
         pickle
     };
-    archives().into_iter().map(pickle).collect()
+    // The third has storages that are larger than those which `pickle` gives.
+    archives().into_iter().take(2).map(pickle).collect()
 }
 
 fn archive(members: &[(String, Vec<u8>)]) -> Vec<u8> {
