@@ -43,7 +43,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// The method's name, one of [`methods`](crate::detectors::methods); `lens` by default.
+    /// The method's name, one of [`methods`](crate::detectors::methods()); `lens` by default.
     #[must_use]
     pub fn method(mut self, name: &str) -> Self {
         self.method = name.to_owned();

@@ -25,7 +25,7 @@ pub struct Written {
 /// Writes the tables of a run into `folder`, each file whole or not at all.
 ///
 /// # Errors
-/// [`BenchmarkError::Write`], [`BenchmarkError::Page`].
+/// [`BenchmarkError::Write`], [`BenchmarkError::Report`].
 pub fn write_tables(
     folder: &Path,
     heading: &Heading,

@@ -1,6 +1,6 @@
 //! Figures that papers published, each with its source; never shown without it.
 //!
-//! A file in `published/` holds the figures of one source; a new one needs a line in [`SOURCES`].
+//! A file in `published/` holds the figures of one source; a new one needs a line in `SOURCES`.
 
 use std::sync::LazyLock;
 

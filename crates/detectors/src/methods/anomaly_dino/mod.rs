@@ -4,7 +4,7 @@
 //! The settings are those of the published code (dammsi/AnomalyDINO at b3435f0, preset `agnostic`),
 //! and every step is compared with an independent implementation in `goldens.rs`. Surprising in that
 //! code, and kept: images are not rotated about their true centre, the mask is dilated and closed in
-//! reading order ([`foreground`]), masked patches count as 0 in the image's score, and the map is
+//! reading order (`foreground.rs`), masked patches count as 0 in the image's score, and the map is
 //! stretched over the margin that was cut off.
 
 mod foreground;
