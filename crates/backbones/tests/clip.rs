@@ -155,7 +155,7 @@ fn texts_equal_the_original() {
     }
 }
 
-/// ViT-L/14@336 with made-up weights, for `precision`.
+/// ViT-L/14@336 with random (seeded) weights, for `precision`.
 fn full_size(precision: Precision) -> ClipVision {
     let architecture = Architecture::named("clip-vit-l14-336").unwrap();
     let checkpoint = Checkpoint::seeded(7, architecture.shapes());

@@ -1,5 +1,5 @@
 //! DINOv2 against the original implementation with real weights of ViT-S/14, which the test pulls
-//! into the cache if they are not there, and against itself with made-up weights of other shapes.
+//! into the cache if they are not there, and against itself with random (seeded) weights of other shapes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code
 
 mod common;
@@ -251,7 +251,7 @@ fn position_embeddings_follow_either_rule() {
     }
 }
 
-/// A small network with made-up weights; `swiglu` as in ViT-g.
+/// A small network with random (seeded) weights; `swiglu` as in ViT-g.
 fn small_checkpoint(swiglu: bool) -> HashMap<String, Tensor> {
     const WIDTH: usize = 64;
     let mut shapes: Vec<(String, Vec<usize>)> = vec![

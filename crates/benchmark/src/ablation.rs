@@ -1,5 +1,5 @@
 //! Variants of a trained method, each learned on the same images and measured on the same data
-//! sets. A folder keeps what is done: a run that was broken off goes on from there.
+//! sets. A folder keeps what is done: a cancelled run resumes there.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ pub struct Ablation<'a> {
     pub folder: PathBuf,
 }
 
-/// What a variant came to on one data set.
+/// The result of a variant on one data set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AblationRecord {
     /// The variant.

@@ -1,5 +1,5 @@
 //! Measures methods on the data sets of a suite, cell by cell. A folder keeps what is done: a run
-//! that was broken off goes on from there.
+//! that was cancelled resumes there.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -90,7 +90,7 @@ pub enum BenchEvent<'a> {
     },
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug)]
 pub struct BenchResult {
     /// The cells that were asked for and are there, in the order of data sets, classes and methods.

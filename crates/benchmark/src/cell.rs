@@ -1,4 +1,4 @@
-//! A cell of the tables: what one method came to on one class with one draw of normal images. It is
+//! A cell of the tables: the result of one method on one class with one draw of normal images. It is
 //! a line of `results.jsonl`, with the score of every image, so that methods can be compared later.
 
 use anomalens_base::ContentHash;

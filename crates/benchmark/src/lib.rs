@@ -5,7 +5,7 @@
 //! place.rs       where data sets lie below a folder
 //! bench.rs       methods over data sets, cell by cell, resumed where it stopped
 //! auxiliary.rs   detectors that are learned from one data set to be measured on others
-//! cell.rs        what one method came to on one class: a line of results.jsonl
+//! cell.rs        the result of one method on one class: a line of results.jsonl
 //! statistics.rs  means over seeds, intervals over images, tests between methods
 //! tables.rs      cells as tables
 //! output.rs      tables as files

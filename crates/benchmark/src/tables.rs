@@ -19,7 +19,7 @@ fn columns() -> impl Iterator<Item = &'static Column> {
 /// A method with a number of normal images.
 type Entry<'a> = (&'a str, Option<usize>);
 
-/// What a method came to on a class, or on all classes of a data set, over its seeds.
+/// The result of a method on a class, or on all classes of a data set, over its seeds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Line {
     /// The data set.

@@ -101,7 +101,7 @@ fn every_variant_of_anomalyclip_is_learned_and_measured_once() {
         folder: output.clone(),
     };
     let identity = json!({ "test": true });
-    // Broken off in the middle of measuring: what is trained and measured stays.
+    // Cancelled in the middle of measuring: what is trained and measured stays.
     let mut measured = 0;
     let stopped = ablation.run(&identity, &mut |event| match event {
         AblationEvent::Measuring(..) if measured == 20 => ControlFlow::Break(()),

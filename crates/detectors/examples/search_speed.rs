@@ -96,7 +96,7 @@ fn median<T>(
     Ok((times[times.len() / 2], last))
 }
 
-/// Made-up rows of length 1.
+/// Generated rows of length 1.
 fn unit(count: usize, width: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut next = || {

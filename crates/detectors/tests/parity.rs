@@ -208,7 +208,7 @@ fn features_on_disk_are_not_computed_twice() {
         cache,
         ..TrainOptions::default()
     };
-    // Broken off after five images, of which one is damaged afterwards.
+    // Cancelled after five images, of which one is damaged afterwards.
     let stopped = train_in(
         method,
         folder.path(),

@@ -8,7 +8,7 @@ use anomalens_detectors::training::TrainingSample;
 
 use crate::run::source;
 
-/// One of several equal parts of a class's images, dealt out in turn.
+/// One of several equal parts of a class's images, distributed in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fold {
     /// Which, from 1.

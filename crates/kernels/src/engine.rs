@@ -136,7 +136,7 @@ impl FromStr for Precision {
     }
 }
 
-/// Why an engine cannot be had.
+/// Why an engine is unavailable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// No instruction set has this name.

@@ -1,4 +1,4 @@
-//! Times the pixel-level metrics on made-up maps and prints, as JSON, seconds (by the clock and of
+//! Times the pixel-level metrics on generated maps and prints, as JSON, seconds (by the clock and of
 //! the processor) and peak memory; AUPIMO has times of its own, after the memory was read.
 //!
 //! `pixel_speed [MAPS] [SIZE] [FILE|unkept]`: MAPS maps (default 400) of SIZE x SIZE pixels (default

@@ -1,4 +1,4 @@
-//! Reports of made-up evaluations, parsed as a browser would parse them.
+//! Reports of generated evaluations, parsed as a browser would parse them.
 
 // A helper that cannot do its work is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

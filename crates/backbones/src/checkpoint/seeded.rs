@@ -1,4 +1,4 @@
-//! Made-up weights that follow from a seed and their names alone, so that the goldens of large
+//! Random (seeded) weights that follow from a seed and their names alone, so that the goldens of large
 //! networks need not contain any. The rule stands in `tests/goldens/README.md`.
 
 use candle_core::{Device, Tensor};

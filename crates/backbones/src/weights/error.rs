@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::store::{CACHE_VARIABLE, MODELS_VARIABLE, Origin};
 use anomalens_base::ContentHash;
 
-/// Weights or data that cannot be had.
+/// Weights or data that are unavailable.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// The registry has no such name.

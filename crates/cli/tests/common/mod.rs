@@ -14,7 +14,7 @@ pub(crate) struct Sandbox {
 
 #[allow(dead_code)] // Every test file uses its own part.
 impl Sandbox {
-    /// An empty folder but for `tiny.safetensors`, a DINOv2 of width 64 with made-up weights.
+    /// An empty folder but for `tiny.safetensors`, a DINOv2 of width 64 with random (seeded) weights.
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         candle_core::safetensors::save(&tiny_network(), folder.path().join("tiny.safetensors"))

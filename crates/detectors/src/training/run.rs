@@ -134,7 +134,7 @@ pub(crate) struct Run<'a> {
     pub(crate) identity: String,
 }
 
-/// Why a run ends that was broken off.
+/// Why a run ends that was cancelled.
 const INTERRUPTED: &str = "interrupted";
 
 /// Every one of `images` once in an epoch, in an order that follows from the seed, `batch` in a

@@ -16,8 +16,8 @@ pub struct FileStamp {
     /// Last modification, in nanoseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modified_ns: Option<u64>,
-    /// Last change of the file's entry, in nanoseconds since 1970, where the system keeps it: unlike
-    /// the modification it cannot be set.
+    /// Last change of the file's entry, in nanoseconds since 1970, where the system keeps it. It
+    /// cannot be set, as the modification can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_ns: Option<u64>,
     /// SHA-256 of the content; none where nothing was scored.
