@@ -20,6 +20,17 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace_file(path, |file| file.write_all(bytes))
 }
 
+/// As [`write_atomic`], but does not wait for the disk: after a power failure the file may hold
+/// anything. For caches, whose files carry a checksum.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_cached(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = Temporary::create(folder_of(path), path)?;
+    temporary.file.write_all(bytes)?;
+    temporary.persist(path)
+}
+
 /// Replaces the file at `path` in one step by what `write` writes. The new content is on the disk
 /// before the old one goes, so that a power failure leaves one of the two.
 ///
@@ -30,17 +41,21 @@ pub fn replace_file<T>(
     path: &Path,
     write: impl FnOnce(&mut File) -> io::Result<T>,
 ) -> io::Result<T> {
-    // A bare file name has the parent "", which means the current folder.
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     let mut temporary = Temporary::create(folder, path)?;
     let written = write(&mut temporary.file)?;
     temporary.file.sync_all()?;
     temporary.persist(path)?;
     sync_folder(folder);
     Ok(written)
+}
+
+/// The folder of a file. A bare file name has the parent "", which means the current folder.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// A locked temporary file, which is removed unless it becomes the target.
@@ -216,14 +231,16 @@ mod tests {
     fn what_a_killed_run_left_is_taken_over() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
-        fs::write(
-            folder.path().join(".a.new"),
-            "a long half of another content",
-        )
-        .unwrap();
-        write_atomic(&path, b"new").unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
-        assert_eq!(names(folder.path()), ["a"]);
+        let temporary = folder.path().join(".a.new");
+        for (write, content) in [
+            (write_atomic as fn(&Path, &[u8]) -> io::Result<()>, "new"),
+            (write_cached, "newer"),
+        ] {
+            fs::write(&temporary, "a long half of another content").unwrap();
+            write(&path, content.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+            assert_eq!(names(folder.path()), ["a"]);
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod progress;
 mod regular_file;
 mod suggest;
 
-pub use atomic::{replace_file, write_atomic};
+pub use atomic::{replace_file, write_atomic, write_cached};
 pub use atomic_folder::AtomicFolder;
 pub use digest::{ContentHash, InvalidHash, ListedFile, files_in};
 pub use progress::Progress;

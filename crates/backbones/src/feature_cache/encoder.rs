@@ -17,8 +17,8 @@ pub struct CachedEncoder {
 }
 
 impl CachedEncoder {
-    /// `network`, its features being kept in `cache`; `identity` tells it from every other that
-    /// gives other numbers: its weights, precision and instruction set.
+    /// `network`, its features being kept in `cache`; `identity` distinguishes it from every other
+    /// that gives other numbers: its weights, precision and instruction set.
     pub fn new(
         network: Arc<dyn ImageEncoder>,
         identity: impl Into<String>,

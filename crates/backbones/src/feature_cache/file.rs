@@ -1,4 +1,4 @@
-//! The bytes of a file of features, from which it can be known whether they are whole.
+//! The bytes of a file of features, from which it can be known whether they are complete.
 //!
 //! ```text
 //! 8 bytes   ANFEAT02

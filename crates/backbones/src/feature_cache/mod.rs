@@ -16,11 +16,12 @@ mod file;
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use anomalens_base::write_cached;
 pub use encoder::CachedEncoder;
 pub use file::Numbers;
 use sha2::{Digest, Sha256};
@@ -136,7 +137,7 @@ impl FeatureCache {
         self.folder.join(shelf).join(file)
     }
 
-    /// The features under `key`, if they are there and whole.
+    /// The features under `key`, if they are there and undamaged.
     pub fn read(&self, key: &FeatureKey) -> Option<ImageFeatures> {
         let path = self.path(key);
         let features = file::decode(&fs::read(&path).ok()?)?;
@@ -151,7 +152,7 @@ impl FeatureCache {
         Some(features)
     }
 
-    /// Keeps `features` under `key` if there is room; the file appears whole or not at all.
+    /// Keeps `features` under `key` if there is room; the file appears complete or not at all.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -169,12 +170,8 @@ impl FeatureCache {
 
     fn write(&self, key: &FeatureKey, bytes: &[u8]) -> io::Result<()> {
         let path = self.path(key);
-        let shelf = path.parent().unwrap_or(&self.folder);
-        fs::create_dir_all(shelf)?;
-        let mut file = tempfile::Builder::new().tempfile_in(shelf)?;
-        file.write_all(bytes)?;
-        file.persist(&path).map_err(|error| error.error)?;
-        Ok(())
+        fs::create_dir_all(path.parent().unwrap_or(&self.folder))?;
+        write_cached(&path, bytes)
     }
 
     /// Whether `bytes` more fit, when what may go is gone.
@@ -184,7 +181,12 @@ impl FeatureCache {
                 return false;
             };
             let is_used = state.used.iter().any(|key| self.path(key) == path);
-            if !is_used && fs::remove_file(&path).is_ok() {
+            let is_gone = || match fs::remove_file(&path) {
+                Ok(()) => true,
+                // Another run removed it, or it was a temporary file that has a name now.
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            };
+            if !is_used && is_gone() {
                 state.usage.bytes = state.usage.bytes.saturating_sub(size);
             }
         }
