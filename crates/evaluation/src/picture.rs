@@ -1,6 +1,7 @@
 //! What people look at: heat map, overlay and boxes of a prediction.
 
 use anomalens_detectors::{NormalRange, Prediction};
+use anomalens_metrics::Regions;
 use anomalens_vision::{
     ColourMap, Filter, GeometryError, Image, Map, Rect, draw_contours, heat_map, overlay,
 };
@@ -50,7 +51,7 @@ impl Style {
     }
 }
 
-/// A part of an image that looks unlike anything normal, in pixels of the image.
+/// A part of an image that looks different from anything normal, in pixels of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct AnomalousArea {
     /// First column.
@@ -93,8 +94,8 @@ pub fn colour_range(range: NormalRange) -> (f32, f32) {
 /// [`GeometryError`] for an image whose shape is too extreme to be drawn.
 pub fn draw(image: &Image, prediction: &Prediction, style: Style) -> Result<Drawn, GeometryError> {
     let seen = prediction.size.footprint;
-    let whole = (seen.width, seen.height) == (image.width() as f32, image.height() as f32);
-    let cut = if whole {
+    let is_all = (seen.width, seen.height) == (image.width() as f32, image.height() as f32);
+    let cut = if is_all {
         None
     } else {
         Some(crop(image, seen)?)
@@ -163,8 +164,12 @@ pub fn boxes_at(
     let (width, height) = style.size(seen.width as u32, seen.height as u32);
     let map = prediction.smooth_map(height as usize, width as usize)?;
     let (across, down) = (seen.width / width as f32, seen.height / height as f32);
-    let regions = map.regions(prediction.range.upper_quantile).into_iter();
+    let threshold = prediction.range.upper_quantile;
+    let mut regions =
+        Regions::at_least(map.columns(), map.values(), threshold).measure(map.values());
+    regions.sort_by(|a, b| b.peak.total_cmp(&a.peak));
     Ok(regions
+        .into_iter()
         .map(|region| AnomalousArea {
             x: (seen.x + region.x as f32 * across) as u32,
             y: (seen.y + region.y as f32 * down) as u32,

@@ -14,7 +14,7 @@
 //! steps.rs      the same by 200 thresholds, as several papers print it
 //! pimo.rs       Aupimo: overlap per image at very low false-positive rates
 //! overlap.rs    region_overlaps: how much of each region a threshold finds
-//! regions.rs    8-connected regions of a mask
+//! regions.rs    Regions: 8-connected regions of a mask
 //! buckets.rs    how 100 million pixels are put in order without keeping them
 //! ranking.rs    AUROC, AP and F1-max from scores in descending order, ties merged
 //! normal.rs     the normal distribution
@@ -70,4 +70,5 @@ pub use pimo::{Aupimo, PimoOptions};
 pub use pixel::{DEFAULT_FPR_LIMIT, PixelMetrics, PixelOptions, ScoredMask};
 pub use platt::{Bin, Platt, Reliability};
 pub use ranking::F1Max;
+pub use regions::{Region, Regions};
 pub use threshold::{Rule, Threshold};

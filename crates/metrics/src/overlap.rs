@@ -31,7 +31,7 @@ pub fn region_overlaps(
     if threshold.is_nan() {
         return Err(MetricError::NanThreshold);
     }
-    let Regions { runs, areas } = Regions::label(map.columns, &map.mask);
+    let Regions { runs, areas, .. } = Regions::label(map.columns, &map.mask);
     let mut overlaps: Vec<RegionOverlap> = areas
         .into_iter()
         .map(|area| RegionOverlap { area, found: 0 })

@@ -3,7 +3,7 @@
 //! Whatever a file holds becomes this on reading: grey is repeated, palettes are looked up, CMYK is
 //! converted, alpha is dropped (the colour beneath stays; nothing is composited). Samples of more than
 //! 8 bits are scaled by a rule that is the same for all images ([`Levels`](crate::Levels)), since a
-//! stretch chosen per image would make a detector compare unlike things. Where an image uses little
+//! stretch chosen per image would make a detector compare different things. Where an image uses little
 //! of its range, [`Image::notes`] says so.
 
 use std::path::Path;

@@ -10,7 +10,6 @@
 //!                        └ sparse    a mask kept as runs
 //!
 //! a detector ──> Map ── interpolate, smooth ──> full-resolution Map
-//!                 ├ regions   connected components above a threshold
 //!                 └ picture   heat maps (colour), overlays, contours, sheets
 //! ```
 //!
@@ -30,7 +29,6 @@ mod notes;
 mod outline;
 mod picture;
 mod preprocess;
-mod regions;
 mod resample;
 mod rotate;
 mod smooth;
@@ -47,6 +45,5 @@ pub use crate::mask::{Mask, MaskChannel, MaskFile, MaskReading, MaskSource};
 pub use crate::notes::{DecodeNote, NoteLog};
 pub use crate::picture::{draw_contours, heat_map, overlay, sheet};
 pub use crate::preprocess::{Preprocess, Preprocessed, Rect, Resize, RgbConversion};
-pub use crate::regions::Region;
 pub use crate::resample::Filter;
 pub use crate::sparse::SparseMask;

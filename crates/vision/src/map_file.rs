@@ -7,7 +7,7 @@ use tiff::encoder::{TiffEncoder, colortype};
 use crate::error::ImageError;
 use crate::map::Map;
 
-/// Length of the header's magic, version and length field, in bytes; the whole is a multiple of 64.
+/// Length of the header's magic, version and length field, in bytes; the header is a multiple of 64.
 const NPY_PREFIX: usize = 10;
 
 impl Map {

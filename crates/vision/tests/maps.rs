@@ -5,8 +5,7 @@
 mod common;
 
 use anomalens_vision::{
-    Alignment, ColourMap, GeometryError, Image, Map, Mask, Region, draw_contours, heat_map,
-    overlay, sheet,
+    Alignment, ColourMap, GeometryError, Image, Map, Mask, draw_contours, heat_map, overlay, sheet,
 };
 use common::{Goldens, largest_difference};
 
@@ -124,49 +123,6 @@ fn impossible_maps_are_errors() {
     ));
     let huge = map.resize(usize::MAX, 5, Alignment::Edges);
     assert!(matches!(huge, Err(GeometryError::TooLarge { .. })));
-}
-
-#[test]
-fn regions_are_eight_connected() {
-    #[rustfmt::skip]
-    let map = Map::new(4, 5, vec![
-        0.9, 0.0, 0.0, 0.0, 0.5,
-        0.0, 0.7, 0.0, 0.0, 0.6,
-        0.0, 0.0, 0.4, f32::NAN, 0.0,
-        0.5, 0.0, 0.0, 0.0, 0.95,
-    ])
-    .unwrap();
-    let region = |x, y, width, height, area, peak| Region {
-        x,
-        y,
-        width,
-        height,
-        area,
-        peak,
-    };
-    let cases = [
-        (
-            0.5,
-            vec![
-                region(4, 3, 1, 1, 1, 0.95),
-                region(0, 0, 2, 2, 2, 0.9),
-                region(4, 0, 1, 2, 2, 0.6),
-                region(0, 3, 1, 1, 1, 0.5),
-            ],
-        ),
-        (0.94, vec![region(4, 3, 1, 1, 1, 0.95)]),
-        (2.0, vec![]),
-        (f32::NAN, vec![]),
-    ];
-    for (threshold, expected) in cases {
-        assert_eq!(map.regions(threshold), expected, "{threshold}");
-        let area: usize = expected.iter().map(|region| region.area).sum();
-        assert_eq!(
-            map.at_least(threshold).unwrap().count(),
-            area,
-            "{threshold}"
-        );
-    }
 }
 
 #[test]

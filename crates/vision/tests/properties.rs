@@ -158,19 +158,6 @@ proptest! {
     }
 
     #[test]
-    fn regions_cover_the_mask(map in any_map(), threshold in -1e3_f32..1e3) {
-        let regions = map.regions(threshold);
-        let area: usize = regions.iter().map(|region| region.area).sum();
-        prop_assert_eq!(area, map.at_least(threshold).unwrap().count());
-        prop_assert!(regions.is_sorted_by(|a, b| a.peak >= b.peak));
-        for region in regions {
-            prop_assert!(region.area <= region.width * region.height);
-            prop_assert!(region.x + region.width <= map.columns());
-            prop_assert!(region.y + region.height <= map.rows());
-        }
-    }
-
-    #[test]
     fn preprocessed_sizes_are_as_declared(
         image in any_image(),
         size in 0..40_u32,
