@@ -76,7 +76,7 @@ pub enum BackboneError {
     /// Packed weights hold only the first blocks, and a later one is needed.
     #[error(
         "these weights of {encoder} hold the blocks up to {held} only, but block {block} is \
-         needed; use the whole weights"
+         needed; use the complete weights"
     )]
     BlockNotHeld {
         /// The block, counted from 1.
@@ -92,7 +92,8 @@ pub enum BackboneError {
     /// An input is not RGB or its sides are no multiples of what the network needs.
     #[error(
         "an input of {height} x {width} pixels and {numbers} numbers does not fit: sides that are \
-         multiples of {multiple} and 3 numbers for each pixel are needed"
+         multiples of {multiple} and 3 numbers for each pixel are needed{}",
+        nearest_sides(*height, *width, *multiple)
     )]
     InputSize {
         /// Rows.
@@ -114,7 +115,7 @@ pub enum BackboneError {
         /// What the text encoder takes.
         context_length: usize,
     },
-    /// The kernels that are asked for are not to be had.
+    /// The kernels that are asked for are not available.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// Weights do not fit each other.
@@ -127,4 +128,43 @@ pub enum BackboneError {
 
 fn last_layer(last: &Option<LayerId>) -> String {
     last.map_or_else(String::new, |last| format!("; its last layer is {last}"))
+}
+
+/// The sides that fit and are nearest to those that do not: "; nearest to 300 are 294 and 308".
+fn nearest_sides(height: usize, width: usize, multiple: usize) -> String {
+    let multiple = multiple.max(1);
+    let mut sides = vec![height, width];
+    sides.dedup();
+    sides.retain(|side| *side == 0 || !side.is_multiple_of(multiple));
+    let nearest = sides.into_iter().map(|side| {
+        let below = side / multiple * multiple;
+        match (below, below.saturating_add(multiple)) {
+            (0, above) => format!("; nearest to {side} is {above}"),
+            (below, above) => format!("; nearest to {side} are {below} and {above}"),
+        }
+    });
+    nearest.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_that_do_not_fit_come_with_the_nearest() {
+        for (name, height, width, expected) in [
+            ("a square", 300, 300, "; nearest to 300 are 294 and 308"),
+            ("one side", 28, 30, "; nearest to 30 are 28 and 42"),
+            (
+                "both sides",
+                15,
+                13,
+                "; nearest to 15 are 14 and 28; nearest to 13 is 14",
+            ),
+            ("none", 0, 28, "; nearest to 0 is 14"),
+            ("sides that fit", 28, 42, ""),
+        ] {
+            assert_eq!(nearest_sides(height, width, 14), expected, "{name}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use anomalens_vision::{MaskChannel, MaskReading, MaskSource};
 
 use crate::error::Error;
 use crate::finding::Severity;
+use crate::images::is_pattern;
 use crate::layouts::{Layout, layout};
 use crate::listing::list;
 use crate::sample::Sample;
@@ -139,6 +140,9 @@ impl DataRef {
             root,
             masks,
         } = self;
+        if !root.exists() && is_pattern(root.as_os_str()) {
+            return Err(Error::RootIsPattern { root: root.clone() });
+        }
         if !root.exists() {
             return Err(Error::RootMissing {
                 root: root.clone(),

@@ -52,6 +52,16 @@ pub enum Error {
         /// Where the data set's owners publish it, if it is published.
         obtain: Option<&'static str>,
     },
+    /// The root of the data set does not exist and is a pattern.
+    #[error(
+        "{} is a pattern, and a data set is one folder or file: give the folder that holds it, or \
+         list the images in a table for the layout manifest",
+        root.display()
+    )]
+    RootIsPattern {
+        /// The path given.
+        root: PathBuf,
+    },
     /// The root of the data set is a file.
     #[error(
         "{} is a file: give the folder that holds the data set (a file can be given to {})",
@@ -121,7 +131,7 @@ pub enum Error {
         /// All classes of the data set.
         classes: Vec<String>,
     },
-    /// A file name which cannot stand in a report or a list.
+    /// A file name that does not fit into a report or a list.
     #[error(
         "the name of {} is not plain Unicode text on one line: rename the file",
         path.display()

@@ -78,7 +78,7 @@ pub fn find_images(
         let mut new = search.path(path)?;
         new.retain(|image| seen.insert(place(&image.path)));
         let clash = |prefix: &Path| new.iter().any(|i| names.contains(&prefix.join(&i.name)));
-        // Images of the same name from several paths are told apart by the number of their path.
+        // Images of the same name from several paths differ by the number of their path.
         let number = index + 1;
         let prefixes = (1..).map(|n| match n {
             1 => PathBuf::new(),
@@ -134,6 +134,12 @@ fn place(path: &Path) -> PathBuf {
     }
 }
 
+/// Whether a path, or a part of one, is a pattern.
+pub(crate) fn is_pattern(path: &OsStr) -> bool {
+    path.to_str()
+        .is_some_and(|text| text.contains(['*', '?', '[']))
+}
+
 /// A path without the parts that change nothing: `./a//b/./c` is `a/b/c`.
 fn tidy(path: &Path) -> PathBuf {
     let parts = path.components();
@@ -165,7 +171,6 @@ impl Search<'_> {
         let missing = || Error::PathMissing {
             path: path.to_owned(),
         };
-        let is_pattern = |text: &OsStr| text.to_str().is_some_and(|t| t.contains(['*', '?', '[']));
         let pattern = path
             .to_str()
             .filter(|_| is_pattern(path.as_os_str()))

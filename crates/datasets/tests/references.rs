@@ -141,7 +141,7 @@ fn the_threshold_decides_what_a_mask_marks() {
             .iter()
             .filter(|sample| sample.id.starts_with("kos01/Part0"));
         assert_eq!(
-            found.map(|sample| &*sample.kind).collect::<Vec<_>>(),
+            found.map(|sample| &*sample.defect_type).collect::<Vec<_>>(),
             kinds,
             "{threshold}"
         );
@@ -194,6 +194,12 @@ fn roots_that_do_not_open() {
             "nowhere",
             "ROOT does not exist: give the folder that holds the data set (its owners publish it: \
              www.mvtec.com/company/research/datasets/mvtec-ad)",
+        ),
+        (
+            "folder",
+            "no*here/[a-z].png",
+            "ROOT is a pattern, and a data set is one folder or file: give the folder that holds \
+             it, or list the images in a table for the layout manifest",
         ),
         (
             "folder",

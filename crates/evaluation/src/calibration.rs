@@ -1,4 +1,4 @@
-//! Chooses a detector's threshold from images that it was not made from, and tells how good its
+//! Chooses a detector's threshold from images that it was not made from, and measures how good its
 //! decisions and probabilities are on others.
 
 use std::collections::HashSet;
@@ -50,12 +50,12 @@ pub struct Calibrated {
     pub probability: Option<Platt>,
     /// The decisions on the images themselves.
     pub confusion: Confusion,
-    /// What to be careful about, in whole sentences.
+    /// What to be careful about, in full sentences.
     pub warnings: Vec<String>,
 }
 
-/// Scores `images` with `detector` and chooses a threshold by `rule`. `progress` is told after
-/// each image how many there are in all; if it breaks off, there is no result.
+/// Scores `images` with `detector` and chooses a threshold by `rule`. `progress` gets the
+/// number of scored images and that of all after each image; if it breaks off, there is no result.
 ///
 /// # Errors
 /// [`EvaluationError`]: a detector that cannot be calibrated, an image that cannot be used, or too
@@ -69,6 +69,7 @@ pub fn calibrate(
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Option<Calibrated>, EvaluationError> {
     Calibration::require_possible(detector)?;
+    rule.require_possible(&images.labels)?;
     let mut scores = vec![0.0; images.sources.len()];
     let (mut done, mut failed) = (0, None);
     predict(
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_images_and_odd_labels_are_told() {
+    fn few_images_and_odd_labels_are_reported() {
         let few = |images: usize, class: &str| {
             format!(
                 "{images} {class} images are few: threshold and probability may be far off on \

@@ -6,7 +6,7 @@
 //! share is the mean over the normal images of theirs; an image's value is its true-positive rate
 //! integrated over the logarithm of the FPR between two bounds, divided by the bounds' distance.
 //!
-//! Unlike the other pixel-level metrics this one is not exact: it depends on the number of
+//! Other pixel-level metrics are exact, this one is not: it depends on the number of
 //! thresholds, as the original does.
 
 use std::collections::BTreeMap;

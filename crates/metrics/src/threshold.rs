@@ -40,6 +40,39 @@ impl Rule {
     pub fn needs_labels(self) -> bool {
         !matches!(self, Self::FalsePositiveRate(_))
     }
+
+    /// Whether images with these labels (`true` is anomalous) can give a threshold by this rule,
+    /// whatever their scores are: to be asked before they are scored.
+    ///
+    /// # Errors
+    /// No images, a class that the rule needs and that is not there, or
+    /// [`MetricError::TooFewForRate`].
+    pub fn require_possible(self, labels: &[bool]) -> Result<(), MetricError> {
+        let anomalous = labels.iter().filter(|&&label| label).count();
+        let normal = labels.len() - anomalous;
+        if labels.is_empty() {
+            return Err(MetricError::Empty {
+                level: Level::Image,
+            });
+        }
+        if self.needs_labels() {
+            let total = Counts {
+                anomalous: anomalous as u64,
+                normal: normal as u64,
+            };
+            total.require_both("a threshold by this rule", Level::Image)?;
+        }
+        self.guarantee(normal, anomalous).map(drop)
+    }
+
+    /// What a threshold promises that was chosen from so many images; none by F1 and costs.
+    fn guarantee(self, normal: usize, anomalous: usize) -> Result<Option<Guarantee>, MetricError> {
+        match self {
+            Self::F1 | Self::Cost { .. } => Ok(None),
+            Self::FalsePositiveRate(rate) => Guarantee::new(Class::Normal, normal, rate).map(Some),
+            Self::Recall(rate) => Guarantee::new(Class::Anomalous, anomalous, 1.0 - rate).map(Some),
+        }
+    }
 }
 
 impl fmt::Display for Rule {
@@ -130,40 +163,18 @@ impl Threshold {
             sorted
         };
         let (normal, anomalous) = (of_class(false), of_class(true));
-        let total = Counts {
-            anomalous: anomalous.len() as u64,
-            normal: normal.len() as u64,
+        rule.require_possible(labels)?;
+        let guarantee = rule.guarantee(normal.len(), anomalous.len())?;
+        // How many of the images whose decisions are promised may be wrong.
+        let wrong = guarantee.as_ref().map_or(0, |guarantee| guarantee.wrong);
+        let value = match rule {
+            Rule::F1 => half_way(scores, f1_max(scores, labels)?.threshold),
+            Rule::Cost { miss, alarm } => half_way(scores, cheapest(scores, labels, miss, alarm)?),
+            // The images that may be called anomalous are the highest; above the next.
+            Rule::FalsePositiveRate(_) => normal[normal.len() - wrong - 1].next_up(),
+            Rule::Recall(_) => anomalous[wrong],
         };
-        if rule.needs_labels() {
-            total.require_both("a threshold by this rule", Level::Image)?;
-        }
-        let plain = |value| Self {
-            value,
-            guarantee: None,
-        };
-        Ok(match rule {
-            Rule::F1 => plain(half_way(scores, f1_max(scores, labels)?.threshold)),
-            Rule::Cost { miss, alarm } => {
-                plain(half_way(scores, cheapest(scores, labels, miss, alarm)?))
-            }
-            Rule::FalsePositiveRate(rate) => {
-                let guarantee = Guarantee::new(Class::Normal, normal.len(), rate)?;
-                // The images that may be called anomalous are the highest; above the next.
-                let kept = normal.len() - guarantee.wrong;
-                let value = normal[kept - 1].next_up();
-                Self {
-                    value,
-                    guarantee: Some(guarantee),
-                }
-            }
-            Rule::Recall(rate) => {
-                let guarantee = Guarantee::new(Class::Anomalous, anomalous.len(), 1.0 - rate)?;
-                Self {
-                    value: anomalous[guarantee.wrong],
-                    guarantee: Some(guarantee),
-                }
-            }
-        })
+        Ok(Self { value, guarantee })
     }
 }
 

@@ -101,6 +101,44 @@ fn thresholds_by_rule() {
 }
 
 #[test]
+fn whether_a_rule_can_be_met_follows_from_the_labels() {
+    let cost = Rule::Cost {
+        miss: 1.0,
+        alarm: 1.0,
+    };
+    for (name, rule, normal, anomalous, possible) in [
+        ("F1", Rule::F1, 1, 1, true),
+        ("F1 without anomalous images", Rule::F1, 9, 0, false),
+        ("costs without normal images", cost, 0, 9, false),
+        ("a tenth of nine", Rule::FalsePositiveRate(0.1), 9, 0, true),
+        (
+            "a tenth of eight",
+            Rule::FalsePositiveRate(0.1),
+            8,
+            5,
+            false,
+        ),
+        ("all but a tenth of nine", Rule::Recall(0.9), 1, 9, true),
+        ("all but a tenth of eight", Rule::Recall(0.9), 1, 8, false),
+        (
+            "a recall without normal images",
+            Rule::Recall(0.9),
+            0,
+            9,
+            false,
+        ),
+        ("no images", Rule::FalsePositiveRate(0.1), 0, 0, false),
+    ] {
+        let labels: Vec<bool> = (0..normal + anomalous).map(|i| i >= normal).collect();
+        let scores: Vec<f32> = (0..labels.len()).map(|i| i as f32).collect();
+        let answer = rule.require_possible(&labels);
+        assert_eq!(answer.is_ok(), possible, "{name}: {answer:?}");
+        let chosen = Threshold::choose(&scores, &labels, rule);
+        assert_eq!(chosen.map(drop), answer, "{name}");
+    }
+}
+
+#[test]
 fn normal_images_are_enough_for_a_false_positive_rate() {
     let (scores, labels) = nine_normal(&[]);
     let threshold = Threshold::choose(&scores, &labels, Rule::FalsePositiveRate(0.2)).unwrap();

@@ -72,7 +72,7 @@ fn image_metrics() {
         let scores = floats(&format!("{case}.scores"));
         let labels = flags(&format!("{case}.labels"));
         let roc = auroc(&scores, &labels);
-        // scikit-learn warns and gives NaN or 0 on one class; here the reason is told instead.
+        // scikit-learn warns and gives NaN or 0 on one class; here the reason is given instead.
         if case == "image.all_normal" {
             assert_eq!(roc, Err(one_class("AUROC", Class::Normal, 4)));
             let precision = average_precision(&scores, &labels);
