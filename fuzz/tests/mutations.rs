@@ -2,7 +2,7 @@
 //! and time. A failure names target and seed, and its input is kept.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code
-#![allow(clippy::print_stderr)] // what was tried is told
+#![allow(clippy::print_stderr)] // reports what was tried
 
 use std::fs;
 use std::path::Path;

@@ -30,7 +30,7 @@ pub struct Description {
     pub embedding: Option<usize>,
     /// The function between the feed-forward layers: `gelu`, `quick-gelu` or `swiglu`.
     pub activation: &'static str,
-    /// How that is known, where the weights do not tell it.
+    /// How that is known, where the weights do not say it.
     pub activation_source: Option<ActivationSource>,
     /// The text encoder.
     pub text: Option<TextConfig>,

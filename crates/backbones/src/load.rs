@@ -23,7 +23,7 @@ pub struct Backbone {
     pub sha256: ContentHash,
     /// How exactly it computes where the processor has the instructions.
     pub precision: Precision,
-    /// What stands between the feed-forward layers, where the weights do not tell it.
+    /// What stands between the feed-forward layers, where the weights do not say it.
     pub activation: Option<Activation>,
     /// How it is computed on this processor.
     pub runs_as: RunsAs,
@@ -331,7 +331,7 @@ impl Network {
         })
     }
 
-    /// The activation that the weights do not tell.
+    /// The activation that the weights do not say.
     fn activation(&self) -> Option<Activation> {
         match self {
             Self::Clip(network) => Some(network.activation()),

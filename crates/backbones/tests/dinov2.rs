@@ -355,7 +355,7 @@ fn an_image_has_the_same_features_alone_and_among_images_of_any_size() {
 fn weights_that_do_not_fit_are_named() {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
     let fc1 = "encoder.layer.1.mlp.fc1.weight";
-    // Case, tensor, its new shape or none to remove it, what the message tells.
+    // Case, tensor, its new shape or none to remove it, what the message says.
     type Case<'a> = (&'a str, &'a str, Option<&'a [usize]>, &'a [&'a str]);
     let cases: [Case; 5] = [
         ("missing", fc1, None, &[fc1, "[96, 64]"]),

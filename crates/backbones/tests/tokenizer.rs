@@ -67,7 +67,7 @@ fn prompts_are_framed_and_padded() {
 fn a_text_that_is_too_long_is_refused_or_cut() {
     let tokenizer = Tokenizer::new();
     let x = |count: usize| "x ".repeat(count);
-    // Words, context, what the ids then are or the number of tokens that the error tells.
+    // Words, context, what the ids then are or the number of tokens that the error names.
     type Case<'a> = (usize, usize, TooLong, Result<&'a [u32], usize>);
     let cases: [Case; 5] = [
         (

@@ -806,7 +806,7 @@ fn threads_that_pull_at_once_download_once() {
     assert_eq!(server.downloads().len(), 1);
 }
 
-/// Runs itself as the two processes, told by this variable what to pull from where.
+/// Runs itself as the two processes; this variable says what to pull from where.
 #[test]
 fn processes_that_pull_at_once_download_once() {
     const TASK: &str = "ANOMALENS_TEST_PULL";

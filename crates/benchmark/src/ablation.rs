@@ -87,8 +87,8 @@ struct Learned<'a> {
 }
 
 impl Ablation<'_> {
-    /// Trains and measures every variant that is not in the folder yet; `identity` tells what its
-    /// results depend on beside the variants. None if `watch` breaks off.
+    /// Trains and measures every variant that is not in the folder yet; `identity` says what its
+    /// results depend on apart from the variants. None if `watch` breaks off.
     ///
     /// # Errors
     /// [`BenchmarkError`], among others if the folder holds results of something else.

@@ -47,7 +47,7 @@ impl Start {
 }
 
 impl AuxiliaryTraining {
-    /// What tells it from others.
+    /// What distinguishes it from others.
     pub(crate) fn identity(&self) -> &str {
         &self.file
     }
@@ -72,7 +72,7 @@ impl Bench<'_> {
         let Some(target) = &entry.tuned_on else {
             return plain();
         };
-        // Where all images are anomalous only masks tell what is normal.
+        // Where all images are anomalous only masks say what is normal.
         let trainer = entry.method.require_trainer()?;
         let tuning = trainer.mask_settings(options).unwrap_or(options.clone());
         let start = match given() {

@@ -19,7 +19,7 @@ use anomalens_evaluation::{Candidate, ResultFolder, RunOptions, evaluate};
 
 /// Methods, data sets and all that their results follow from.
 pub struct Bench<'a> {
-    /// What is measured, for the folder to tell it from others.
+    /// What is measured, for the folder to distinguish it from others.
     pub suite: &'a str,
     /// The data sets that are measured on, and what they are called.
     pub data: Vec<(String, DataRef)>,
@@ -31,7 +31,7 @@ pub struct Bench<'a> {
     pub entries: Vec<Entry>,
     /// The network.
     pub encoder: &'a dyn ImageEncoder,
-    /// What tells it from others.
+    /// What distinguishes it from others.
     pub backbone: BackboneRef,
     /// How methods learn; its folders are set here.
     pub training: TrainOptions,
@@ -81,7 +81,7 @@ pub enum BenchEvent<'a> {
         /// Scores there will be.
         total: usize,
     },
-    /// Something could not be measured; the rest goes on.
+    /// Something could not be measured; the rest is measured all the same.
     Failed {
         /// What.
         title: &'a str,
@@ -119,15 +119,15 @@ impl<E: Into<BenchmarkError>> From<E> for Stop {
     }
 }
 
-/// Is told what happens; breaking off ends the run after the last finished cell.
+/// Gets what happens; breaking off ends the run after the last finished cell.
 pub(crate) type Watch<'w> = dyn FnMut(BenchEvent) -> ControlFlow<()> + 'w;
 
 impl Bench<'_> {
-    /// Measures what is not in the folder yet; if `watch` breaks off, only what is there is told.
+    /// Measures what is not in the folder yet; if `watch` breaks off, only what is there is reported.
     ///
     /// # Errors
     /// [`BenchmarkError`] if the folder cannot be used. What goes wrong with one data set or method
-    /// is told as [`BenchEvent::Failed`] and does not stop the others.
+    /// is reported as [`BenchEvent::Failed`] and does not stop the others.
     pub fn run(
         &self,
         watch: &mut dyn FnMut(BenchEvent) -> ControlFlow<()>,
@@ -159,7 +159,7 @@ impl Bench<'_> {
         Ok(DataSet::open(data)?)
     }
 
-    /// All that the result of a cell follows from beside its name.
+    /// All that the result of a cell follows from apart from its name.
     fn settings(
         &self,
         entry: &Entry,
@@ -251,7 +251,7 @@ impl Running<'_, '_> {
         Ok(())
     }
 
-    /// What is missing of a group; of what cannot be measured it is told why.
+    /// What is missing of a group; of what cannot be measured it says why.
     fn group(&mut self, mut group: Group) -> Result<(), BenchmarkError> {
         let count = group.cells.len();
         self.keys.extend(group.cells.iter().map(CellName::key));
@@ -339,7 +339,7 @@ impl Running<'_, '_> {
         Ok(())
     }
 
-    /// Tells that `cells` cells cannot be measured.
+    /// Reports that `cells` cells cannot be measured.
     fn fail(&mut self, title: &str, cells: usize, reason: &str) {
         self.failures += cells;
         self.stopped |= (self.watch)(BenchEvent::Failed { title, reason }).is_break();
@@ -373,7 +373,7 @@ impl Entry {
         hashes.flatten().map(|hash| hash.to_string()).collect()
     }
 
-    /// Whether it can learn from images of which only the masks tell normal from anomalous.
+    /// Whether it can learn from images of which only the masks separate normal from anomalous.
     pub fn tunes_on_masks(&self) -> bool {
         let trainer = self.method.trainer();
         trainer.is_some_and(|trainer| trainer.mask_settings(&self.options).is_some())

@@ -111,8 +111,8 @@ impl Cell {
     }
 }
 
-/// What tells the samples of `class` from others: their names, labels and splits, and the sizes of
-/// their files. The same data on another machine has the same fingerprint.
+/// What distinguishes the samples of `class` from others: their names, labels and splits, and the
+/// sizes of their files. The same data on another machine has the same fingerprint.
 pub(crate) fn fingerprint(data: &DataSet, class: &str) -> String {
     let bytes = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |file| file.len());
     let samples = data.samples.iter().filter(|sample| sample.class == class);
@@ -126,8 +126,11 @@ pub(crate) fn fingerprint(data: &DataSet, class: &str) -> String {
             MaskSource::Empty => "empty".to_owned(),
             MaskSource::Unknown => "absent".to_owned(),
         };
-        let (id, kind, split) = (&sample.id, &sample.kind, sample.split);
-        format!("{id} {kind} {split} {} {mask}\n", bytes(&sample.image))
+        let (id, defect_type, split) = (&sample.id, &sample.defect_type, sample.split);
+        format!(
+            "{id} {defect_type} {split} {} {mask}\n",
+            bytes(&sample.image)
+        )
     });
     digest(&lines.collect::<String>())
 }

@@ -120,7 +120,7 @@ static SUITES: [Suite; 6] = [
     },
     Suite {
         name: "local",
-        summary: "small data sets that are easily had, every kind of method",
+        summary: "small data sets that are easy to get, every kind of method",
         data: &[
             "elpv",
             "headct",

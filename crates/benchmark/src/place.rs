@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anomalens_datasets::{DataRef, layout};
 
-/// What folders of data sets are usually called, beside the layout's own name: by their archives,
+/// What folders of data sets are usually called, apart from the layout's own name: by their archives,
 /// by the papers' code. Capitals, spaces, `-` and `_` do not matter.
 const USUAL: [(&str, &[&str]); 25] = [
     ("aitex", &["aitex fabric", "aitex fabric image database"]),

@@ -91,7 +91,7 @@ impl Args {
     }
 }
 
-/// What tells `backbone` from others that give other features.
+/// What distinguishes `backbone` from others that give other features.
 pub(super) fn identity(backbone: &Backbone) -> String {
     let activation = backbone.activation.map_or("", Activation::name);
     let identity = format!("{} {} {activation}", backbone.sha256, backbone.precision);

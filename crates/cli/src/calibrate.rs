@@ -170,7 +170,7 @@ fn labelled(args: &Args, file: &DetectorFile) -> Result<(Labelled, String)> {
     Ok((Labelled::samples(samples), reference.to_string()))
 }
 
-/// Tells what was chosen and what it promises.
+/// Prints what was chosen and what it promises.
 fn tell(calibration: &Calibration, calibrated: &Calibrated) -> Result<()> {
     let Calibration {
         rule,

@@ -87,7 +87,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Tell what is in a data set, and what is missing, unreadable or unlabelled
+    /// Report what is in a data set, and what is missing, unreadable or unlabelled
     Check {
         /// The data set
         #[arg(value_name = "LAYOUT:PATH")]

@@ -271,7 +271,7 @@ mod tests {
             image: PathBuf::new(),
             crop: None,
             label: Label::Normal,
-            kind: String::new(),
+            defect_type: String::new(),
             class: String::new(),
             split,
             mask: MaskSource::Unknown,

@@ -73,10 +73,10 @@ pub(super) struct Args {
     /// Compute AUPIMO too: overlap per image at false-positive rates of 1e-5 to 1e-4
     #[arg(long)]
     aupimo: bool,
-    /// Tell the metrics of each kind of anomaly, and how much of each region is found
+    /// Report the metrics of each defect type, and how much of each region is found
     #[arg(long)]
     breakdown: bool,
-    /// The data set whose published figures are shown, where the layout does not tell: mpdd, btad, ...
+    /// The data set whose published figures are shown, where the layout does not say: mpdd, btad, ...
     #[arg(long, value_name = "NAME")]
     published: Option<String>,
     /// Write a report to this HTML file
@@ -182,8 +182,8 @@ pub(super) fn run(args: &Args) -> Result<End> {
             print_line(decision_line(decided, decisions.len() > 1))?;
         }
         for evaluation in &evaluations {
-            if let Some(kinds) = table::kinds(evaluation) {
-                print_line(format!("\n{kinds}"))?;
+            if let Some(types) = table::defect_types(evaluation) {
+                print_line(format!("\n{types}"))?;
             }
         }
         let classes = match evaluations.as_slice() {
@@ -410,7 +410,7 @@ fn spreads(evaluations: &[Evaluation]) -> Vec<String> {
     kinds.into_iter().filter_map(line).collect()
 }
 
-/// Tells on standard error which images could not be used.
+/// Reports on standard error which images could not be used.
 pub(super) fn warn_of_failures(evaluations: &[Evaluation]) {
     let Some(first) = evaluations.first() else {
         return;

@@ -233,9 +233,7 @@ fn training_normals(
     }
     decode::print_notes(&notes);
     if shots.is_empty() {
-        bail!(
-            "the training split of --data has no normal images; `anomalens data check` tells more"
-        )
+        bail!("the training split of --data has no normal images; `anomalens data check` says more")
     }
     Ok(shots)
 }

@@ -82,7 +82,7 @@ enum Command {
 enum End {
     /// Everything was done.
     Done,
-    /// Something could not be done, and has been told.
+    /// Something could not be done, and has been reported.
     Incomplete,
 }
 
@@ -127,7 +127,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// An error and its causes as one text; causes that the error tells already are left out.
+/// An error and its causes as one text; causes that the error names already are left out.
 fn sentence(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {

@@ -35,14 +35,14 @@ impl Args {
         Ok(options)
     }
 
-    /// Opens the backbone: that of what was trained before, where it tells.
+    /// Opens the backbone: that of what was trained before, where it is known.
     /// Else, where none is named, it is one that has the blocks which `methods` need.
     pub(super) fn open<'m>(
         &self,
         backbone: &backbone::Args,
         methods: impl IntoIterator<Item = &'m dyn Method>,
     ) -> Result<Backbone> {
-        // What is wrong with the file is told where it is used.
+        // What is wrong with the file is reported where it is used.
         let trained = self.trained.as_deref().map(DetectorFile::load);
         match trained.and_then(Result::ok) {
             Some(file) => backbone.open_for(&file),

@@ -69,38 +69,41 @@ fn columns(pixels: bool, aupimo: bool) -> Vec<Column> {
     columns
 }
 
-/// A row for each kind of anomaly in each class that was taken apart.
-pub(super) fn kinds(evaluation: &Evaluation) -> Option<String> {
-    let kinds = || {
+/// A row for each defect type in each class that was taken apart.
+pub(super) fn defect_types(evaluation: &Evaluation) -> Option<String> {
+    let types = || {
         let classes = evaluation.classes.iter();
         let apart = classes.filter_map(|class| Some((class, class.breakdown.as_ref()?)));
-        apart.flat_map(|(class, apart)| apart.kinds.iter().map(move |kind| (class, apart, kind)))
+        apart.flat_map(|(class, apart)| {
+            let types = apart.defect_types.iter();
+            types.map(move |result| (class, apart, result))
+        })
     };
     let any = |column: fn(&Metrics) -> Option<f64>| {
-        kinds().any(|(_, _, kind)| column(&kind.metrics).is_some())
+        types().any(|(_, _, result)| column(&result.metrics).is_some())
     };
     let (pixels, aupimo) = (any(|m| m.pixel_auroc), any(|m| m.aupimo));
     let columns = columns(pixels, aupimo);
     let regions: &[&str] = if pixels { &["regions", "found"] } else { &[] };
-    let titles: Vec<&str> = ["class", "kind", "images"]
+    let titles: Vec<&str> = ["class", "defect", "images"]
         .into_iter()
         .chain(titles(&columns))
         .chain(regions.iter().copied())
         .collect();
-    let rows: Vec<Vec<String>> = kinds()
-        .map(|(class, apart, kind)| {
-            let overlap = apart.overlap(&kind.kind);
+    let rows: Vec<Vec<String>> = types()
+        .map(|(class, apart, result)| {
+            let overlap = apart.overlap(&result.defect_type);
             let regions = pixels.then(|| {
                 let (found, regions) = overlap.unzip();
                 [regions.unwrap_or(0).to_string(), fraction(found)]
             });
             [
                 class.class.clone(),
-                kind.kind.clone(),
-                kind.images.to_string(),
+                result.defect_type.clone(),
+                result.images.to_string(),
             ]
             .into_iter()
-            .chain(cells(&columns, &kind.metrics))
+            .chain(cells(&columns, &result.metrics))
             .chain(regions.into_iter().flatten())
             .collect()
         })

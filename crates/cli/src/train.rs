@@ -26,7 +26,7 @@ use super::{End, backbone, data, fit, print_json, print_line, settings};
     anomalens train --method anomalyclip --data magnetic-tile:DIR -o tile.detector\n  \
     anomalens train --method anomalyclip --weights ViT-L-14-336px.pt --data folder:MVTEC -o f\n  \
     anomalens train --method lens --data magnetic-tile:DIR -o tile.lens\n\n\
-    A run that was interrupted goes on from its last epoch when the same command is given again.")]
+    A run that was interrupted resumes from its last epoch when the same command is given again.")]
 pub(super) struct Args {
     /// The method
     #[arg(long, value_name = "METHOD", default_value = "anomalyclip")]

@@ -1,4 +1,4 @@
-//! What `eval` measures beside the usual metrics.
+//! What `eval` measures apart from the usual metrics.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code
 
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -30,24 +30,24 @@ fn sandbox() -> Sandbox {
 }
 
 #[test]
-fn kinds_and_regions_are_told() {
+fn defect_types_and_regions_are_reported() {
     let sandbox = sandbox();
     let run = sandbox.run(&format!("{EVAL} --json --resolution original"));
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
     let class = &run.lines()[0]["classes"][0];
     let apart = &class["breakdown"];
-    let kinds: Vec<(&str, u64)> = apart["kinds"]
+    let types: Vec<(&str, u64)> = apart["defect_types"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|kind| {
+        .map(|result| {
             (
-                kind["kind"].as_str().unwrap(),
-                kind["images"].as_u64().unwrap(),
+                result["defect_type"].as_str().unwrap(),
+                result["images"].as_u64().unwrap(),
             )
         })
         .collect();
-    assert_eq!(kinds, [("blot", 3), ("dot", 1)]);
+    assert_eq!(types, [("blot", 3), ("dot", 1)]);
     let regions: Vec<(&str, u64)> = apart["regions"]
         .as_array()
         .unwrap()
@@ -55,7 +55,7 @@ fn kinds_and_regions_are_told() {
         .map(|region| {
             let (area, found) = (region["area"].as_u64(), region["found"].as_u64());
             assert!(found <= area);
-            (region["kind"].as_str().unwrap(), area.unwrap())
+            (region["defect_type"].as_str().unwrap(), area.unwrap())
         })
         .collect();
     // The sizes of the masks as they are.
@@ -65,7 +65,7 @@ fn kinds_and_regions_are_told() {
     assert!(apart["pixel_threshold"].is_number());
 
     let text = sandbox.run(EVAL);
-    let kinds: Vec<String> = text
+    let types: Vec<String> = text
         .stdout
         .lines()
         .filter(|line| line.starts_with("nut ") || line.starts_with("class "))
@@ -77,8 +77,8 @@ fn kinds_and_regions_are_told() {
         })
         .collect();
     assert_eq!(
-        kinds,
-        ["class kind images regions", "nut blot 3 3", "nut dot 1 2"],
+        types,
+        ["class defect images regions", "nut blot 3 3", "nut dot 1 2"],
         "{text:?}"
     );
 }

@@ -564,7 +564,7 @@ fn training_goes_on_where_it_stopped_and_gives_the_same_detector() {
     assert_eq!(report.code, Some(0), "{report:?}");
     assert!(sandbox.read("r.html").contains("dice anomalous</text>"));
 
-    // Learning goes on, on another part of the data, from what was learned before.
+    // Training resumes on another part of the data, from what was learned before.
     let start = "--trained whole.detector.training/prompts.pth";
     let tuned = sandbox.run(&format!(
         "{train} {start} --leave-out 1/3 -o tuned.detector --json"
@@ -1099,7 +1099,7 @@ fn a_folder_that_cannot_be_written_is_told() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupted_run_goes_on_where_it_stopped() {
+fn an_interrupted_run_resumes_where_it_stopped() {
     use std::process::Stdio;
     use std::time::Duration;
 

@@ -51,7 +51,7 @@ fn a_suite_is_measured_once_and_written_as_tables() {
         );
     }
 
-    // What is there is kept, a line that was cut off is made again, and all comes to the same.
+    // What is there is kept, a line that was cut off is made again, and all gives the same.
     let text = sandbox.read("bench/results.jsonl");
     let cut = &text[..text.len() - 100];
     let rest = &cut[text.find('\n').unwrap() + 1..];
@@ -172,7 +172,7 @@ fn what_was_learned_is_tuned_on_masks_of_the_target() {
     assert_eq!(found, ["anomalyclip", "anomalyclip tuned on tn3k-training"]);
     let published = |line: usize| lines[line]["published"].as_array().unwrap().len();
     assert_eq!((published(0), published(1)), (1, 0));
-    // All images are anomalous: nothing is said of them as a whole.
+    // All images are anomalous: nothing is said of all of them together.
     for line in &lines {
         let metrics = line["metrics"].as_array().unwrap();
         let names: Vec<&str> = metrics

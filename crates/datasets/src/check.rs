@@ -1,4 +1,4 @@
-//! `data check`: everything that can be told about a data set before it is used. Every image is
+//! `data check`: everything that can be said about a data set before it is used. Every image is
 //! read and decoded, since a header survives where the rest of a file is cut off. Nothing is
 //! repaired or guessed.
 
@@ -27,7 +27,7 @@ const SHOWN_PER_KIND: usize = 10;
 /// The share of an image above which its mask is suspected to be misread.
 const NEARLY_ALL: f64 = 0.8;
 
-/// Samples of one class, split and kind.
+/// Samples of one class, split and defect type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Count {
     /// Name of the class.
@@ -36,8 +36,8 @@ pub struct Count {
     pub split: Split,
     /// Normal or anomalous.
     pub label: Label,
-    /// "good", or the kind of the anomaly.
-    pub kind: String,
+    /// "good", or what the anomaly is called.
+    pub defect_type: String,
     /// How many.
     pub samples: usize,
 }
@@ -49,7 +49,7 @@ pub struct CheckReport {
     pub data: String,
     /// Its layout.
     pub layout: &'static Layout,
-    /// Samples by class, split and kind.
+    /// Samples by class, split and defect type.
     pub counts: Vec<Count>,
     /// Everything found, errors first.
     pub findings: Vec<Finding>,
@@ -171,13 +171,17 @@ impl fmt::Display for CheckReport {
                 .fold(header.len(), usize::max)
         };
         let class = width("class", |count| &count.class);
-        let kind = width("kind", |count| &count.kind);
-        writeln!(f, "\n{:class$}  split  {:kind$}  samples", "class", "kind")?;
+        let defect = width("defect type", |count| &count.defect_type);
+        writeln!(
+            f,
+            "\n{:class$}  split  {:defect$}  samples",
+            "class", "defect type"
+        )?;
         for count in &self.counts {
             writeln!(
                 f,
-                "{:class$}  {:5}  {:kind$}  {:7}",
-                count.class, count.split, count.kind, count.samples
+                "{:class$}  {:5}  {:defect$}  {:7}",
+                count.class, count.split, count.defect_type, count.samples
             )?;
         }
 
@@ -410,7 +414,10 @@ fn published_counts(layout: &Layout, samples: &[Sample]) -> Vec<Finding> {
         Published::Kinds(kinds) => kinds
             .iter()
             .map(|&(kind, published)| {
-                let here = samples.iter().filter(|sample| sample.kind == kind).count();
+                let here = samples
+                    .iter()
+                    .filter(|sample| sample.defect_type == kind)
+                    .count();
                 (kind.to_owned(), here, published)
             })
             .collect(),
@@ -450,17 +457,17 @@ fn count(samples: &[Sample]) -> Vec<Count> {
             sample.class.as_str(),
             sample.split,
             sample.label,
-            sample.kind.as_str(),
+            sample.defect_type.as_str(),
         );
         *counts.entry(key).or_default() += 1;
     }
     counts
         .into_iter()
-        .map(|((class, split, label, kind), samples)| Count {
+        .map(|((class, split, label, defect_type), samples)| Count {
             class: class.to_owned(),
             split,
             label,
-            kind: kind.to_owned(),
+            defect_type: defect_type.to_owned(),
             samples,
         })
         .collect()

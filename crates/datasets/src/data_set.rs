@@ -30,7 +30,7 @@ impl DataSet {
     ///
     /// # Errors
     /// When the folder is missing, in another layout or without images, or when a label or a mask
-    /// is missing or ambiguous; [`check`](crate::check()) tells all that is wrong.
+    /// is missing or ambiguous; [`check`](crate::check()) reports all that is wrong.
     pub fn open(data: &DataRef) -> Result<Self, Error> {
         let scan = data.scan()?;
         let mut errors = scan

@@ -9,12 +9,12 @@
 //!                                   scan.rs    samples and findings, as the layout fills them in
 //!                                   │      │   (listing.rs reads folders, pairing.rs pairs masks)
 //!                    data_set.rs    v      v   check.rs
-//!                    DataSet::open          check: reads every image and tells what is wrong
+//!                    DataSet::open          check: reads every image and reports what is wrong
 //!                    strict: one error      (finding.rs: their kinds; decode.rs)
 //!                    and it does not open
 //!                         │
 //!                         v
-//!                    sample.rs  Sample: image, crop, label, kind, class, split, mask
+//!                    sample.rs  Sample: image, crop, label, defect type, class, split, mask
 //!                    split.rs   scikit-learn's train_test_split, to the draw
 //!                    shots.rs   few-shot sampling, lists of shots in a file
 //!

@@ -26,7 +26,7 @@ pub(crate) struct Entry {
     pub(crate) mask_path: String,
     #[serde(default)]
     pub(crate) cls_name: String,
-    /// The kind of the anomaly.
+    /// The defect type.
     #[serde(default)]
     pub(crate) specie_name: String,
     /// 0 or 1; also 0.0 and 1.0, as they come out of tables.
@@ -101,7 +101,7 @@ fn entry(root: &Path, sample: &Sample) -> Result<Entry, Error> {
             MaskSource::Empty | MaskSource::Unknown => String::new(),
         },
         cls_name: sample.class.clone(),
-        specie_name: sample.kind.clone(),
+        specie_name: sample.defect_type.clone(),
         anomaly: u8::from(sample.label == Label::Anomalous),
     })
 }

@@ -20,7 +20,7 @@ pub(crate) struct Files<'a> {
     pub(crate) names: &'a [String],
 }
 
-/// For each image its mask, if exactly one fits; whatever does not pair is told. The mask of
+/// For each image its mask, if exactly one fits; whatever does not pair is reported. The mask of
 /// `NAME` is called `NAME` and one of `endings`. An anomalous image must have a mask; a normal one
 /// may, and is taken to have an empty one otherwise.
 pub(crate) fn pair_masks(

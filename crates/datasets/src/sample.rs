@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anomalens_vision::MaskSource;
 use serde::Serialize;
 
-/// The kind of every normal sample, whatever its folder is called.
+/// The defect type of every normal sample, whatever its folder is called.
 pub const GOOD: &str = "good";
 
 /// What a sample is for.
@@ -70,7 +70,7 @@ pub struct Sample {
     /// Normal or anomalous.
     pub label: Label,
     /// [`GOOD`], or what the anomaly is called: "scratch", "crack".
-    pub kind: String,
+    pub defect_type: String,
     /// What the image shows, in words fit for a prompt: "bottle", "solar cell".
     pub class: String,
     /// Training or test.

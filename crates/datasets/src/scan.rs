@@ -27,12 +27,12 @@ pub(crate) struct Scan {
     pub(crate) findings: Vec<Finding>,
 }
 
-/// A sample to be: its label follows from its kind, [`GOOD`] being normal.
+/// A sample to be: its label follows from its defect type, [`GOOD`] being normal.
 pub(crate) struct Item<'a> {
     pub(crate) image: String,
     pub(crate) crop: Option<Crop>,
     pub(crate) class: &'a str,
-    pub(crate) kind: &'a str,
+    pub(crate) defect_type: &'a str,
     pub(crate) split: Split,
     pub(crate) mask: MaskSource,
 }
@@ -75,12 +75,12 @@ impl Scan {
             },
             image,
             crop: item.crop,
-            label: if item.kind == GOOD {
+            label: if item.defect_type == GOOD {
                 Label::Normal
             } else {
                 Label::Anomalous
             },
-            kind: item.kind.to_owned(),
+            defect_type: item.defect_type.to_owned(),
             class: item.class.to_owned(),
             split: item.split,
             mask: item.mask,
@@ -130,7 +130,7 @@ impl Scan {
         list(&self.path(folder))
     }
 
-    /// The images of a folder that holds nothing else; what else there is, is told.
+    /// The images of a folder that holds nothing else; what else there is, is reported.
     pub(crate) fn images_in(&mut self, folder: &str) -> Result<Vec<String>, Error> {
         let listing = self.list(folder)?;
         for name in &listing.folders {
@@ -151,7 +151,7 @@ impl Scan {
         Ok(listing.images)
     }
 
-    /// The folders of a folder that holds nothing else; what else there is, is told.
+    /// The folders of a folder that holds nothing else; what else there is, is reported.
     pub(crate) fn folders_in(&mut self, folder: &str) -> Result<Vec<String>, Error> {
         let listing = self.list(folder)?;
         self.tell_unlabelled(folder, &listing.images);
@@ -159,7 +159,7 @@ impl Scan {
         Ok(listing.folders)
     }
 
-    /// Tells of images that nothing labels.
+    /// Reports images that nothing labels.
     pub(crate) fn tell_unlabelled(&mut self, folder: &str, images: &[String]) {
         for name in images {
             self.find(
@@ -170,7 +170,7 @@ impl Scan {
         }
     }
 
-    /// Tells of files and folders that the layout does not know.
+    /// Reports files and folders that the layout does not know.
     pub(crate) fn tell_unexpected(&mut self, folder: &str, names: &[String]) {
         for name in names {
             self.find(
@@ -181,7 +181,7 @@ impl Scan {
         }
     }
 
-    /// Tells of whatever lies in the root besides the label file and the folder of images.
+    /// Reports whatever lies in the root besides the label file and the folder of images.
     pub(crate) fn tell_all_but(&mut self, known: &[&str]) -> Result<(), Error> {
         let Listing {
             mut folders,
@@ -196,7 +196,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Tells of whatever lies in a folder besides folders of these names.
+    /// Reports whatever lies in a folder besides folders of these names.
     pub(crate) fn tell_strays(&mut self, folder: &str, known: &[&str]) -> Result<(), Error> {
         for name in self.folders_in(folder)? {
             if !known.contains(&name.as_str()) {
@@ -206,7 +206,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Tells of a folder which, where folders are labels, has no known label: an error if it
+    /// Reports a folder which, where folders are labels, has no known label: an error if it
     /// holds images.
     pub(crate) fn tell_stray(&mut self, folder: String, expected: &str) -> Result<(), Error> {
         if holds_images(&self.path(&folder))? {

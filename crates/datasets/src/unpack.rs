@@ -231,7 +231,7 @@ fn json(root: &Path) -> Result<Vec<Picture>, Error> {
         let Digits { data } = serde_json::from_slice(&bytes(&path)?)
             .map_err(|error| damaged(&path, error.to_string()))?;
         if !data.len().is_multiple_of(size) {
-            let reason = format!("{} numbers make no whole images of {size}", data.len());
+            let reason = format!("{} numbers make no complete images of {size}", data.len());
             return Err(damaged(&path, reason));
         }
         let images: Vec<&[f32]> = data.chunks_exact(size).collect();
@@ -262,7 +262,7 @@ fn cifar(root: &Path) -> Result<Vec<Picture>, Error> {
         let path = root.join(name);
         let bytes = bytes(&path)?;
         if !bytes.len().is_multiple_of(CIFAR_RECORD) {
-            let reason = format!("{} bytes make no whole images", bytes.len());
+            let reason = format!("{} bytes make no complete images", bytes.len());
             return Err(damaged(&path, reason));
         }
         for record in bytes.chunks_exact(CIFAR_RECORD) {

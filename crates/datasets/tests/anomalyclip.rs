@@ -294,14 +294,18 @@ fn classes_splits_labels_and_masks() {
         let (id, kind, mask) = case.example;
         let sample = data.samples.iter().find(|sample| sample.id == id).unwrap();
         let mask = mask.map(|mask| MaskSource::File(tree.path(root).join(mask).into()));
-        assert_eq!(sample.kind, kind, "{root}");
+        assert_eq!(sample.defect_type, kind, "{root}");
         assert_eq!(
             sample.mask,
             mask.clone().unwrap_or(MaskSource::Unknown),
             "{root}"
         );
         assert_eq!(data.has_masks, mask.is_some(), "{root}");
-        for normal in data.samples.iter().filter(|sample| sample.kind == GOOD) {
+        for normal in data
+            .samples
+            .iter()
+            .filter(|sample| sample.defect_type == GOOD)
+        {
             let expected = if mask.is_some() {
                 MaskSource::Empty
             } else {

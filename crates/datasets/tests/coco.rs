@@ -59,7 +59,7 @@ fn annotations_become_kinds_and_masks() {
         let found: Vec<_> = data
             .samples
             .iter()
-            .map(|s| (s.id.as_str(), s.kind.as_str()))
+            .map(|s| (s.id.as_str(), s.defect_type.as_str()))
             .collect();
         assert_eq!(
             found,
@@ -139,7 +139,7 @@ fn ids_may_be_text_and_runs_may_be_packed() {
     });
     tree.file("set/coco.json", text.to_string());
     let data = DataSet::open(&tree.data("coco", "set")).unwrap();
-    assert_eq!(data.samples[0].kind, "anomaly");
+    assert_eq!(data.samples[0].defect_type, "anomaly");
     assert_eq!(rows(&data.samples[0]), ["##..#", "###.#", "#.#..", ".#..#"]);
 }
 

@@ -116,13 +116,13 @@ fn splits_and_labels() {
         assert_eq!(found, train, "{layout}");
         let found: Vec<_> = data
             .test(class)
-            .map(|s| (s.id.as_str(), s.kind.as_str()))
+            .map(|s| (s.id.as_str(), s.defect_type.as_str()))
             .collect();
         assert_eq!(found, test, "{layout}");
         for sample in &data.samples {
             assert_eq!(
                 sample.label == Label::Normal,
-                sample.kind == GOOD,
+                sample.defect_type == GOOD,
                 "{}",
                 sample.id
             );
@@ -233,7 +233,7 @@ fn sdd_is_cut_into_thirds() {
     // 11 rows: the cuts are at rows 3 and 7.
     let first: Vec<_> = data.samples[..3]
         .iter()
-        .map(|s| (s.crop, s.kind.as_str()))
+        .map(|s| (s.crop, s.defect_type.as_str()))
         .collect();
     let crop = |y, height| {
         Some(Crop {
@@ -376,7 +376,7 @@ fn plain_folders_go_by_many_names() {
         let anomalous: Vec<_> = data
             .test("cup")
             .filter(|sample| sample.label == Label::Anomalous)
-            .map(|sample| sample.kind.as_str())
+            .map(|sample| sample.defect_type.as_str())
             .collect();
         assert_eq!(anomalous, [bad]);
     }
@@ -434,7 +434,7 @@ fn visa_follows_its_table() {
     );
     let test: Vec<_> = data
         .test("candle")
-        .map(|s| (s.kind.as_str(), s.mask.clone()))
+        .map(|s| (s.defect_type.as_str(), s.mask.clone()))
         .collect();
     let mask = tree.path("visa/candle/Data/Masks/Anomaly/000.png");
     assert_eq!(
@@ -487,7 +487,13 @@ fn aitex_is_cut_into_squares() {
     let squares: Vec<_> = data
         .samples
         .iter()
-        .map(|s| (s.crop.map(|crop| crop.x), s.kind.as_str(), s.mask.clone()))
+        .map(|s| {
+            (
+                s.crop.map(|crop| crop.x),
+                s.defect_type.as_str(),
+                s.mask.clone(),
+            )
+        })
         .collect();
     let mask =
         |name: &str| MaskSource::File(tree.path("aitex/Mask_images/Mask_images").join(name).into());
@@ -524,7 +530,7 @@ fn each_digit_in_turn_is_normal() {
     assert_eq!(data.classes.len(), 10);
     let train: Vec<_> = data.train_normals("3").map(|s| s.id.as_str()).collect();
     assert_eq!(train, ["training/3/1.png@3", "training/3/2.png@3"]);
-    let kinds: Vec<_> = data.test("3").map(|s| s.kind.as_str()).collect();
+    let kinds: Vec<_> = data.test("3").map(|s| s.defect_type.as_str()).collect();
     assert_eq!(kinds, ["0", "1", "2", GOOD, "4", "5", "6", "7", "8", "9"]);
     // The pictures of the fixture are different, so that no one is found twice.
     assert_eq!(check(&tree.data("mnist", "mnist")).unwrap().findings, []);
@@ -537,7 +543,10 @@ fn animals_are_normal_together() {
     let data = DataSet::open(&tree.data("cifar10-multi", "cifar10")).unwrap();
     assert_eq!(data.classes, ["animal"]);
     assert_eq!(data.train_normals("animal").count(), 6);
-    let kinds: Vec<_> = data.test("animal").map(|s| s.kind.as_str()).collect();
+    let kinds: Vec<_> = data
+        .test("animal")
+        .map(|s| s.defect_type.as_str())
+        .collect();
     assert_eq!(
         kinds,
         [

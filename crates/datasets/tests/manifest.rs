@@ -58,7 +58,7 @@ fn the_same_table_in_every_form() {
                     s.id.as_str(),
                     s.class.as_str(),
                     s.split,
-                    s.kind.as_str(),
+                    s.defect_type.as_str(),
                     &s.mask,
                 )
             })

@@ -178,7 +178,7 @@ fn read_as_the_reference_reads() {
             (
                 s.id.as_str(),
                 s.class.as_str(),
-                s.kind.as_str(),
+                s.defect_type.as_str(),
                 s.mask.clone(),
             )
         })

@@ -148,7 +148,7 @@ fn what_is_damaged_is_told_and_leaves_nothing() {
             labels(&[10; 20]),
             "no digit",
         ),
-        ("bin", "test_batch.bin", vec![1; 100], "no whole images"),
+        ("bin", "test_batch.bin", vec![1; 100], "no complete images"),
     ];
     for (folder, file, bytes, expected) in cases {
         let tree = Tree::new();
@@ -183,7 +183,7 @@ fn what_is_damaged_is_told_and_leaves_nothing() {
         .unwrap_err()
         .to_string();
     assert!(
-        message.contains("7.json") && message.contains("no whole images"),
+        message.contains("7.json") && message.contains("no complete images"),
         "{message}"
     );
     tree.folder("empty");

@@ -1,9 +1,9 @@
-//! How long the search for nearest neighbours takes, beside the same with candle's matrix product:
+//! How long the search for nearest neighbours takes, compared with candle's matrix product:
 //!
 //!     cargo run --release -p anomalens-detectors --example search_speed -- QUERIES VECTORS WIDTH RUNS
 //!
 //! (256 16384 384 9 without arguments.) Prints JSON: seconds of each, and how far the similarities
-//! of the narrower formats are off. `benchmarks/search_peers.py` sets it beside NumPy and PyTorch.
+//! of the narrower formats are off. `benchmarks/search_peers.py` compares it with NumPy and PyTorch.
 
 #![allow(clippy::print_stdout)] // It is a program.
 

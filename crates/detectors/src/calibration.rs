@@ -13,7 +13,7 @@ pub struct Calibration {
     pub rule: Rule,
     /// An image is anomalous where its score is at least this.
     pub threshold: f32,
-    /// From score to probability, if labelled images told.
+    /// From score to probability, if there were labelled images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probability: Option<Platt>,
     /// How many normal images it was chosen from.

@@ -58,7 +58,7 @@ pub struct MethodInfo {
     pub last_blocks: bool,
 }
 
-/// A way to tell anomalous from normal images, before it has seen any.
+/// A way to separate anomalous from normal images, before it has seen any.
 pub trait Method: Sync {
     /// Its name and what it needs.
     fn info(&self) -> &'static MethodInfo;
@@ -156,7 +156,7 @@ pub trait Trainer: Sync {
     /// from their test images alone.
     fn trains_on_all(&self) -> bool;
 
-    /// `settings` for data of which only the masks tell normal from anomalous; none if it learns
+    /// `settings` for data of which only the masks separate normal from anomalous; none if it learns
     /// nothing from masks.
     fn mask_settings(&self, _settings: &MethodSettings) -> Option<MethodSettings> {
         None

@@ -48,7 +48,7 @@ pub struct ClassResult {
     /// What could not be computed, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub undefined: Vec<String>,
-    /// Each kind of anomaly and each region by itself, where that was asked for.
+    /// Each defect type and each region by itself, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breakdown: Option<Breakdown>,
     /// The per-region-overlap curve, where `metrics.aupro` is defined.
@@ -159,7 +159,7 @@ impl Metrics {
 pub struct ImageRecord {
     /// The image and its label.
     pub sample: Sample,
-    /// The prediction, or the sentence that tells why there is none.
+    /// The prediction, or the sentence that says why there is none.
     pub prediction: Result<Prediction, String>,
 }
 

@@ -1,9 +1,9 @@
-//! Runs detectors over labelled data sets and tells how good they are.
+//! Runs detectors over labelled data sets and measures how good they are.
 //!
 //! ```text
 //! run.rs           fits and scores candidates on every class of a data set
-//! measure.rs       metrics of a class and of each kind of anomaly
-//! pixels.rs        maps beside masks, at which size
+//! measure.rs       metrics of a class and of each defect type
+//! pixels.rs        maps compared with masks, at which size
 //! evaluation.rs    the result: metrics per class, and what was said of each image
 //! calibration.rs   the threshold of a detector's decisions, and how good these are
 //! published.rs     the papers' figures, each with its source
@@ -31,7 +31,7 @@ pub use evaluation::{
     AUPIMO_COLUMN, ClassResult, Column, Evaluation, IMAGE_COLUMNS, ImageRecord, Metrics,
     PIXEL_COLUMNS, PUBLISHED_COLUMNS,
 };
-pub use measure::{Breakdown, KindResult};
+pub use measure::{Breakdown, DefectTypeResult};
 pub use pixels::{RegionResult, Resolution};
 pub use results::{
     FileStamp, Record, ResultFolder, ResultRecord, ResultsError, is_result_folder, picture_names,

@@ -1,4 +1,4 @@
-//! The metrics of scored images: of a class, and of each kind of anomaly in it.
+//! The metrics of scored images: of a class, and of each defect type in it.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +16,8 @@ pub(crate) type Scored<'a> = (&'a ImageRecord, &'a Prediction);
 /// A class taken apart.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Breakdown {
-    /// Each kind of anomaly beside all normal images.
-    pub kinds: Vec<KindResult>,
+    /// Each defect type compared with all normal images.
+    pub defect_types: Vec<DefectTypeResult>,
     /// The score from which on a pixel counts as found: where the pixels' F1 is highest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pixel_threshold: Option<f32>,
@@ -25,11 +25,11 @@ pub struct Breakdown {
     pub regions: Vec<RegionResult>,
 }
 
-/// One kind of anomaly.
+/// One defect type.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct KindResult {
+pub struct DefectTypeResult {
     /// What the anomaly is called.
-    pub kind: String,
+    pub defect_type: String,
     /// Its images that were scored.
     pub images: usize,
     /// Metrics over these and the normal images.
@@ -139,44 +139,45 @@ impl Measured {
 }
 
 impl Breakdown {
-    /// The mean part of the regions of `kind` that was found, and how many there are.
-    pub fn overlap(&self, kind: &str) -> Option<(f64, usize)> {
-        let of_kind = self.regions.iter().filter(|region| region.kind == kind);
-        let shares: Vec<f64> = of_kind
+    /// The mean part of the regions of `defect_type` that was found, and how many there are.
+    pub fn overlap(&self, defect_type: &str) -> Option<(f64, usize)> {
+        let regions = self.regions.iter();
+        let of_type = regions.filter(|region| region.defect_type == defect_type);
+        let shares: Vec<f64> = of_type
             .map(|region| region.found as f64 / region.area as f64)
             .collect();
         let count = shares.len();
         (count > 0).then(|| (shares.iter().sum::<f64>() / count as f64, count))
     }
 
-    /// Takes the class apart whose metrics are `whole`.
+    /// Takes the class apart whose metrics are `all`.
     fn of(
         scored: &[Scored<'_>],
         has_masks: bool,
         options: &RunOptions,
-        whole: &Measured,
+        all: &Measured,
     ) -> Result<Self, EvaluationError> {
-        let kind_of = |(record, _): &Scored<'_>| match record.is_anomalous() {
-            true => Some(record.sample.kind.clone()),
+        let type_of = |(record, _): &Scored<'_>| match record.is_anomalous() {
+            true => Some(record.sample.defect_type.clone()),
             false => None,
         };
-        let kinds: BTreeSet<String> = scored.iter().filter_map(kind_of).collect();
-        let kinds = kinds.into_iter().map(|kind| {
-            let beside: Vec<Scored<'_>> = scored
+        let types: BTreeSet<String> = scored.iter().filter_map(type_of).collect();
+        let types = types.into_iter().map(|defect_type| {
+            let compared: Vec<Scored<'_>> = scored
                 .iter()
-                .filter(|image| kind_of(image).is_none_or(|other| other == kind))
+                .filter(|image| type_of(image).is_none_or(|other| other == defect_type))
                 .copied()
                 .collect();
-            Ok(KindResult {
-                images: beside.iter().filter(|(r, _)| r.is_anomalous()).count(),
-                metrics: Measured::of(&beside, has_masks, options)?.metrics,
-                kind,
+            Ok(DefectTypeResult {
+                images: compared.iter().filter(|(r, _)| r.is_anomalous()).count(),
+                metrics: Measured::of(&compared, has_masks, options)?.metrics,
+                defect_type,
             })
         });
         Ok(Self {
-            kinds: kinds.collect::<Result<_, EvaluationError>>()?,
-            pixel_threshold: whole.pixel_threshold,
-            regions: match whole.pixel_threshold {
+            defect_types: types.collect::<Result<_, EvaluationError>>()?,
+            pixel_threshold: all.pixel_threshold,
+            regions: match all.pixel_threshold {
                 Some(threshold) => Pixels::new(scored, options).regions(threshold)?,
                 None => vec![],
             },

@@ -1,4 +1,5 @@
-//! Anomaly maps beside their masks, at a chosen size: pixel metrics, and the regions that are found.
+//! Anomaly maps compared with their masks, at a chosen size: pixel metrics, and the regions that are
+//! found.
 
 use std::fmt;
 use std::str::FromStr;
@@ -63,7 +64,7 @@ pub struct RegionResult {
     /// The image's id.
     pub image: String,
     /// What the anomaly is called.
-    pub kind: String,
+    pub defect_type: String,
     /// Pixels of the region, at the size of the evaluation.
     pub area: usize,
     /// Those that were found.
@@ -119,7 +120,7 @@ impl<'a> Pixels<'a> {
             let overlaps = region_overlaps(&self.map(index)?, threshold)?;
             let regions = overlaps.into_iter().map(|overlap| RegionResult {
                 image: sample.id.clone(),
-                kind: sample.kind.clone(),
+                defect_type: sample.defect_type.clone(),
                 area: overlap.area,
                 found: overlap.found,
             });

@@ -48,7 +48,7 @@ pub struct RunOptions {
     pub whole: bool,
     /// Whether AUPIMO is computed too.
     pub aupimo: bool,
-    /// Whether each kind of anomaly and each region is measured by itself too.
+    /// Whether each defect type and each region is measured by itself too.
     pub breakdown: bool,
     /// The part of the test images that is scored, if not all are.
     pub only: Option<Fold>,
@@ -71,7 +71,7 @@ impl RunOptions {
 }
 
 /// Evaluates all `candidates` on the test images of `data`; those that want the same input share
-/// one pass through the network. `progress` is told after each image how many there are in all;
+/// one pass through the network. `progress` gets the number of images after each one;
 /// if it breaks off, the evaluation ends: without a result, or, with [`RunOptions::partial`], with that
 /// of the images that were scored.
 ///

@@ -1,4 +1,4 @@
-//! The speed of every kernel of this machine on the shapes of the networks, beside the most that
+//! The speed of every kernel of this machine on the shapes of the networks, compared with the most that
 //! the machine's arithmetic can do in a loop on registers.
 //!
 //!     cargo run --release -p anomalens-kernels --example speed [THREADS [FILTER]]

@@ -37,7 +37,7 @@ impl Packed {
         }
     }
 
-    /// The panels that `reader` comes to.
+    /// The panels that `reader` gives.
     pub(crate) fn read(
         reader: &mut Reader,
         columns: usize,

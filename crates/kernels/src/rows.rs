@@ -81,7 +81,7 @@ impl Rows {
             }
     }
 
-    /// Makes room for `count` rows of `width` numbers without factors, and tells where it is.
+    /// Makes room for `count` rows of `width` numbers without factors, and returns where it is.
     pub(crate) fn target(&mut self, count: usize, width: usize, format: Format) -> Target {
         self.reserve(count, width, format);
         self.factors.fill(1.0);

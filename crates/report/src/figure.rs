@@ -209,7 +209,7 @@ impl Picture {
 pub(super) fn label(sample: &Sample) -> String {
     match sample.label {
         Label::Normal => "normal".to_owned(),
-        Label::Anomalous => format!("anomalous: {}", sample.kind),
+        Label::Anomalous => format!("anomalous: {}", sample.defect_type),
     }
 }
 

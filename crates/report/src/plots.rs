@@ -1,5 +1,5 @@
 //! Axes of plots, and the histogram of a class's scores as inline SVG. Normal images are drawn
-//! upwards and anomalous ones downwards, so that colour is not needed to tell them apart.
+//! upwards and anomalous ones downwards, so that colour is not needed to distinguish them.
 
 use anomalens_metrics::{Confusion, F1Max, f1_max};
 use askama::Template;
@@ -104,7 +104,7 @@ const LEAST_SIDE: f64 = 0.2;
 pub(super) struct HistogramPlot {
     /// Of what the scores are.
     name: String,
-    /// Whether normal and anomalous images are told apart.
+    /// Whether normal and anomalous images are distinguished.
     labelled: bool,
     /// Where the upward and the downward axis meet.
     middle: String,

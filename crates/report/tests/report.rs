@@ -65,7 +65,7 @@ impl Folder {
                 image: path,
                 crop: None,
                 label,
-                kind: if label == Label::Normal {
+                defect_type: if label == Label::Normal {
                     GOOD
                 } else {
                     "crack"
@@ -286,7 +286,7 @@ fn text_from_outside_is_escaped() {
     class.images[0].prediction = Err(EVIL.to_owned());
     for record in &mut class.images {
         record.sample.id = EVIL.to_owned();
-        record.sample.kind = EVIL.to_owned();
+        record.sample.defect_type = EVIL.to_owned();
     }
     class.images[3].sample.image = folder.path("<script>gone.png");
     let other = folder.class("b", &MIXED);

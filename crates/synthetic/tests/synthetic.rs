@@ -244,7 +244,11 @@ fn textures_are_written_as_a_data_set() {
     assert_eq!(count(Split::Train, Label::Normal), 12);
     assert_eq!(count(Split::Test, Label::Normal), 12);
     assert_eq!(count(Split::Test, Label::Anomalous), 12);
-    let kinds: BTreeSet<&str> = data.samples.iter().map(|s| s.kind.as_str()).collect();
+    let kinds: BTreeSet<&str> = data
+        .samples
+        .iter()
+        .map(|s| s.defect_type.as_str())
+        .collect();
     assert_eq!(kinds.len(), 1 + Defect::ALL.len());
     for sample in &data.samples {
         let limits = Limits::default();

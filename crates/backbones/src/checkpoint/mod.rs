@@ -41,7 +41,7 @@ pub struct Checkpoint {
     tensors: HashMap<String, Source>,
 }
 
-/// Bytes by which formats are told apart.
+/// Bytes that distinguish formats.
 const LONGEST_START: usize = 16;
 
 /// What kind of file a checkpoint came from.
@@ -90,7 +90,7 @@ impl Source {
 }
 
 impl Checkpoint {
-    /// Opens a weight file; its format is told by its first bytes, not by its name.
+    /// Opens a weight file; its format follows from its first bytes, not from its name.
     ///
     /// It stays open, and tensors are read from it when they are asked for.
     ///

@@ -1,5 +1,5 @@
 //! Random (seeded) weights that follow from a seed and their names alone, so that the goldens of large
-//! networks need not contain any. The rule stands in `tests/goldens/README.md`.
+//! networks need not contain any. `tests/goldens/README.md` has the rule.
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;

@@ -12,7 +12,7 @@ const WIDE_HEADS: (usize, usize, usize) = (1280, 32, 80);
 /// More tokens than any text encoder takes; attention needs memory for their square.
 const LONGEST_CONTEXT: usize = 4096;
 
-/// What the shapes of the vision tower's weights tell.
+/// What the shapes of the vision tower's weights say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VisionConfig {
     /// Length of a token.
@@ -29,7 +29,7 @@ pub struct VisionConfig {
     pub embedding: usize,
 }
 
-/// What the shapes of the text tower's weights tell.
+/// What the shapes of the text tower's weights say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextConfig {
     /// Length of a token.
@@ -50,7 +50,7 @@ impl VisionConfig {
     /// Reads the configuration from the shapes in `tensors`.
     ///
     /// # Errors
-    /// [`BackboneError::MissingTensor`] if a tensor that tells a size is not there,
+    /// [`BackboneError::MissingTensor`] if a tensor that gives a size is not there,
     /// [`BackboneError::Config`] if the sizes contradict each other.
     pub fn of(tensors: &ClipTensors) -> Result<Self, BackboneError> {
         let [width, patch] = match shape(tensors, "visual.conv1.weight")?[..] {

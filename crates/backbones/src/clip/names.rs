@@ -113,7 +113,7 @@ impl<'a> ClipTensors<'a> {
         self.checkpoint
     }
 
-    /// The activation of all blocks, and how it is known. Weights do not tell it: `config.json`
+    /// The activation of all blocks, and how it is known. Weights do not say it: `config.json`
     /// (Hugging Face) or `open_clip_config.json` beside the file does.
     ///
     /// Without one, OpenAI's own files and state dicts of the sizes that OpenAI published count as

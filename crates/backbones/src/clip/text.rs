@@ -62,7 +62,7 @@ impl ClipText {
         })
     }
 
-    /// What the shapes of the weights tell.
+    /// What the shapes of the weights say.
     pub fn config(&self) -> &TextConfig {
         &self.config
     }

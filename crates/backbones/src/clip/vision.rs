@@ -26,7 +26,7 @@ pub struct ClipVision {
 
 impl ClipVision {
     /// Builds the encoder from its weights; the text tower's are not touched. `activation` is
-    /// needed where the file does not tell it or is wrong.
+    /// needed where the file does not say it or is wrong.
     ///
     /// # Errors
     /// [`BackboneError`] that names the tensor which is missing or has another shape than the
@@ -75,7 +75,7 @@ impl ClipVision {
         self.activation
     }
 
-    /// What the shapes of the weights tell.
+    /// What the shapes of the weights say.
     pub fn config(&self) -> &VisionConfig {
         &self.config
     }

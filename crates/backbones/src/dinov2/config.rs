@@ -15,7 +15,7 @@ pub enum FeedForwardKind {
     SwiGlu(usize),
 }
 
-/// What the shapes of a DINOv2 checkpoint tell.
+/// What the shapes of a DINOv2 checkpoint say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Length of a token.
@@ -36,7 +36,7 @@ impl Config {
     /// Reads the configuration from the shapes in `checkpoint`.
     ///
     /// # Errors
-    /// [`BackboneError::MissingTensor`] if a tensor that tells a size is not there,
+    /// [`BackboneError::MissingTensor`] if a tensor that gives a size is not there,
     /// [`BackboneError::Config`] if the sizes contradict each other.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, BackboneError> {
         let shape = |name: &str| {

@@ -75,7 +75,7 @@ impl DinoV2 {
         &self.network
     }
 
-    /// What the shapes of the weights tell.
+    /// What the shapes of the weights say.
     pub fn config(&self) -> &Config {
         &self.config
     }

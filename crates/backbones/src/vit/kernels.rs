@@ -10,7 +10,7 @@ use super::parts::{FeedForward, Layer, Shape, Weights};
 use super::{Activation, calibration_images, position};
 use crate::BackboneError;
 
-/// What the weights do not tell the kernels.
+/// What the weights do not say to the kernels.
 pub(super) fn config(shape: &Shape) -> VitConfig {
     VitConfig {
         heads: shape.heads,

@@ -44,7 +44,7 @@ const ALIGNMENT: usize = 64;
 /// Bytes that are hashed at a time.
 const CHUNK: usize = 4 << 20;
 
-/// What a file tells about its weights.
+/// What a file says about its weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Header {
     shape: Shape,
@@ -77,7 +77,7 @@ pub struct PackedNetwork {
 /// start on a cache line.
 ///
 /// # Errors
-/// [`BackboneError::Packed`] tells what is wrong: damaged, of another version, no packed weights;
+/// [`BackboneError::Packed`] says what is wrong: damaged, of another version, no packed weights;
 /// [`BackboneError::Engine`] if `ANOMALENS_CPU` names what is not there.
 pub fn open_packed(bytes: SharedBytes) -> Result<PackedNetwork, BackboneError> {
     let (network, header) = open(&bytes, Engine::from_env()?).map_err(BackboneError::Packed)?;
@@ -106,7 +106,7 @@ impl PackedCopy {
             .join(format!("{}-{format}-v{version}.packed", &hash[..16]))
     }
 
-    /// The network, if its copy is there and whole.
+    /// The network, if its copy is there and undamaged.
     pub(super) fn open(
         &self,
         shape: &Shape,
@@ -146,7 +146,7 @@ impl PackedCopy {
 }
 
 impl VisionTransformer {
-    /// Writes the packed network; the file appears whole or not at all.
+    /// Writes the packed network; the file appears complete or not at all.
     pub(crate) fn save(
         &self,
         precision: Precision,

@@ -1,4 +1,4 @@
-//! A vision transformer as its weight file tells it: sizes, and tensors part by part, so that no
+//! A vision transformer as its weight file describes it: sizes, and tensors part by part, so that no
 //! more of a large file is in memory than the part at work.
 
 use candle_core::Tensor;

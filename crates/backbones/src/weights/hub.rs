@@ -196,7 +196,7 @@ impl Hub {
         );
         for other in fs::read_dir(work).map_err(SourceError::io(work))?.flatten() {
             let other_name = other.file_name().to_string_lossy().into_owned();
-            // Without an etag nothing tells whether the part is of this version.
+            // Without an etag nothing says whether the part is of this version.
             if other_name.starts_with(&prefix) && (other_name != name || version.is_none()) {
                 fs::remove_file(other.path()).map_err(SourceError::io(other.path()))?;
             }
@@ -240,7 +240,7 @@ impl Hub {
             reason,
             transient: true,
         };
-        // One byte more than declared tells an answer that is too long.
+        // One byte more than declared shows that an answer is too long.
         let most = remote
             .bytes
             .map_or(u64::MAX, |total| total.saturating_sub(done) + 1);

@@ -19,7 +19,7 @@ pub(super) struct VerifiedStamp {
     pub(super) stamp: Stamp,
 }
 
-/// The cheap look at a file or folder that tells whether it changed.
+/// The cheap look at a file or folder that shows whether it changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     files: u64,

@@ -164,7 +164,7 @@ fn write(packed: impl Read, target: &Path, left: u64, limit: u64) -> Result<u64,
         fs::create_dir_all(folder).map_err(SourceError::io(folder))?;
     }
     let mut file = File::create(target).map_err(SourceError::io(target))?;
-    // One byte more than allowed tells a file that is too long.
+    // One byte more than allowed shows that a file is too long.
     let written = io::copy(&mut packed.take(left.saturating_add(1)), &mut file)
         .map_err(SourceError::io(target))?;
     if written > left {

@@ -26,7 +26,7 @@ use crate::{End, backbone, command_line, print_json, print_line, settings};
     anomalens bench ablation --train magnetic-tile:DIR --test sdd:DIR -o ablation\n  \
     anomalens bench ablation --root DATA --weights ViT-L-14-336px.pt -o ablation\n\n\
     The folder gets results.jsonl, a line as soon as a variant is measured, and ablation.md. A run \
-    that was interrupted goes on when the same command is given again.")]
+    that was interrupted resumes when the same command is given again.")]
 pub(super) struct Args {
     /// The method
     #[arg(long, value_name = "METHOD", default_value = "anomalyclip")]
@@ -153,7 +153,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<()> {
     let opened = plan.test.iter().map(Reference::open);
     let opened = opened.collect::<Result<Vec<DataSet>>>()?;
     let layouts: Vec<&str> = opened.iter().map(|data| data.layout.name).collect();
-    // Told apart by their paths only where the layout does not do it.
+    // Distinguished by their paths only where the layout does not do it.
     let name = |(layout, data): (&&str, &Reference)| match layouts
         .iter()
         .filter(|other| *other == layout)
@@ -231,7 +231,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<()> {
             }
         })
         .map_err(super::with_advice)?;
-    let records = records.context("interrupted; the same command goes on from there")?;
+    let records = records.context("interrupted; the same command resumes there")?;
     let tables: Vec<String> = tables(&records).iter().map(Table::markdown).collect();
     let tables = tables.join("\n");
     let text = format!(

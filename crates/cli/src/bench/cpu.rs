@@ -1,4 +1,4 @@
-//! What the processor's arithmetic gives: the kernels beside loops on registers alone.
+//! What the processor's arithmetic gives: the kernels compared with loops on registers alone.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
 //! `anomalens bench`: how good methods and their variants are, and how fast this machine is with
-//! them. A time alone says little: the scripts in `benchmarks/` set these beside what else one would
+//! them. A time alone says little: the scripts in `benchmarks/` compare these with what else one would
 //! run.
 
 mod ablation;
@@ -32,7 +32,7 @@ use super::{End, backbone, print_json, print_line, settings};
 pub(super) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Show the suites: data sets that are measured together; `anomalens bench SUITE --help` tells how
+    /// Show the suites: data sets that are measured together; `anomalens bench SUITE --help` says how
     #[arg(long)]
     list: bool,
     /// Print them as JSON
@@ -59,7 +59,7 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         batch: usize,
     },
-    /// The processor's arithmetic in each precision, beside the most that it can do
+    /// The processor's arithmetic in each precision, compared with the most that it can do
     Cpu {
         /// Print as JSON
         #[arg(long)]
@@ -235,7 +235,7 @@ fn rounded(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }
 
-/// The most memory that this process has had resident, in MB; only Linux tells.
+/// The most memory that this process has had resident, in MB; only Linux reports it.
 fn peak_memory() -> Result<Option<u64>> {
     if !cfg!(target_os = "linux") {
         return Ok(None);

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{Common, median, medians, peak_memory, rounded};
 use crate::{images, settings};
 
-/// The whole pipeline with `method` over the images in `paths`, and its stages one by one.
+/// The pipeline with `method` over the images in `paths`, and its stages one by one.
 pub(super) fn measure(
     common: &Common,
     method: &str,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::Args;
 use crate::fit;
 
-/// The detector for images of `class`, where it must be told.
+/// The detector for images of `class`, where it must be given.
 fn of_class(detector: Box<dyn Detector>, class: Option<&str>) -> Result<Box<dyn Detector>> {
     let Some(class) = class else {
         return match detector.classes() {

@@ -129,7 +129,7 @@ impl<'a> Writer<'a> {
                 .with_context(|| format!("cannot write {}", path.display()))?;
             record.map = Some(file);
         }
-        // Last: what is read above is the file that this tells.
+        // Last: what is read above is the file that this describes.
         match image
             .stamp
             .clone()

@@ -89,7 +89,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
                         image: strip.image.clone(),
                         crop: Some(crop),
                         class: CLASS,
-                        kind: strip.defect.as_ref().map_or(GOOD, |(kind, _)| kind),
+                        defect_type: strip.defect.as_ref().map_or(GOOD, |(kind, _)| kind),
                         split: Split::Test,
                         mask,
                     });

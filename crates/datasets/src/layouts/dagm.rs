@@ -91,7 +91,7 @@ fn scan_split(scan: &mut Scan, class: &str, folder: &str, split: Split) -> Resul
             image: below(folder, image),
             crop: None,
             class,
-            kind,
+            defect_type: kind,
             split,
             mask,
         });

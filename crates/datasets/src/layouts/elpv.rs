@@ -69,7 +69,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
                 image: row.image.to_owned(),
                 crop: None,
                 class: "solar cell",
-                kind,
+                defect_type: kind,
                 split: Split::Test,
                 mask: MaskSource::Unknown,
             });

@@ -147,7 +147,7 @@ pub(super) fn scan_class(scan: &mut Scan, base: &str, class: &str) -> Result<(),
                     image: below(&folder, &image),
                     crop: None,
                     class,
-                    kind: GOOD,
+                    defect_type: GOOD,
                     split: Split::Train,
                     mask: if truth.is_some() {
                         MaskSource::Empty
@@ -233,7 +233,7 @@ fn scan_kinds(
                 image: below(&folder, image),
                 crop: None,
                 class,
-                kind: if normal { GOOD } else { name },
+                defect_type: if normal { GOOD } else { name },
                 split: Split::Test,
                 mask,
             });

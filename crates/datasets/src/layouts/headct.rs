@@ -93,7 +93,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
                 image,
                 crop: None,
                 class: CLASS,
-                kind,
+                defect_type: kind,
                 split: Split::Test,
                 mask: MaskSource::Unknown,
             });
@@ -113,7 +113,7 @@ fn scan_folders(scan: &mut Scan) -> Result<(), Error> {
     scan_class(scan, CLASS, CLASS)?;
     let anomalous = |sample: &&mut Sample| sample.label == Label::Anomalous;
     for sample in scan.samples.iter_mut().filter(anomalous) {
-        KIND.clone_into(&mut sample.kind);
+        KIND.clone_into(&mut sample.defect_type);
     }
     Ok(())
 }

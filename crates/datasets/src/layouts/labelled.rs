@@ -146,7 +146,7 @@ impl Images {
                 image: image.clone(),
                 crop: None,
                 class,
-                kind: if is_normal { GOOD } else { kind },
+                defect_type: if is_normal { GOOD } else { kind },
                 split: *split,
                 mask: MaskSource::Unknown,
             });

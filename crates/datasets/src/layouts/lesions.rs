@@ -189,7 +189,7 @@ const ABOUT_TN3K: About = About {
     published_in: "the owners' repository",
 };
 
-/// What tells one set from another.
+/// What distinguishes one set from another.
 struct Set {
     class: &'static str,
     kind: &'static str,
@@ -251,7 +251,7 @@ impl Set {
                 image: below(folder, image),
                 crop: None,
                 class: self.class,
-                kind,
+                defect_type: kind,
                 split: Split::Test,
                 mask,
             });

@@ -18,7 +18,7 @@ pub(super) struct Listed {
 
 impl Listed {
     /// Takes an image that is listed at `at`, by the path that stands there. An image may belong to
-    /// several classes: its ids are told apart.
+    /// several classes: its ids are kept apart.
     pub(super) fn add(&mut self, scan: &mut Scan, at: &str, mut item: Item<'_>) {
         item.image = scan.as_there(&item.image);
         if !scan.path(&item.image).is_file() {
@@ -43,7 +43,7 @@ impl Listed {
     }
 }
 
-/// Tells of a file that is listed at `at` and is not there.
+/// Reports a file that is listed at `at` and is not there.
 pub(super) fn tell_missing(scan: &mut Scan, path: &str, at: &str) {
     let drive = matches!(path.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());
     let advice = if drive || Path::new(path).is_absolute() {

@@ -98,7 +98,7 @@ fn scan_kind(scan: &mut Scan, folder: &str, kind: &str) -> Result<(), Error> {
             image: below(folder, image),
             crop: None,
             class: "magnetic tile",
-            kind,
+            defect_type: kind,
             split: Split::Test,
             mask,
         });

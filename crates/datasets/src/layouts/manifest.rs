@@ -96,7 +96,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
             image: path.to_owned(),
             crop: None,
             class,
-            kind: match (normal, kind) {
+            defect_type: match (normal, kind) {
                 (true, _) => GOOD,
                 (false, "" | GOOD) => UNNAMED_KIND,
                 (false, kind) => kind,
@@ -164,7 +164,7 @@ fn column(name: &str) -> Option<usize> {
     COLUMNS.iter().position(|column| *column == name)
 }
 
-/// What to tell of a column that is not known.
+/// What to report of a column that is not known.
 fn unused(name: &str) -> String {
     let meant = nearest(name, COLUMNS).map(|meant| format!(" (is {meant} meant?)"));
     format!(
@@ -219,7 +219,7 @@ fn csv_rows(text: &str, tell: &mut Tell<'_>) -> Vec<Row> {
     rows
 }
 
-/// Where in a line each of [`COLUMNS`] stands; `None` if that cannot be told.
+/// Where in a line each of [`COLUMNS`] stands; `None` if that is not known.
 fn read_header(
     header: &StringRecord,
     tell: &mut Tell<'_>,

@@ -62,7 +62,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
             image: place.entry.img_path.clone(),
             crop: None,
             class: place.class,
-            kind: kind(&place.entry),
+            defect_type: kind(&place.entry),
             split: place.split,
             mask,
         };
@@ -72,10 +72,10 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
     Ok(())
 }
 
-/// What stands in a `meta.json`: its two parts, if it is one.
+/// What is in a `meta.json`: its two parts, if it is one.
 pub(crate) type Parts = Map<String, Value>;
 
-/// All entries that can be understood; what is wrong with the others is told with its place.
+/// All entries that can be understood; what is wrong with the others is reported with its place.
 pub(crate) fn places<'a>(parts: &'a Parts, tell: &mut dyn FnMut(String, String)) -> Vec<Place<'a>> {
     let mut places = Vec::new();
     for (part, classes) in parts {
@@ -138,7 +138,7 @@ fn kind(entry: &Entry) -> &str {
     }
 }
 
-/// The mask of an entry; `None` if it is missing, which is told.
+/// The mask of an entry; `None` if it is missing, which is reported.
 fn mask(scan: &mut Scan, Place { at, entry, .. }: &Place<'_>, masked: bool) -> Option<MaskSource> {
     let path = scan.path(&scan.as_there(&entry.mask_path));
     match (masked, entry.anomaly) {

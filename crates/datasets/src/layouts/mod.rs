@@ -231,7 +231,7 @@ fn scan_images(scan: &mut Scan, folder: &str, class: &str, kind: &str) -> Result
             image: below(folder, &image),
             crop: None,
             class,
-            kind,
+            defect_type: kind,
             split: Split::Test,
             mask: MaskSource::Unknown,
         });

@@ -84,7 +84,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
                         image: pair.image.clone(),
                         crop: Some(third.crop),
                         class: CLASS,
-                        kind,
+                        defect_type: kind,
                         split: Split::Test,
                         mask,
                     });

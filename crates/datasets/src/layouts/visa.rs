@@ -121,7 +121,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
             image: row.image,
             crop: None,
             class: &row.object,
-            kind,
+            defect_type: kind,
             split,
             mask,
         });

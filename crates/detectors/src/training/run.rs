@@ -32,8 +32,8 @@ pub struct TrainOptions {
     /// Where features on disk are kept for other runs too; else they are in `folder` and removed
     /// when the run is done.
     pub features: Option<PathBuf>,
-    /// What tells the backbone from others, to which checkpoints and kept features are bound: the
-    /// SHA-256 of its weights, its precision.
+    /// What distinguishes the backbone from others, to which checkpoints and kept features are
+    /// bound: the SHA-256 of its weights, its precision.
     pub backbone: String,
     /// How images are read.
     pub stream: StreamOptions,

@@ -44,7 +44,7 @@ impl TrainingSample {
     }
 }
 
-/// Tells lists of samples apart that differ in anything: order, images, labels, masks.
+/// Distinguishes lists of samples that differ in anything: order, images, labels, masks.
 pub(crate) fn fingerprint(samples: &[TrainingSample]) -> ContentHash {
     ContentHash::of_bytes(format!("{samples:?}").as_bytes())
 }

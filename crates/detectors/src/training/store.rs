@@ -83,7 +83,7 @@ enum Place {
 
 impl<'a> FeatureStore<'a> {
     /// Encodes the images of `plan` and keeps the result as `options` say; what an earlier run
-    /// left on disk is not encoded again. `progress` is told how many are done. Returns how long
+    /// left on disk is not encoded again. `progress` gets how many are done. Returns how long
     /// all would take, too; none if `progress` breaks off.
     pub(crate) fn fill(
         plan: &'a Run<'a>,

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! `folder.rs` keeps any kind of [`Record`]; `record.rs` is what `detect` keeps of an image;
-//! `stamp.rs` tells whether a file is still the one that was scored. `docs/results.md` has every key.
+//! `stamp.rs` checks whether a file is still the one that was scored. `docs/results.md` has every key.
 
 mod folder;
 mod names;

@@ -32,7 +32,7 @@ pub struct ResultRecord {
     /// The probability that it is, where the detector was calibrated with labelled images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probability: Option<f64>,
-    /// Parts of the image that look unlike anything normal, the most anomalous first.
+    /// Parts of the image that look different from anything normal, the most anomalous first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<AnomalousArea>,
     /// The part of the image that the network saw, if not all of it: x, y, width, height.

@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 use anomalens_base::ContentHash;
 use serde::{Deserialize, Serialize};
 
-/// What tells a file from one that took its place under the same name.
+/// What distinguishes a file from one that took its place under the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStamp {
     /// Size in bytes.
@@ -112,7 +112,7 @@ mod tests {
             .set_modified(modified + std::time::Duration::from_secs(9))
             .unwrap();
         assert_eq!(is_still("touched"), (true, "touched".to_owned()));
-        // The same size and modification, another content: only the entry's change tells.
+        // The same size and modification, another content: only the entry's change shows it.
         fs::write(&path, "other").unwrap();
         touch().set_modified(modified).unwrap();
         assert_eq!(is_still("replaced"), (false, "replaced".to_owned()));

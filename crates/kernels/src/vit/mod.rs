@@ -28,7 +28,7 @@ use weights::{Block, Packer};
 pub use weights::{BlockWeights, HeadWeights, LinearWeights, NormWeights, StemWeights};
 use work::{Plan, Workspace};
 
-/// What the weights do not tell.
+/// What the weights do not say.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VitConfig {
     /// Attention heads.

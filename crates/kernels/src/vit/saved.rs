@@ -12,7 +12,7 @@ use crate::product::{Epilogue, PANEL};
 use crate::rows::LayerNorm;
 use crate::saved::{Reader, SavedError, SharedBytes, Writer};
 
-/// What saved weights do not tell about themselves.
+/// What saved weights do not say about themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VitSizes {
     /// Length of a token.
@@ -68,7 +68,7 @@ impl Vit {
     /// are, others are converted.
     ///
     /// # Errors
-    /// [`SavedError`] tells what does not fit.
+    /// [`SavedError`] says what does not fit.
     pub fn read(
         engine: Engine,
         precision: Precision,

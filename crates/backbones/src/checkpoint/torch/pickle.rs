@@ -45,7 +45,7 @@ pub(super) struct Pickle<'a> {
 }
 
 impl<'a> Pickle<'a> {
-    /// Reads a pickle; `expected` tells which names (module, name) may occur in it.
+    /// Reads a pickle; `expected` says which names (module, name) may occur in it.
     ///
     /// Says what is wrong with a pickle that is damaged or uses what no state dict needs.
     pub(super) fn read(bytes: &'a [u8], expected: fn(&str, &str) -> bool) -> Result<Self, String> {

@@ -1,4 +1,4 @@
-//! The data sets of a suite: which are here, and what is told of the others.
+//! The data sets of a suite: which are here, and what is reported of the others.
 
 use std::path::Path;
 

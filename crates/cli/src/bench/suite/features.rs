@@ -49,7 +49,7 @@ pub(super) fn encoder(
     )))
 }
 
-/// Tells how much the features take, and what they saved.
+/// Prints how much the features take, and what they saved.
 pub(super) fn tell_usage(cache: &FeatureCache) {
     let usage = cache.usage();
     print_note(format!(

@@ -1,7 +1,8 @@
-//! `anomalens bench SUITE`: methods over the data sets of a paper, ours beside the published figures.
+//! `anomalens bench SUITE`: methods over the data sets of a paper, ours compared with the published
+//! figures.
 //!
 //! ```text
-//! data.rs      the data sets that are here, and what is told of the others
+//! data.rs      the data sets that are here, and what is reported of the others
 //! features.rs  where features are kept
 //! shown.rs     what is shown meanwhile
 //! ```
@@ -33,7 +34,7 @@ pub(super) use data::{absent, below};
 use features::{encoder, feature_cache, tell_usage};
 use shown::BenchShown;
 
-/// Methods over the data sets of a paper, ours beside the published figures
+/// Methods over the data sets of a paper, ours compared with the published figures
 #[derive(Debug, Parser)]
 #[command(
     bin_name = "anomalens bench",
@@ -43,7 +44,7 @@ use shown::BenchShown;
     anomalens bench anomalyclip-industrial --root DATA --weights ViT-L-14-336px.pt -o industrial\n  \
     anomalens bench local --data folder:bolts --method inctrl --shots 4 -o bolts\n\n\
     The folder gets results.jsonl, a line for each method, class, number of shots and seed as soon as \
-    it is measured, and tables.md, tables.csv and tables.html. A run that was interrupted goes on \
+    it is measured, and tables.md, tables.csv and tables.html. A run that was interrupted resumes \
     when the same command is given again; what is measured already is not measured again.\n\n\
     `--set METHOD.NAME=VALUE` is a setting of one method, without METHOD it is one of all."
 )]
@@ -194,9 +195,7 @@ fn measure(args: &Args) -> Result<End> {
     }
     let end = report(args, &backbone, notes, &result)?;
     if result.stopped {
-        bail!(
-            "interrupted; the tables hold what is there, and the same command goes on from there"
-        );
+        bail!("interrupted; the tables hold what is there, and the same command resumes there");
     }
     Ok(end)
 }

@@ -1,4 +1,4 @@
-//! What stands in a COCO file, as far as it is of use here. What may be of several kinds is read by
+//! What is in a COCO file, as far as it is of use here. What may be of several kinds is read by
 //! visitors: serde's untagged enums copy everything into a tree first, sixteen times its size.
 
 use std::fmt;

@@ -27,7 +27,7 @@ use crate::text::read_json;
 use file::{Annotation, File, Id, Image};
 use shape::Drawn;
 
-/// A folder that may hold the file, beside those of the images.
+/// A folder that may hold the file, apart from those of the images.
 const ANNOTATIONS: &str = "annotations";
 /// A folder that may hold the images.
 const IMAGES: &str = "images";
@@ -110,7 +110,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
     for (index, (image, place)) in file.images.iter().zip(&places).enumerate() {
         let (kind, mask) = match marks.get(&index) {
             None => (GOOD.to_owned(), MaskSource::Empty),
-            // Its size makes no sense, which is told.
+            // Its size makes no sense, which is reported.
             Some(None) => continue,
             Some(Some(Marks { kinds, mask })) => {
                 let kinds: Vec<&str> = kinds.iter().copied().collect();
@@ -121,7 +121,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
             image: place.clone(),
             crop: None,
             class: &class,
-            kind: &kind,
+            defect_type: &kind,
             split: Split::Test,
             mask,
         };
@@ -131,7 +131,7 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
     tell_others(scan, &places)
 }
 
-/// Where each id stands; those that are there twice are told.
+/// Where each id stands; those that are there twice are reported.
 fn index<'a>(
     scan: &mut Scan,
     what: &str,
@@ -160,7 +160,7 @@ struct Mark<'a> {
     annotation: &'a Annotation,
 }
 
-/// The marks of each image that has some, none if they cannot be drawn, which is told.
+/// The marks of each image that has some, none if they cannot be drawn, which is reported.
 fn marks<'a>(
     scan: &mut Scan,
     file: &'a File,
@@ -171,7 +171,7 @@ fn marks<'a>(
     for (image, marks) in by_image(scan, file, images) {
         let place = &places[image];
         if !scan.path(place).is_file() {
-            continue; // Which is told where the images are listed.
+            continue; // Which is reported where the images are listed.
         }
         let drawn = blank(scan, &file.images[image], place).and_then(|mut mask| {
             for Mark { at, annotation, .. } in &marks {
@@ -186,7 +186,7 @@ fn marks<'a>(
     all
 }
 
-/// The annotations of each image; those that cannot be understood are told.
+/// The annotations of each image; those that cannot be understood are reported.
 fn by_image<'a>(
     scan: &mut Scan,
     file: &'a File,
@@ -246,7 +246,7 @@ fn blank(scan: &Scan, image: &Image, place: &str) -> Result<Mask, (FindingKind, 
     Mask::empty(size.0, size.1).map_err(|error| unreadable(error.to_string()))
 }
 
-/// Draws what an annotation marks, and tells what is odd about it.
+/// Draws what an annotation marks, and reports what is odd about it.
 fn draw(scan: &mut Scan, annotation: &Annotation, at: &str, mask: &mut Mask) {
     let (width, height) = (mask.width(), mask.height());
     let drawn = match annotation.draw(mask) {
@@ -292,7 +292,7 @@ pub(crate) fn draw_each(text: &str) -> Result<usize, serde_json::Error> {
     Ok(drawn.count())
 }
 
-/// Tells of images that lie beside those of the file.
+/// Reports images that lie beside those of the file.
 fn tell_others(scan: &mut Scan, places: &[String]) -> Result<(), Error> {
     let known: BTreeSet<&str> = places.iter().map(String::as_str).collect();
     let folders: BTreeSet<&str> = places

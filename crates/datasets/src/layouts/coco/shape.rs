@@ -7,7 +7,7 @@ use anomalens_vision::Mask;
 
 use super::file::{Annotation, Counts, Runs, Segmentation};
 
-/// How far an outline may reach beyond its image before that is told: tools round.
+/// How far an outline may reach beyond its image before that is reported: tools round.
 const TOLERANCE: f64 = 1.0;
 
 /// What came of drawing an annotation.

@@ -225,7 +225,7 @@ fn train(
         ..
     } = *context;
     let (mut settings, text) = configured(context.settings, encoder)?;
-    // Masks tell normal pixels too.
+    // Masks mark normal pixels too.
     context.require_samples(settings.global_weight != 0.0)?;
     let saved = context.start.map(Saved::open).transpose()?;
     if let Some(saved) = &saved {

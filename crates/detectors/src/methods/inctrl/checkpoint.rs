@@ -22,7 +22,7 @@ const ARCHIVE: &[u8] = b"PK\x03\x04";
 
 /// What was trained before.
 pub(super) struct Learned {
-    /// The settings that it was trained with; published checkpoints do not tell them.
+    /// The settings that it was trained with; published checkpoints do not hold them.
     pub(super) settings: Option<Settings>,
     source: Source,
 }

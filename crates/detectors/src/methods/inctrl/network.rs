@@ -25,7 +25,7 @@ pub(super) enum Phase {
     Scoring,
 }
 
-/// What the frozen networks say of a batch of images beside their shots.
+/// What the frozen networks say of a batch of images compared with their shots.
 pub(super) struct Evidence {
     /// Probability of the anomalous prompts, `[batch]`.
     pub(super) text: Tensor,

@@ -42,7 +42,7 @@ pub struct Settings {
     pub search: Precision,
 }
 
-/// A kind of backbone, as the published code tells them apart.
+/// A kind of backbone, as the published code distinguishes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
