@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use anomalens_backbones::{
     BackboneError, EncoderSpec, FeatureMap, FeatureRequest, Grid, ImageEncoder, ImageFeatures,
-    LayerId, LayerInfo, Precision,
+    LayerId, LayerInfo, Normalisation, Precision,
 };
 use anomalens_vision::Preprocessed;
 
@@ -28,6 +28,7 @@ impl ImageEncoder for MeanColour {
                 .collect(),
             embedding: DIM,
             multiple: PATCH,
+            normalisation: Normalisation::IMAGENET,
             precision: Precision::F32,
         })
     }

@@ -1,4 +1,4 @@
-"""Makes the PyTorch files of this folder: torchscript.pt, openclip.pt, prompt_learner.pth.
+"""Makes the PyTorch files of this folder: torchscript.pt, openclip.pt, openclip_legacy.pt, prompt_learner.pth.
 
     python torch_files.py    (torch 2.15)
 
@@ -165,6 +165,8 @@ def openclip():
     optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-3}]}
     saved = {"epoch": 2, "name": "tiny", "state_dict": state, "optimizer": optimizer}
     torch.save(saved, "openclip.pt")
+    # As PyTorch wrote files before version 1.6.
+    torch.save(saved, "openclip_legacy.pt", _use_new_zipfile_serialization=False)
 
 
 def prompt_learner():

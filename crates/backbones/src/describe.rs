@@ -5,7 +5,8 @@ use std::path::Path;
 use crate::checkpoint::{Checkpoint, Format};
 use crate::clip::{ActivationSource, ClipTensors, TextConfig, VisionConfig};
 use crate::dinov2::{Config, DinoV2, FeedForwardKind};
-use crate::{Activation, BackboneError};
+use crate::load::FAMILIES;
+use crate::{Activation, BackboneError, LayerId, LayerInfo, cnn};
 
 /// What a weight file holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,12 +29,15 @@ pub struct Description {
     pub image_side: usize,
     /// Length of an embedding in the space shared with texts.
     pub embedding: Option<usize>,
-    /// The function between the feed-forward layers: `gelu`, `quick-gelu` or `swiglu`.
+    /// The function between the feed-forward layers, `gelu`, `quick-gelu` or `swiglu`, or after
+    /// convolutions: `relu` or `relu6`.
     pub activation: &'static str,
     /// How that is known, where the weights do not say it.
     pub activation_source: Option<ActivationSource>,
     /// The text encoder.
     pub text: Option<TextConfig>,
+    /// The stages of a convolutional network, which has no blocks, heads, patches and side.
+    pub stages: Vec<LayerInfo>,
 }
 
 /// Looks into a weight file of any known family and format; `activation` is what the caller knows.
@@ -62,6 +66,7 @@ pub fn describe(
             activation: activation.name(),
             activation_source: Some(source),
             text: TextConfig::of(&clip).ok(),
+            stages: vec![],
         });
     }
     if DinoV2::recognises(&checkpoint) {
@@ -82,10 +87,35 @@ pub fn describe(
             },
             activation_source: None,
             text: None,
+            stages: vec![],
+        });
+    }
+    if let Some(plan) = cnn::plan(&checkpoint) {
+        let plan = plan?;
+        let (stages, embedding) = plan.sizes();
+        let stage = |(i, scale): (usize, &cnn::Scale)| LayerInfo {
+            id: LayerId::Stage(i + 1),
+            dim: scale.dim,
+            stride: scale.stride,
+        };
+        return Ok(Description {
+            format,
+            tensors,
+            width: stages.last().map_or(0, |scale| scale.dim),
+            blocks: 0,
+            heads: 0,
+            patch: 0,
+            image_side: 0,
+            embedding: Some(embedding),
+            activation: plan.activation,
+            activation_source: None,
+            text: None,
+            stages: stages.iter().enumerate().map(stage).collect(),
+            name: plan.name,
         });
     }
     Err(BackboneError::UnknownFamily {
         path: path.to_owned(),
-        known: "CLIP, DINOv2",
+        known: FAMILIES,
     })
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use anomalens_kernels::{FeatureRequest, ImageFeatures, LayerId, Precision};
 use anomalens_vision::Preprocessed;
+use serde::{Deserialize, Serialize};
 
 use crate::BackboneError;
 use crate::clip::ClipText;
 
 /// What is known of a network before it sees an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EncoderSpec {
     /// A name for people, such as `DINOv2 ViT-S/14`.
     pub name: String,
@@ -17,10 +18,43 @@ pub struct EncoderSpec {
     pub layers: Vec<LayerInfo>,
     /// Length of an embedding and of a projected token.
     pub embedding: usize,
-    /// Both sides of an input are multiples of it, in pixels: the patch of a transformer.
+    /// Both sides of an input are multiples of it, in pixels: the patch of a transformer, the last
+    /// stride of a convolutional network.
     pub multiple: usize,
+    /// How pixels are scaled before the network sees them.
+    pub normalisation: Normalisation,
     /// How exactly the network computes here, which may be more exactly than was asked for.
     pub precision: Precision,
+}
+
+/// What the network was trained with: a colour `x` in 0..=1 becomes `(x - mean) / std`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Normalisation {
+    /// Of R, G and B.
+    pub mean: [f32; 3],
+    /// Of R, G and B; positive.
+    pub std: [f32; 3],
+}
+
+impl Normalisation {
+    /// ImageNet's as torchvision has it: ResNets, DINOv2.
+    pub const IMAGENET: Self = Self {
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+    };
+
+    /// OpenAI's CLIP, used by OpenCLIP as well.
+    pub const CLIP: Self = Self {
+        mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
+        std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
+    };
+
+    /// `(level - 127) / 128` of the levels 0 to 255: EfficientNet-Lite.
+    pub const LEVELS: Self = Self {
+        mean: [127.0 / 255.0; 3],
+        std: [128.0 / 255.0; 3],
+    };
 }
 
 /// A layer after which tokens can be taken.

@@ -86,6 +86,19 @@ pub enum BackboneError {
         /// The last block that is there.
         held: usize,
     },
+    /// Packed weights hold only the first stages, and more is needed.
+    #[error(
+        "these weights of {encoder} hold the stages up to {held} only, but stage {stage} or the \
+         embedding is needed; use the whole weights"
+    )]
+    StageNotHeld {
+        /// The stage, counted from 1.
+        stage: usize,
+        /// The network's name.
+        encoder: String,
+        /// The last stage that is there.
+        held: usize,
+    },
     /// Packed weights cannot be used; why.
     #[error("the packed weights cannot be used: {0}")]
     Packed(String),

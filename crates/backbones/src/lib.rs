@@ -6,6 +6,8 @@
 //! dinov2/      the DINOv2 family of vision transformers
 //! clip/        CLIP of OpenAI and OpenCLIP: vision and text transformers
 //! vit/         the vision transformer that both families are
+//! resnet/      residual networks; efficientnet/: EfficientNet-Lite
+//! cnn/         the convolutional network that both families are
 //! encoder.rs   the `ImageEncoder` trait and what is known of a network
 //! feature_cache/  features kept on disk
 //! embedded.rs  the backbone that is part of the program
@@ -18,13 +20,16 @@
 
 pub mod checkpoint;
 pub mod clip;
+mod cnn;
 mod describe;
 pub mod dinov2;
+mod efficientnet;
 mod embedded;
 mod encoder;
 mod error;
 mod feature_cache;
 mod load;
+mod resnet;
 mod vit;
 pub mod weights;
 
@@ -35,7 +40,7 @@ pub use anomalens_kernels::{
 
 pub use describe::{Description, describe};
 pub use embedded::{DEFAULT_WEIGHTS, EMBEDDED, Embedded, WHOLE_WEIGHTS, write_embedded};
-pub use encoder::{EncoderSpec, ImageEncoder, LayerInfo};
+pub use encoder::{EncoderSpec, ImageEncoder, LayerInfo, Normalisation};
 pub use error::BackboneError;
 pub use feature_cache::{CacheUsage, CachedEncoder, FeatureCache, FeatureKey, Numbers};
 pub use load::{Backbone, BackboneOptions, OpenError, RunsAs, load_encoder, write_packed};

@@ -1,18 +1,22 @@
 //! From a name or a weight file to the encoder that it holds.
 
 use std::fmt;
+use std::io::{self, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use anomalens_base::replace_file;
 use thiserror::Error;
 
 use crate::checkpoint::Checkpoint;
 use crate::clip::{Architecture, ClipTensors, ClipVision};
+use crate::cnn::{self, ConvEncoder};
 use crate::dinov2::DinoV2;
 use crate::embedded::Embedded;
-use crate::vit::VisionTransformer;
 use crate::weights::{ContentHash, Kind, PullEvent, Registry, Store, WeightsError};
-use crate::{Activation, BackboneError, Engine, ImageEncoder, Isa, Kernels, PackedCopy, Precision};
+use crate::{
+    Activation, BackboneError, Engine, ImageEncoder, Isa, Kernels, PackedCopy, Precision, resnet,
+};
 
 /// An encoder and which weights it was made from.
 #[derive(Clone)]
@@ -229,26 +233,42 @@ impl Backbone {
     /// Random weights; their hash is that of what asks for them.
     fn seeded(weights: &str, what: &str, options: BackboneOptions) -> Result<Self, OpenError> {
         let (seed, name) = what.split_once(':').unwrap_or((what, ""));
-        let (Ok(seed), Some(architecture)) = (seed.parse(), Architecture::named(name)) else {
-            return Err(OpenError::Seeded {
+        let unknown = || {
+            let known = Architecture::names().chain(resnet::names());
+            OpenError::Seeded {
                 text: weights.to_owned(),
-                known: Architecture::names().collect::<Vec<_>>().join(", "),
-            });
+                known: known.collect::<Vec<_>>().join(", "),
+            }
         };
-        let checkpoint = Checkpoint::seeded(seed, architecture.shapes());
+        let seed: u64 = seed.parse().map_err(|_| unknown())?;
         let precision = options.precision.unwrap_or_default();
-        let activation = options.activation.unwrap_or(architecture.activation);
+        let kernels = Kernels::from_env(precision)?;
+        let (activation, encoder): (_, Arc<dyn ImageEncoder>) =
+            if let Some(architecture) = Architecture::named(name) {
+                let checkpoint = Arc::new(Checkpoint::seeded(seed, architecture.shapes()));
+                let activation = options.activation.unwrap_or(architecture.activation);
+                let network = ClipVision::new(checkpoint, Some(activation), &kernels)?;
+                (Some(activation), Arc::new(network))
+            } else {
+                let shapes = resnet::shapes(name).ok_or_else(unknown)?;
+                if options.activation.is_some() {
+                    let name = weights.to_owned();
+                    return Err(OpenError::FixedActivation { name });
+                }
+                let checkpoint = Checkpoint::seeded(seed, shapes);
+                let plan = resnet::plan(&checkpoint)?;
+                (
+                    None,
+                    Arc::new(ConvEncoder::new(&plan, &checkpoint, &kernels)?),
+                )
+            };
         Ok(Self {
             name: weights.to_owned(),
             sha256: ContentHash::of_bytes(weights.as_bytes()),
             precision,
-            activation: Some(activation),
+            activation,
             runs_as: RunsAs::new(precision)?,
-            encoder: Arc::new(ClipVision::new(
-                Arc::new(checkpoint),
-                Some(activation),
-                &Kernels::from_env(precision)?,
-            )?),
+            encoder,
         })
     }
 }
@@ -267,7 +287,7 @@ pub fn load_encoder(
 
 /// Packs the weight file `from`, of any known family and format, into the file `to`, which
 /// [`open_packed`](crate::open_packed) reads on any processor without the original: the first
-/// `blocks` blocks, or all. [`Precision::Int8`] makes the smallest file.
+/// `blocks` blocks (of a convolutional network stages), or all. [`Precision::Int8`] makes the smallest file.
 ///
 /// # Errors
 /// As [`load_encoder`], and [`BackboneError::Write`] if the file cannot be written.
@@ -277,7 +297,9 @@ pub fn write_packed(
     blocks: Option<usize>,
     to: &Path,
 ) -> Result<(), BackboneError> {
-    let write = |network: &VisionTransformer, original| network.save(precision, original, to);
+    let write = |network: &Network, original| {
+        replace_file(to, |file| network.write(precision, original, file))
+    };
     pack(from, precision, blocks, write)?.map_err(|source| BackboneError::Write {
         path: to.to_owned(),
         source,
@@ -289,7 +311,7 @@ pub(crate) fn pack<T>(
     from: &Path,
     precision: Precision,
     blocks: Option<usize>,
-    write: impl FnOnce(&VisionTransformer, ContentHash) -> T,
+    write: impl FnOnce(&Network, ContentHash) -> T,
 ) -> Result<T, BackboneError> {
     let original = ContentHash::of_path(from).map_err(|source| BackboneError::Read {
         path: from.to_owned(),
@@ -300,14 +322,18 @@ pub(crate) fn pack<T>(
         ..Kernels::from_env(precision)?
     };
     let network = Network::open(from, None, &kernels)?;
-    Ok(write(network.transformer(), original))
+    Ok(write(&network, original))
 }
 
 /// A network of any family.
-enum Network {
+pub(crate) enum Network {
     Clip(ClipVision),
     DinoV2(DinoV2),
+    Convolutional(ConvEncoder),
 }
+
+/// The families, for people.
+pub(crate) const FAMILIES: &str = "CLIP, DINOv2, ResNet, EfficientNet-Lite";
 
 impl Network {
     fn open(
@@ -325,9 +351,13 @@ impl Network {
         if DinoV2::recognises(&checkpoint) {
             return Ok(Self::DinoV2(DinoV2::new(&checkpoint, kernels)?));
         }
+        if let Some(plan) = cnn::plan(&checkpoint) {
+            let network = ConvEncoder::new(&plan?, &checkpoint, kernels)?;
+            return Ok(Self::Convolutional(network));
+        }
         Err(BackboneError::UnknownFamily {
             path: path.to_owned(),
-            known: "CLIP, DINOv2",
+            known: FAMILIES,
         })
     }
 
@@ -335,7 +365,7 @@ impl Network {
     fn activation(&self) -> Option<Activation> {
         match self {
             Self::Clip(network) => Some(network.activation()),
-            Self::DinoV2(_) => None,
+            Self::DinoV2(_) | Self::Convolutional(_) => None,
         }
     }
 
@@ -343,13 +373,21 @@ impl Network {
         match self {
             Self::Clip(network) => Arc::new(network),
             Self::DinoV2(network) => Arc::new(network),
+            Self::Convolutional(network) => Arc::new(network),
         }
     }
 
-    fn transformer(&self) -> &VisionTransformer {
+    /// Writes the packed network from the start of `file` on.
+    pub(crate) fn write(
+        &self,
+        precision: Precision,
+        original: ContentHash,
+        file: &mut (impl Write + Seek),
+    ) -> io::Result<()> {
         match self {
-            Self::Clip(network) => network.transformer(),
-            Self::DinoV2(network) => network.transformer(),
+            Self::Clip(network) => network.transformer().write(precision, original, file),
+            Self::DinoV2(network) => network.transformer().write(precision, original, file),
+            Self::Convolutional(network) => network.write(precision, original, file),
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anomalens::backbones::{BackboneOptions, Embedded, FeatureRequest, ImageFeatures, Precision};
+use anomalens::backbones::{
+    BackboneOptions, Embedded, FeatureRequest, ImageFeatures, LayerId, Precision,
+};
 use anomalens::detectors::{ImageSource, InputSpec, SourceError, StreamOptions, stream_features};
 use anomalens::vision::Preprocess;
 use anyhow::{Result, bail};
@@ -14,7 +16,8 @@ use super::{backbone, images, print_json, print_line, table};
 /// The part of all tokens that lies below the quantile shown.
 const QUANTILE: f64 = 0.001;
 
-/// Prints the lowest cosine between patch tokens after each of `blocks`, that which one token in a
+/// Prints the lowest cosine between patch tokens after each of `blocks` (of a
+/// convolutional network stages), that which one token in a
 /// thousand is below, and the mean. The second backbone computes in `precision`, the first in
 /// float32, unless they leave no choice.
 pub(super) fn run(
@@ -35,9 +38,21 @@ pub(super) fn run(
             None => backbone::open(name, precision),
         })
         .collect::<Result<Vec<_>>>()?;
+    let [first, _] = backbones.as_slice() else {
+        bail!("name two backbones");
+    };
+    let spec = first.encoder.spec();
+    let layer = |number| match spec.blocks() {
+        0 => LayerId::Stage(number),
+        _ => LayerId::Block(number),
+    };
     let input = InputSpec {
-        preprocess: Preprocess::imagenet_square(size),
-        request: FeatureRequest::blocks(blocks.iter().copied()),
+        preprocess: Preprocess {
+            mean: spec.normalisation.mean,
+            std: spec.normalisation.std,
+            ..Preprocess::imagenet_square(size)
+        },
+        request: FeatureRequest::layers(blocks.iter().copied().map(layer)),
     };
     let mut cosines = vec![Vec::new(); blocks.len()];
     // A few images at a time, so that the features of all need not be kept.
@@ -51,7 +66,7 @@ pub(super) fn run(
         };
         for (first, second) in first.iter().zip(second) {
             for (&block, cosines) in blocks.iter().zip(&mut cosines) {
-                add(first, second, block, cosines)?;
+                add(first, second, layer(block), cosines)?;
             }
         }
     }
@@ -124,11 +139,11 @@ fn encode(
 fn add(
     first: &ImageFeatures,
     second: &ImageFeatures,
-    block: usize,
+    layer: LayerId,
     cosines: &mut Vec<f64>,
 ) -> Result<()> {
-    let (Some(first), Some(second)) = (first.block(block), second.block(block)) else {
-        bail!("block {block} is missing");
+    let (Some(first), Some(second)) = (first.map(layer), second.map(layer)) else {
+        bail!("{layer} is missing");
     };
     let width = first.dim;
     if width != second.dim || first.tokens.len() != second.tokens.len() {

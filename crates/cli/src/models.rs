@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anomalens::backbones::clip::ActivationSource;
 use anomalens::backbones::weights::{ContentHash, Entry, Kind, Registry, Status, Store};
-use anomalens::backbones::{EMBEDDED, Embedded, Precision, describe, write_embedded};
+use anomalens::backbones::{Description, EMBEDDED, Embedded, Precision, describe, write_embedded};
 use anyhow::{Result, bail};
 use serde_json::json;
 
@@ -52,12 +52,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Write the first blocks of a backbone in 8 bits, as they are part of the program
+    /// Write the first blocks or stages of a backbone in 8 bits, as they are part of the program
     Pack {
         /// A name from `anomalens models list`, or a weight file
         #[arg(value_name = "NAME|FILE")]
         weights: String,
-        /// How many blocks: the last that methods look at
+        /// How many blocks or stages: the last that methods look at
         #[arg(long, value_name = "N")]
         blocks: usize,
         /// Where to write
@@ -79,7 +79,7 @@ enum Command {
         /// Images, or folders of images, to encode
         #[arg(long, value_name = "FILE|DIR", required = true, num_args = 1..)]
         images: Vec<PathBuf>,
-        /// After which blocks
+        /// After which blocks, or stages of a convolutional network
         #[arg(
             long,
             value_name = "N",
@@ -251,6 +251,10 @@ fn show(store: &Store, weights: &str, json: bool) -> Result<()> {
             "heads": found.heads,
             "patch": found.patch,
             "image_side": found.image_side,
+            "stages": found.stages.iter().map(|stage| json!({
+                "dim": stage.dim,
+                "stride": stage.stride,
+            })).collect::<Vec<_>>(),
             "embedding": found.embedding,
             "activation": found.activation,
             "activation_source": source,
@@ -270,18 +274,30 @@ fn show(store: &Store, weights: &str, json: bool) -> Result<()> {
             format!("{}, {} tensors", found.format, found.tensors),
         ),
         ("SHA-256", sha256.to_string()),
-        (
-            "blocks",
-            format!(
-                "{} of width {}, {} heads",
-                found.blocks, found.width, found.heads
-            ),
-        ),
-        (
-            "images",
-            format!("{0} x {0}, patches of {1}", found.image_side, found.patch),
-        ),
     ];
+    match &found.stages[..] {
+        [] => {
+            let Description {
+                blocks,
+                width,
+                heads,
+                image_side: side,
+                patch,
+                ..
+            } = found;
+            let blocks = format!("{blocks} of width {width}, {heads} heads");
+            lines.push(("blocks", blocks));
+            lines.push(("images", format!("{side} x {side}, patches of {patch}")));
+        }
+        stages => {
+            let stages = stages
+                .iter()
+                .map(|stage| format!("{}/{}", stage.dim, stage.stride));
+            let stages: Vec<String> = stages.collect();
+            let stages = format!("{} (channels/stride in pixels)", stages.join(", "));
+            lines.push(("stages", stages));
+        }
+    }
     if let Some(embedding) = found.embedding {
         lines.push(("embedding", embedding.to_string()));
     }

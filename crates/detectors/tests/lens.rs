@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 
 use anomalens_backbones::{
     BackboneError, EncoderSpec, FeatureMap, FeatureRequest, Grid, ImageEncoder, ImageFeatures,
-    LayerId, LayerInfo, Precision,
+    LayerId, LayerInfo, Normalisation, Precision,
 };
 use anomalens_detectors::{
     FitContext, ImageSource, MethodSettings, Prediction, ReferenceImage, StreamOptions, find,
@@ -52,6 +52,7 @@ static SPEC: LazyLock<EncoderSpec> = LazyLock::new(|| {
         layers: (1..=12).map(layer).collect(),
         embedding: WIDTH,
         multiple: PATCH,
+        normalisation: Normalisation::IMAGENET,
         precision: Precision::F32,
     }
 });

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use crate::attention::{Softmax, largest, softmax, transpose};
 use crate::format::Format;
-use crate::kernel::Kernel;
+use crate::kernel::{AVX512_F32, Kernel};
 use crate::product::{PANEL, Product, Sink, TILE_ROWS, Tile};
 use crate::rows::{Conversion, convert};
 use crate::simd::avx512::{self, Avx512};
@@ -23,6 +23,9 @@ pub(crate) static BF16: Kernel = Kernel {
     softmax: softmax_bf16,
     transpose: transpose_panel,
     largest: largest_of,
+    depthwise: AVX512_F32.depthwise,
+    pool: AVX512_F32.pool,
+    wide: AVX512_F32.wide,
 };
 
 /// 8-bit integers on AMX.
@@ -35,6 +38,9 @@ pub(crate) static INT8: Kernel = Kernel {
     softmax: softmax_int8,
     transpose: transpose_panel,
     largest: largest_of,
+    depthwise: AVX512_F32.depthwise,
+    pool: AVX512_F32.pool,
+    wide: AVX512_F32.wide,
 };
 
 /// Whether the processor has AMX with both kinds of products and the system lets us use it.
@@ -428,6 +434,7 @@ mod tests {
                 panels: panels.words().as_ptr(),
                 panel_count: 1,
                 depth: HALF,
+                used: HALF,
                 start: None,
                 sink: Sink::Layer(Layer {
                     row_factors: &vec![1.0; factors],

@@ -291,6 +291,7 @@ impl Attention {
             panels: keys.panel(0),
             panel_count: keys.count(),
             depth: keys.depth,
+            used: keys.depth,
             start: None,
             sink: Sink::Plain {
                 to: thread.scores.floats_mut().as_mut_ptr(),
@@ -323,6 +324,7 @@ impl Attention {
             panels: values.panel(0),
             panel_count: values.count(),
             depth: values.depth,
+            used: values.depth,
             start: None,
             sink: Sink::Layer(Layer {
                 row_factors: &row_factors,

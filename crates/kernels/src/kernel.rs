@@ -1,6 +1,7 @@
 //! The kernels of each instruction set: the generic code compiled for it, behind plain pointers.
 
 use crate::attention::{Softmax, largest, softmax, transpose};
+use crate::conv::{DepthwiseLine, PoolLine, Wide, depthwise, pool, wide};
 use crate::format::Format;
 use crate::product::{Product, product};
 use crate::rows::{Conversion, convert};
@@ -21,6 +22,9 @@ pub(crate) struct Kernel {
     pub(crate) softmax: unsafe fn(&Softmax, &mut [f32], &mut [u32]) -> f32,
     pub(crate) largest: unsafe fn(&[f32], usize, usize) -> f32,
     pub(crate) transpose: unsafe fn(&[u32], usize, &mut [u32]),
+    pub(crate) depthwise: unsafe fn(&DepthwiseLine, &mut [f32]),
+    pub(crate) pool: unsafe fn(&PoolLine, &mut [f32]),
+    pub(crate) wide: unsafe fn(&Wide, *mut u32),
 }
 
 /// Float32 on any processor.
@@ -33,6 +37,9 @@ pub(crate) static PORTABLE: Kernel = Kernel {
     softmax: softmax::<portable::F32>,
     transpose: transpose::<portable::Portable>,
     largest: largest::<portable::Portable>,
+    depthwise: depthwise::<portable::Portable>,
+    pool: pool::<portable::Portable>,
+    wide: wide::<portable::Portable>,
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -41,7 +48,8 @@ pub(crate) use x86::*;
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{
-        Conversion, Kernel, Product, Softmax, convert, largest, product, softmax, transpose,
+        Conversion, DepthwiseLine, Kernel, PoolLine, Product, Softmax, Wide, convert, depthwise,
+        largest, pool, product, softmax, transpose, wide,
     };
     use crate::simd::{Dot, Simd, avx2, avx512};
 
@@ -72,6 +80,18 @@ mod x86 {
                 unsafe fn largest_of(rows: &[f32], width: usize, stride: usize) -> f32 {
                     unsafe { largest::<Vectors>(rows, width, stride) }
                 }
+                #[target_feature(enable = $features)]
+                unsafe fn depthwise_row(job: &DepthwiseLine, to: &mut [f32]) {
+                    unsafe { depthwise::<Vectors>(job, to) }
+                }
+                #[target_feature(enable = $features)]
+                unsafe fn pool_row(job: &PoolLine, to: &mut [f32]) {
+                    unsafe { pool::<Vectors>(job, to) }
+                }
+                #[target_feature(enable = $features)]
+                unsafe fn wide_panel(job: &Wide, to: *mut u32) {
+                    unsafe { wide::<Vectors>(job, to) }
+                }
                 Kernel {
                     name: $name,
                     format: <$dot as Dot>::FORMAT,
@@ -81,6 +101,9 @@ mod x86 {
                     softmax: softmax_row,
                     transpose: transpose_panel,
                     largest: largest_of,
+                    depthwise: depthwise_row,
+                    pool: pool_row,
+                    wide: wide_panel,
                 }
             };
         };

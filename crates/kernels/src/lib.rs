@@ -1,8 +1,8 @@
-//! The CPU's inner loops for vision transformers: products with packed weights, attention and
+//! The CPU's inner loops for vision transformers and convolutional networks: products with packed weights, attention and
 //! layer norm, each for the instructions that the processor has.
 //!
 //! ```text
-//! vit         whole networks from plain slices of weights
+//! vit         whole networks from plain slices of weights; conv: the same for convolutions
 //! request     which features of an image are wanted; features: what is returned
 //! engine      which instructions there are, which kernel a precision gets
 //! linear      PackedLinear: layer norm -> product -> bias, activation or residual
@@ -26,6 +26,7 @@
 mod amx;
 mod attention;
 mod buffer;
+mod conv;
 mod engine;
 mod error;
 mod features;
@@ -47,6 +48,7 @@ mod vit;
 mod worker_group;
 
 pub use attention::{Attention, AttentionOutput, AttentionScratch};
+pub use conv::{ConvNet, Convolution, Operation, Padding, StageInfo, Step, Window};
 pub use engine::{CPU_VARIABLE, Engine, EngineError, Isa, Precision};
 pub use error::ShapeError;
 pub use features::{FeatureMap, Grid, ImageFeatures};

@@ -2,6 +2,7 @@
 //! it (activation or residual).
 
 use std::io;
+use std::ops::Range;
 
 use crate::buffer::Buffer;
 use crate::engine::{Engine, Precision};
@@ -85,7 +86,7 @@ impl PackedLinear {
         })
     }
 
-    /// The same layer for inputs that are never below `lowest`, itself below zero: 8-bit
+    /// The same layer for inputs that are never below `lowest`, itself not above zero: 8-bit
     /// activations are then twice as fine where few are negative, as after GELU.
     pub(crate) fn above(mut self, lowest: f32) -> Self {
         let Some((factors, start)) = self.factors.as_ref().zip(self.start.as_mut()) else {
@@ -306,38 +307,94 @@ impl PackedLinear {
             "gates and values fill whole panels"
         );
         let (block, columns) = self.split(count, workers);
-        let panel_count = self.panels.count();
         let target = SharedTarget(target);
         workers.for_each(count.div_ceil(block) * columns, |task| {
             let first = task / columns * block;
-            let row_count = block.min(count - first);
-            let from = task % columns * panel_count / columns;
-            let to = (task % columns + 1) * panel_count / columns;
-            let column = from * PANEL;
-            let job = Product {
-                rows: rows.row(first),
-                stride: rows.row_stride(),
-                row_count,
-                panels: self.panels.panel(from),
-                panel_count: to - from,
-                depth: self.panels.depth,
-                start: self
-                    .start
-                    .as_ref()
-                    .map(|start| start.words()[column..].as_ptr().cast()),
-                sink: Sink::Layer(Layer {
-                    row_factors: &rows.factors()[first..first + row_count],
-                    column_factors: self.factors.as_ref().map(|factors| &factors[column..]),
-                    bias: Some(&self.bias[column..]),
-                    last: epilogue,
-                    to: target.from(first, epilogue.columns(column)),
-                    columns: self.outputs - column,
-                }),
-            };
-            // SAFETY: a kernel is only made where its instruction set is there; the tasks'
-            // rows and panels tile the target without overlap.
-            unsafe { (self.kernel.product)(&job) }
+            let factors = &rows.factors()[first..first + block.min(count - first)];
+            let start = (rows.row(first), rows.row_stride());
+            let parts = (task % columns, columns);
+            let target = target.from(first, 0);
+            // SAFETY: rows are readable up to whole tiles; the tasks' rows and panels tile the
+            // target without overlap.
+            unsafe { self.multiply_part(start, factors, target, epilogue, parts) }
         });
+    }
+
+    /// The layer of as many rows as there are factors, in the kernel's format, from a place in
+    /// memory on and so many words apart: the part `part` of `parts` of its panels.
+    ///
+    /// # Safety
+    /// Rows must be readable up to whole tiles, `target` valid for a row of all outputs for each,
+    /// and nobody else may use these outputs meanwhile.
+    pub(crate) unsafe fn multiply_part(
+        &self,
+        rows: (*const u32, usize),
+        row_factors: &[f32],
+        target: Target,
+        epilogue: Epilogue,
+        (part, parts): (usize, usize),
+    ) {
+        let panel_count = self.panels.count();
+        let from = part * panel_count / parts;
+        let to = (part + 1) * panel_count / parts;
+        let target = SharedTarget(target).from(0, epilogue.columns(from * PANEL));
+        // SAFETY: as for this function.
+        unsafe { self.multiply_panels(rows, row_factors, target, epilogue, from..to) }
+    }
+
+    /// The same for some panels, the first of whose outputs is where `target` starts.
+    ///
+    /// # Safety
+    /// As for [`multiply_part`](Self::multiply_part).
+    pub(crate) unsafe fn multiply_panels(
+        &self,
+        (rows, stride): (*const u32, usize),
+        row_factors: &[f32],
+        to: Target,
+        epilogue: Epilogue,
+        panels: Range<usize>,
+    ) {
+        assert!(panels.end <= self.panels.count(), "no such panel");
+        let column = panels.start * PANEL;
+        let job = Product {
+            rows,
+            stride,
+            row_count: row_factors.len(),
+            panels: self.panels.panel(panels.start),
+            panel_count: panels.len(),
+            depth: self.panels.depth,
+            used: self.kernel.format.words(self.inputs),
+            start: self
+                .start
+                .as_ref()
+                .map(|start| start.words()[column..].as_ptr().cast()),
+            sink: Sink::Layer(Layer {
+                row_factors,
+                column_factors: self.factors.as_ref().map(|factors| &factors[column..]),
+                bias: Some(&self.bias[column..]),
+                last: epilogue,
+                to,
+                columns: self.outputs - column,
+            }),
+        };
+        // SAFETY: a kernel is only made where its instruction set is there; the caller vouches for
+        // rows and target.
+        unsafe { (self.kernel.product)(&job) }
+    }
+
+    /// What computes the product.
+    pub(crate) fn kernel(&self) -> &'static Kernel {
+        self.kernel
+    }
+
+    /// What no input is below.
+    pub(crate) fn lowest(&self) -> Option<f32> {
+        self.lowest
+    }
+
+    /// Panels of outputs.
+    pub(crate) fn panels(&self) -> usize {
+        self.panels.count()
     }
 
     /// Rows of a task, and in how many parts the panels are cut.

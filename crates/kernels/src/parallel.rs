@@ -89,6 +89,14 @@ impl<'a, T> Shared<'a, T> {
         }
     }
 
+    /// Where the value `first` is, with `count` values from there on; whoever writes some of them
+    /// keeps them apart from what others use.
+    pub(crate) fn place(&self, first: usize, count: usize) -> *mut T {
+        let inside = first.checked_add(count).is_some_and(|end| end <= self.len);
+        assert!(inside, "a part beyond the end");
+        self.start.wrapping_add(first)
+    }
+
     /// The `count` values from `first`.
     ///
     /// # Safety

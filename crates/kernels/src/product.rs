@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::format::Format;
 use crate::simd::{Dot, Lanes, Simd};
 
@@ -28,6 +30,8 @@ pub(crate) struct Product<'a> {
     pub(crate) panels: *const u32,
     pub(crate) panel_count: usize,
     pub(crate) depth: usize,
+    /// Words of the depth that are not padding; kernels may leave out the others.
+    pub(crate) used: usize,
     /// For each column the sum to start from, in the kernel's own type.
     pub(crate) start: Option<*const f32>,
     pub(crate) sink: Sink<'a>,
@@ -89,7 +93,7 @@ impl Target {
             Format::F32 => true,
             // Whole cache lines, so that nothing but zeros can follow in a row.
             Format::Bf16 => {
-                columns.is_multiple_of(PANEL) && !matches!(last, Epilogue::Add | Epilogue::SwiGlu)
+                columns.is_multiple_of(PANEL) && !last.adds() && last != Epilogue::SwiGlu
             }
             Format::F16 | Format::Int8 => false,
         }
@@ -103,16 +107,23 @@ impl Target {
 }
 
 /// The last step of a layer, on `x = W a + b`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Epilogue {
     /// The output becomes `x`.
     Store,
+    /// The output becomes `max(x, 0)`.
+    Relu,
+    /// The output becomes `min(max(x, 0), 6)`.
+    Relu6,
     /// The output becomes the exact GELU of `x`.
     Gelu,
     /// The output becomes `x * sigmoid(1.702 x)`.
     QuickGelu,
     /// `x` is added to the output, which holds the residual.
     Add,
+    /// The same, and the output becomes the sum where that is positive, else 0.
+    AddRelu,
     /// SwiGLU (Shazeer, 2020): of every 32 columns the first 16 are gates `g`, the others values
     /// `v`, and the output becomes the 16 products `g * sigmoid(g) * v`.
     SwiGlu,
@@ -125,8 +136,15 @@ impl Epilogue {
             // Minima of the two functions, rounded down.
             Self::Gelu => Some(-0.1700),
             Self::QuickGelu => Some(-0.1637),
-            Self::Store | Self::Add | Self::SwiGlu => None,
+            Self::Store | Self::Relu | Self::Relu6 | Self::Add | Self::AddRelu | Self::SwiGlu => {
+                None
+            }
         }
+    }
+
+    /// Whether the output holds something to add to.
+    pub(crate) fn adds(self) -> bool {
+        matches!(self, Self::Add | Self::AddRelu)
     }
 
     /// Columns of the output for `columns` of the product.
@@ -161,17 +179,25 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
                     Sink::Plain { to, stride } => (to.add(first * stride + panel * PANEL), *stride),
                     Sink::Layer(_) => (buffer.0.as_mut_ptr(), PANEL),
                 };
-                for column in (0..PANEL).step_by(2 * lanes) {
+                let columns = match &job.sink {
+                    Sink::Plain { .. } => PANEL,
+                    Sink::Layer(layer) => (layer.columns - panel * PANEL).min(PANEL),
+                };
+                for column in (0..columns).step_by(2 * lanes) {
                     let operands = Operands {
                         rows,
                         stride: job.stride,
                         panel: job.panels.add(panel * job.depth * PANEL + column),
-                        depth: job.depth,
+                        depth: job.used,
                         start: job.start.map(|start| start.add(panel * PANEL + column)),
                         to: to.add(column),
                         to_stride: stride,
                     };
-                    operands.tile_of::<D>(count);
+                    // Of a last panel that is half empty only what is there.
+                    match columns - column > lanes {
+                        true => operands.tile_of::<D, 2>(count),
+                        false => operands.tile_of::<D, 1>(count),
+                    }
                 }
                 if let Sink::Layer(layer) = &job.sink {
                     layer.finish::<D::Simd>(&buffer, first, 0..count, panel * PANEL);
@@ -197,14 +223,16 @@ struct Operands {
 }
 
 impl Operands {
-    /// A tile of `rows` rows, at most those of the instruction set.
+    /// A tile of `rows` rows, at most those of the instruction set, and so many vectors.
     #[inline(always)]
-    unsafe fn tile_of<D: Dot>(&self, rows: usize) {
+    unsafe fn tile_of<D: Dot, const VECTORS: usize>(&self, rows: usize) {
         macro_rules! by_rows {
             ($($count:literal)*) => {
                 match rows {
                     // SAFETY: as for this function.
-                    $($count if $count <= D::Simd::ROWS => unsafe { self.tile::<D, $count>() },)*
+                    $($count if $count <= D::Simd::ROWS => unsafe {
+                        self.tile::<D, $count, VECTORS>()
+                    },)*
                     _ => {}
                 }
             };
@@ -213,45 +241,50 @@ impl Operands {
     }
 
     #[inline(always)]
-    unsafe fn tile<D: Dot, const ROWS: usize>(&self) {
+    unsafe fn tile<D: Dot, const ROWS: usize, const VECTORS: usize>(&self) {
         let lanes = D::Simd::LANES;
         // SAFETY: the caller vouches for the pointers and the instruction set.
         unsafe {
             let zero = D::Simd::splat(0.0);
-            let start = match self.start {
-                Some(start) => [D::Simd::load(start), D::Simd::load(start.add(lanes))],
-                None => [zero; 2],
-            };
-            let mut sums = [start; ROWS];
+            let mut first = [zero; VECTORS];
+            if let Some(start) = self.start {
+                for (vector, first) in first.iter_mut().enumerate() {
+                    *first = D::Simd::load(start.add(vector * lanes));
+                }
+            }
+            let mut sums = [first; ROWS];
             match D::CARRY {
-                None => self.accumulate::<D, ROWS>(&mut sums, 0, self.depth),
+                None => self.accumulate::<D, ROWS, VECTORS>(&mut sums, 0, self.depth),
                 Some(step) => {
                     for first in (0..self.depth).step_by(step) {
-                        let mut part = [[zero; 2]; ROWS];
-                        self.accumulate::<D, ROWS>(
+                        let mut part = [[zero; VECTORS]; ROWS];
+                        self.accumulate::<D, ROWS, VECTORS>(
                             &mut part,
                             first,
                             (first + step).min(self.depth),
                         );
                         for (sums, part) in sums.iter_mut().zip(part) {
-                            *sums = [D::carry(sums[0], part[0]), D::carry(sums[1], part[1])];
+                            for (sum, part) in sums.iter_mut().zip(part) {
+                                *sum = D::carry(*sum, part);
+                            }
                         }
                     }
                 }
             }
             for (row, sums) in sums.into_iter().enumerate() {
-                let to = self.to.add(row * self.to_stride);
-                D::Simd::store(to, D::finish(sums[0]));
-                D::Simd::store(to.add(lanes), D::finish(sums[1]));
+                for (vector, sum) in sums.into_iter().enumerate() {
+                    let to = self.to.add(row * self.to_stride + vector * lanes);
+                    D::Simd::store(to, D::finish(sum));
+                }
             }
         }
     }
 
     /// Adds the products of the words `from..to`.
     #[inline(always)]
-    unsafe fn accumulate<D: Dot, const ROWS: usize>(
+    unsafe fn accumulate<D: Dot, const ROWS: usize, const VECTORS: usize>(
         &self,
-        sums: &mut [[Lanes<D>; 2]; ROWS],
+        sums: &mut [[Lanes<D>; VECTORS]; ROWS],
         from: usize,
         to: usize,
     ) {
@@ -261,15 +294,17 @@ impl Operands {
             // SAFETY: the caller vouches for the pointers and the instruction set.
             unsafe {
                 let panel = self.panel.add(word * PANEL).cast::<f32>();
-                let b = [
-                    D::Simd::load(panel),
-                    D::Simd::load(panel.add(D::Simd::LANES)),
-                ];
-                D::Simd::prefetch(panel.wrapping_add(AHEAD * PANEL));
-                D::Simd::prefetch(panel.wrapping_add(AHEAD * PANEL + 16));
+                let mut b = [D::Simd::splat(0.0); VECTORS];
+                for (vector, b) in b.iter_mut().enumerate() {
+                    *b = D::Simd::load(panel.add(vector * D::Simd::LANES));
+                    let ahead = AHEAD * PANEL + 16 * vector;
+                    D::Simd::prefetch(panel.wrapping_add(ahead));
+                }
                 for (row, sums) in local.iter_mut().enumerate() {
                     let a = *self.rows.add(row * self.stride + word);
-                    *sums = [D::dot(sums[0], a, b[0]), D::dot(sums[1], a, b[1])];
+                    for (sum, b) in sums.iter_mut().zip(b) {
+                        *sum = D::dot(*sum, a, b);
+                    }
                 }
             }
         }
@@ -321,7 +356,12 @@ impl Layer<'_> {
                 (Epilogue::QuickGelu, true) => {
                     self.end_narrow::<S, QuickGelu>(tile, first, part, column)
                 }
+                (Epilogue::Relu, false) => self.end::<S, Relu>(tile, first, part, column),
+                (Epilogue::Relu, true) => self.end_narrow::<S, Relu>(tile, first, part, column),
+                (Epilogue::Relu6, false) => self.end::<S, Relu6>(tile, first, part, column),
+                (Epilogue::Relu6, true) => self.end_narrow::<S, Relu6>(tile, first, part, column),
                 (Epilogue::Add, _) => self.end::<S, Add>(tile, first, part, column),
+                (Epilogue::AddRelu, _) => self.end::<S, AddRelu>(tile, first, part, column),
                 (_, false) => self.end::<S, Store>(tile, first, part, column),
                 (_, true) => self.end_narrow::<S, Store>(tile, first, part, column),
             }
@@ -358,9 +398,10 @@ impl Layer<'_> {
                     match (L::ADDS, width == S::LANES) {
                         (false, true) => S::store(to, x),
                         (false, false) => S::store_part(to, x, width),
-                        (true, true) => S::store(to, S::add(x, S::load(to))),
+                        (true, true) => S::store(to, L::sum::<S>(S::add(x, S::load(to)))),
                         (true, false) => {
-                            S::store_part(to, S::add(x, S::load_part(to, width)), width)
+                            let sum = L::sum::<S>(S::add(x, S::load_part(to, width)));
+                            S::store_part(to, sum, width)
                         }
                     }
                 }
@@ -431,17 +472,55 @@ trait Last {
     unsafe fn of<S: Simd>(x: S::Vector) -> S::Vector {
         x
     }
+
+    /// What becomes of a sum with the residual.
+    ///
+    /// # Safety
+    /// The processor must have the instruction set.
+    #[inline(always)]
+    unsafe fn sum<S: Simd>(x: S::Vector) -> S::Vector {
+        x
+    }
 }
 
 struct Store;
+struct Relu;
+struct Relu6;
 struct Add;
+struct AddRelu;
 struct Gelu;
 struct QuickGelu;
 
 impl Last for Store {}
 
+impl Last for Relu {
+    #[inline(always)]
+    unsafe fn of<S: Simd>(x: S::Vector) -> S::Vector {
+        // SAFETY: arithmetic on a vector; the instruction set is there, see the trait.
+        unsafe { S::max(x, S::splat(0.0)) }
+    }
+}
+
+impl Last for Relu6 {
+    #[inline(always)]
+    unsafe fn of<S: Simd>(x: S::Vector) -> S::Vector {
+        // SAFETY: arithmetic on a vector; the instruction set is there, see the trait.
+        unsafe { S::min(S::max(x, S::splat(0.0)), S::splat(6.0)) }
+    }
+}
+
 impl Last for Add {
     const ADDS: bool = true;
+}
+
+impl Last for AddRelu {
+    const ADDS: bool = true;
+
+    #[inline(always)]
+    unsafe fn sum<S: Simd>(x: S::Vector) -> S::Vector {
+        // SAFETY: arithmetic on a vector; the instruction set is there, see the trait.
+        unsafe { S::max(x, S::splat(0.0)) }
+    }
 }
 
 impl Last for Gelu {

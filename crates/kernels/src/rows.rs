@@ -173,9 +173,19 @@ impl Rows {
         );
     }
 
+    /// Sets what the sums of the first `count` rows are multiplied by.
+    pub(crate) fn set_factors(&mut self, count: usize, factor: f32) {
+        self.factors[..count].fill(factor);
+    }
+
     /// All words, those of [`TILE_ROWS`] more rows with them.
     pub(crate) fn words(&self) -> &[u32] {
         self.words.words()
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn words_mut(&mut self) -> &mut [u32] {
+        self.words.words_mut()
     }
 
     pub(crate) fn format(&self) -> Format {
@@ -223,9 +233,9 @@ const TASK: usize = 16;
 pub(crate) struct Conversion<'a> {
     pub(crate) input: &'a [f32],
     pub(crate) norm: Option<&'a LayerNorm>,
-    /// What to multiply by; without it, what suits the format.
+    /// What to multiply by, after `lowest` was subtracted; without it, what suits the format.
     pub(crate) factor: Option<f32>,
-    /// No number is below this, itself below zero: 8 bits then hold `number - lowest`, and spend
+    /// No number is below this, itself not above zero: 8 bits then hold `number - lowest`, and spend
     /// no values on what does not occur.
     pub(crate) lowest: Option<f32>,
 }
@@ -267,14 +277,21 @@ pub(crate) unsafe fn convert<D: Dot>(job: &Conversion, words: &mut [u32]) -> f32
             },
         };
         let (factor, offset) = match job.factor {
-            Some(factor) => (factor, 0.0),
+            Some(factor) => match (format, job.lowest) {
+                (Format::Int8, Some(lowest)) => (factor, -lowest * factor - INT8_OFFSET as f32),
+                _ => (factor, 0.0),
+            },
             None if format == Format::Int8 && job.lowest.is_some() => {
                 let lowest = job.lowest.unwrap_or(0.0);
                 let mut most = D::Simd::splat(0.0);
                 for at in (0..count).step_by(lanes) {
                     most = D::Simd::max(most, values.at(at));
                 }
-                let factor = INT8_LARGEST / (D::Simd::largest(most) - lowest);
+                let span = D::Simd::largest(most) - lowest;
+                let factor = match span.is_normal() {
+                    true => (INT8_LARGEST / span).min(f32::MAX),
+                    false => 1.0,
+                };
                 (factor, -lowest * factor - INT8_OFFSET as f32)
             }
             None if matches!(format, Format::F16 | Format::Int8) => {

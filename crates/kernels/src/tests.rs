@@ -36,7 +36,7 @@ fn cosine(found: &[f32], expected: &[f64], width: usize) -> f64 {
 }
 
 /// Checks `found` as closely as the format allows.
-fn check(name: &str, format: Format, found: &[f32], expected: &[f64], width: usize) {
+pub(crate) fn check(name: &str, format: Format, found: &[f32], expected: &[f64], width: usize) {
     let size = expected.iter().fold(1e-3_f64, |size, x| size.max(x.abs()));
     let errors = found
         .iter()
@@ -115,6 +115,9 @@ fn linear_layers_agree_with_plain_loops() {
                 (Epilogue::Gelu, Some(&norm), Parallel::Serial),
                 (Epilogue::QuickGelu, None, Parallel::Serial),
                 (Epilogue::Add, Some(&norm), Parallel::Pool),
+                (Epilogue::Relu, None, Parallel::Serial),
+                (Epilogue::Relu6, None, Parallel::Serial),
+                (Epilogue::AddRelu, None, Parallel::Serial),
             ] {
                 let mut found = residual.clone();
                 layer.forward(&input, norm, &mut found, epilogue, &mut scratch, parallel);
@@ -131,6 +134,11 @@ fn linear_layers_agree_with_plain_loops() {
                             Epilogue::Gelu => gelu(sum),
                             Epilogue::QuickGelu => sum / (1.0 + (-1.702 * sum).exp()),
                             Epilogue::Add => sum + f64::from(residual[row * outputs + column]),
+                            Epilogue::Relu => sum.max(0.0),
+                            Epilogue::Relu6 => sum.clamp(0.0, 6.0),
+                            Epilogue::AddRelu => {
+                                (sum + f64::from(residual[row * outputs + column])).max(0.0)
+                            }
                         });
                     }
                 }

@@ -223,6 +223,7 @@ mod tests {
                     layers: vec![layer(LayerId::Block(1), 2), layer(LayerId::Stage(2), 3)],
                     embedding: 3,
                     multiple: 1,
+                    normalisation: crate::Normalisation::IMAGENET,
                     precision: Precision::F32,
                 },
                 seen: AtomicUsize::new(0),

@@ -31,11 +31,12 @@ use candle_core::{DType, Tensor};
 
 pub(crate) use activation::QUICK_GELU;
 pub use activation::{Activation, UnknownActivation};
+pub(crate) use packed::{Envelope, write_envelope};
 pub use packed::{PackedCopy, PackedNetwork, open_packed};
 use parts::{Shape, Weights};
 
 use crate::encoder::by_size;
-use crate::{BackboneError, EncoderSpec, ImageEncoder, LayerInfo};
+use crate::{BackboneError, EncoderSpec, ImageEncoder, LayerInfo, Normalisation};
 
 /// How the kernels compute a network.
 #[derive(Debug, Clone)]
@@ -133,6 +134,10 @@ impl VisionTransformer {
                 layers: (1..=shape.blocks).map(layer).collect(),
                 embedding: shape.embedding,
                 multiple: shape.patch,
+                normalisation: match vit.sizes().norm {
+                    true => Normalisation::CLIP,
+                    false => Normalisation::IMAGENET,
+                },
                 precision,
             },
             shape,

@@ -29,7 +29,7 @@ use super::VisionTransformer;
 use super::kernels::config;
 use super::parts::Shape;
 use crate::weights::ContentHash;
-use crate::{BackboneError, ImageEncoder};
+use crate::{BackboneError, ImageEncoder, cnn};
 
 const MAGIC: [u8; 8] = *b"ANOMPACK";
 
@@ -80,7 +80,19 @@ pub struct PackedNetwork {
 /// [`BackboneError::Packed`] says what is wrong: damaged, of another version, no packed weights;
 /// [`BackboneError::Engine`] if `ANOMALENS_CPU` names what is not there.
 pub fn open_packed(bytes: SharedBytes) -> Result<PackedNetwork, BackboneError> {
-    let (network, header) = open(&bytes, Engine::from_env()?).map_err(BackboneError::Packed)?;
+    let engine = Engine::from_env()?;
+    let envelope = Envelope::of(&bytes).map_err(BackboneError::Packed)?;
+    if cnn::packed_recognises(envelope.header) {
+        let opened = cnn::open(&bytes, &envelope, engine);
+        let (network, header) = opened.map_err(BackboneError::Packed)?;
+        return Ok(PackedNetwork {
+            encoder: Arc::new(network),
+            original: header.original,
+            precision: header.precision,
+        });
+    }
+    let opened = open(&bytes, &envelope, engine);
+    let (network, header) = opened.map_err(BackboneError::Packed)?;
     Ok(PackedNetwork {
         encoder: Arc::new(network),
         original: header.original,
@@ -116,7 +128,8 @@ impl PackedCopy {
         let path = self.path(&Vit::format_name(engine, precision), VERSION);
         let (file, length) = open_regular(&path).ok()?;
         let bytes = SharedBytes::read(file, usize::try_from(length).ok()?).ok()?;
-        let (network, header) = open(&bytes, engine).ok()?;
+        let envelope = Envelope::of(&bytes).ok()?;
+        let (network, header) = open(&bytes, &envelope, engine).ok()?;
         let expected = Header {
             shape: shape.clone(),
             sizes: Sizes {
@@ -174,50 +187,87 @@ impl VisionTransformer {
             precision,
             original,
         })?;
-        file.write_all(&[0; HEADER])?;
-        let mut to = Digest::new(BufWriter::new(&mut *file), HEADER);
-        to.write_all(&header)?;
-        to.align()?;
-        let positions = self.positions.flatten_all().and_then(|x| x.to_vec1());
-        let positions: Vec<f32> = positions.map_err(io::Error::other)?;
-        for x in positions {
-            match precision {
-                Precision::Int8 => to.write_all(&f16::from_f32(x).to_le_bytes())?,
-                Precision::F32 | Precision::Half => to.write_all(&x.to_le_bytes())?,
+        write_envelope(file, &header, |to| {
+            let positions = self.positions.flatten_all().and_then(|x| x.to_vec1());
+            let positions: Vec<f32> = positions.map_err(io::Error::other)?;
+            for x in positions {
+                match precision {
+                    Precision::Int8 => to.write_all(&f16::from_f32(x).to_le_bytes())?,
+                    Precision::F32 | Precision::Half => to.write_all(&x.to_le_bytes())?,
+                }
             }
-        }
-        to.align()?;
-        self.vit.write(&mut to)?;
-        let hash = to.finish()?;
-        file.seek(SeekFrom::Start(0))?;
-        file.write_all(&MAGIC)?;
-        file.write_all(&VERSION.to_le_bytes())?;
-        file.write_all(&(header.len() as u32).to_le_bytes())?;
-        file.write_all(&hash)
+            to.align()?;
+            self.vit.write(to)
+        })
     }
 }
 
-/// The network in `bytes`, or what is wrong with them.
-fn open(bytes: &SharedBytes, engine: Engine) -> Result<(VisionTransformer, Header), String> {
-    let none = || "they do not start like packed weights".to_owned();
-    let (start, rest) = bytes.split_at_checked(HEADER).ok_or_else(none)?;
-    let [version, length] = [8, 12].map(|at| {
-        let word = start[at..at + 4].try_into();
-        u32::from_le_bytes(word.unwrap_or_default())
-    });
-    if start[..8] != MAGIC {
-        return Err(none());
+/// Writes a file from its start on: magic number, version, hash, `header`, and what `rest` writes
+/// from a multiple of 64 bytes on.
+pub(crate) fn write_envelope<W: Write + Seek>(
+    file: &mut W,
+    header: &[u8],
+    rest: impl FnOnce(&mut Digest<BufWriter<&mut W>>) -> io::Result<()>,
+) -> io::Result<()> {
+    file.write_all(&[0; HEADER])?;
+    let mut to = Digest::new(BufWriter::new(&mut *file), HEADER);
+    to.write_all(header)?;
+    to.align()?;
+    rest(&mut to)?;
+    let hash = to.finish()?;
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&MAGIC)?;
+    file.write_all(&VERSION.to_le_bytes())?;
+    file.write_all(&(header.len() as u32).to_le_bytes())?;
+    file.write_all(&hash)
+}
+
+/// The parts of a file that is whole.
+pub(crate) struct Envelope<'a> {
+    pub(crate) header: &'a [u8],
+    /// Where the rest starts.
+    pub(crate) start: usize,
+}
+
+impl<'a> Envelope<'a> {
+    /// Checks the magic number, the version and the hash.
+    fn of(bytes: &'a [u8]) -> Result<Self, String> {
+        let none = || "they do not start like packed weights".to_owned();
+        let (start, rest) = bytes.split_at_checked(HEADER).ok_or_else(none)?;
+        let [version, length] = [8, 12].map(|at| {
+            let word = start[at..at + 4].try_into();
+            u32::from_le_bytes(word.unwrap_or_default())
+        });
+        if start[..8] != MAGIC {
+            return Err(none());
+        }
+        if version != VERSION {
+            return Err(format!(
+                "they have version {version}, this program reads version {VERSION}"
+            ));
+        }
+        if start[16..] != Digest::<io::Sink>::of(rest) {
+            return Err("they are damaged: their SHA-256 does not match".to_owned());
+        }
+        let header = rest.get(..length as usize);
+        Ok(Self {
+            header: header.ok_or_else(cut)?,
+            start: (HEADER + length as usize).next_multiple_of(ALIGNMENT),
+        })
     }
-    if version != VERSION {
-        return Err(format!(
-            "they have version {version}, this program reads version {VERSION}"
-        ));
-    }
-    if start[16..] != Digest::<io::Sink>::of(rest) {
-        return Err("they are damaged: their SHA-256 does not match".to_owned());
-    }
-    let cut = || "they are cut off".to_owned();
-    let header = rest.get(..length as usize).ok_or_else(cut)?;
+}
+
+fn cut() -> String {
+    "they are cut off".to_owned()
+}
+
+/// The transformer in `bytes`, or what is wrong with them.
+fn open(
+    bytes: &SharedBytes,
+    envelope: &Envelope<'_>,
+    engine: Engine,
+) -> Result<(VisionTransformer, Header), String> {
+    let Envelope { header, start } = *envelope;
     let header: Header = serde_json::from_slice(header).map_err(|error| error.to_string())?;
     let Header {
         shape,
@@ -228,8 +278,6 @@ fn open(bytes: &SharedBytes, engine: Engine) -> Result<(VisionTransformer, Heade
     if shape.position_side == 0 || shape.width == 0 {
         return Err("they describe an impossible network".to_owned());
     }
-    let aligned = |at: usize| at.next_multiple_of(ALIGNMENT);
-    let start = aligned(HEADER + length as usize);
     let count = shape.position_side.saturating_mul(shape.position_side);
     let count = count.saturating_add(1).saturating_mul(shape.width);
     let size = match precision {
@@ -240,7 +288,7 @@ fn open(bytes: &SharedBytes, engine: Engine) -> Result<(VisionTransformer, Heade
         .checked_mul(size)
         .and_then(|length| bytes.get(start..start.checked_add(length)?))
         .ok_or_else(cut)?;
-    let weights = aligned(start + positions.len());
+    let weights = (start + positions.len()).next_multiple_of(ALIGNMENT);
     let positions: Vec<f32> = match precision {
         Precision::Int8 => {
             let (numbers, _) = positions.as_chunks();
@@ -270,7 +318,7 @@ fn open(bytes: &SharedBytes, engine: Engine) -> Result<(VisionTransformer, Heade
 
 /// SHA-256 of the SHA-256s of all chunks, so that all cores can verify a file; chunks are counted
 /// from the first byte after the hash itself.
-struct Digest<W> {
+pub(crate) struct Digest<W> {
     to: W,
     /// Bytes written, those before the digest included.
     at: usize,

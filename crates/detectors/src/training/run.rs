@@ -272,7 +272,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use anomalens_backbones::{
-        BackboneError, EncoderSpec, FeatureRequest, ImageFeatures, Precision,
+        BackboneError, EncoderSpec, FeatureRequest, ImageFeatures, Normalisation, Precision,
     };
     use anomalens_vision::{Image, MaskSource, Preprocess, Preprocessed};
     use candle_core::{Device, Var};
@@ -287,6 +287,7 @@ mod tests {
         layers: vec![],
         embedding: 1,
         multiple: 14,
+        normalisation: Normalisation::IMAGENET,
         precision: Precision::F32,
     });
 

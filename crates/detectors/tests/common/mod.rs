@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use anomalens_backbones::{
     BackboneError, EncoderSpec, FeatureMap, FeatureRequest, Grid, ImageEncoder, ImageFeatures,
-    LayerId, LayerInfo, Precision,
+    LayerId, LayerInfo, Normalisation, Precision,
 };
 use anomalens_vision::{Image, Preprocessed};
 
@@ -27,6 +27,7 @@ static SPEC: LazyLock<EncoderSpec> = LazyLock::new(|| {
         layers: (1..=12).map(layer).collect(),
         embedding: COLOURS,
         multiple: PATCH,
+        normalisation: Normalisation::IMAGENET,
         precision: Precision::F32,
     }
 });

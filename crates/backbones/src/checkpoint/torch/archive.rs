@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use zip::{CompressionMethod, ZipArchive};
 
+use super::tree::Storages;
 use crate::checkpoint::data::Data;
 
 /// More members than any checkpoint has tensors.
@@ -17,7 +18,7 @@ const LONGEST_MEMBER: usize = 64 << 20;
 
 /// An archive, its members by name.
 pub(super) struct Archive {
-    pub(super) data: Data,
+    data: Data,
     /// What a member's bytes are; none for members that are compressed or encrypted.
     members: HashMap<String, Option<Range<usize>>>,
     /// The folder of all members.
@@ -61,7 +62,7 @@ impl Archive {
         }
     }
 
-    pub(super) fn range(&self, name: &str) -> Result<Range<usize>, String> {
+    fn range(&self, name: &str) -> Result<Range<usize>, String> {
         match self.members.get(&format!("{}/{name}", self.root)) {
             Some(Some(range)) => Ok(range.clone()),
             Some(None) => Err(format!(
@@ -77,5 +78,15 @@ impl Archive {
             return Err(format!("{name} has {} bytes", range.len()));
         }
         self.data.read(range).map_err(|error| error.to_string())
+    }
+}
+
+impl Storages for Archive {
+    fn data(&self) -> &Data {
+        &self.data
+    }
+
+    fn storage(&self, key: &str) -> Result<Range<usize>, String> {
+        self.range(&format!("data/{key}"))
     }
 }

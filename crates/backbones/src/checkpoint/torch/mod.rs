@@ -1,13 +1,15 @@
-//! PyTorch archives: state dicts as `torch.save` writes them since version 1.6, and TorchScript.
+//! PyTorch's files: state dicts as `torch.save` writes them, and TorchScript.
 //!
 //! ```text
 //! archive.rs   the zip archive: a pickle `data.pkl` that describes the tensors, storages in `data/`
+//! legacy.rs    the files before version 1.6: several pickles, then the storages
 //! pickle.rs    the part of the pickle format that is needed; parsed, never executed
 //! tree.rs      the tensors in what a pickle describes
 //! write.rs     state dicts that PyTorch reads
 //! ```
 
 mod archive;
+mod legacy;
 mod pickle;
 mod tree;
 mod write;
@@ -21,8 +23,9 @@ use super::data::Data;
 use super::stored::Stored;
 use crate::BackboneError;
 use archive::Archive;
+use legacy::Legacy;
 use pickle::{Pickle, Value};
-use tree::Tree;
+use tree::{Storages, Tree};
 
 pub use write::write_torch;
 
@@ -80,18 +83,25 @@ pub(super) fn read(data: &Data) -> Result<Contents, BackboneError> {
         format: "PyTorch",
         reason,
     };
-    if is_pickle(&data.start(2)?) {
-        return Err(broken(format!(
-            "it was saved by PyTorch before 1.6 or is a plain pickle; save it again with python -c \
-             \"import torch; torch.save(torch.load('{0}', 'cpu', weights_only=True), '{0}')\"",
-            data.path().display()
-        )));
+    match is_pickle(&data.start(2)?) {
+        true => {
+            let legacy = Legacy::open(data).map_err(broken)?;
+            contents(data, &legacy.description, &legacy)
+        }
+        false => {
+            let archive = Archive::open(data).map_err(broken)?;
+            let bytes = archive.bytes("data.pkl").map_err(broken)?;
+            contents(data, &bytes, &archive)
+        }
     }
-    let archive = Archive::open(data).map_err(broken)?;
-    let bytes = archive.bytes("data.pkl").map_err(broken)?;
-    let pickle = Pickle::read(&bytes, expected).map_err(broken)?;
+    .map_err(broken)
+}
+
+/// The tensors that a pickle describes.
+fn contents(data: &Data, pickle: &[u8], storages: &dyn Storages) -> Result<Contents, String> {
+    let pickle = Pickle::read(pickle, expected)?;
     let tree = Tree {
-        archive: &archive,
+        storages,
         pickle: &pickle,
     };
     let contents = match pickle.root() {
@@ -105,14 +115,14 @@ pub(super) fn read(data: &Data) -> Result<Contents, BackboneError> {
         }),
         _ => Err("it holds neither a dictionary nor a module".to_owned()),
     };
-    let contents = contents.map_err(broken)?;
+    let contents = contents?;
     let sizes = contents.tensors.iter().map(|(_, stored)| stored.size());
     let total = sizes.fold(0_usize, usize::saturating_add);
     if total > data.len().saturating_mul(MOST_SHARING) {
-        return Err(broken(format!(
+        return Err(format!(
             "its tensors would have {total} bytes, but the file has {}",
             data.len()
-        )));
+        ));
     }
     Ok(contents)
 }

@@ -49,6 +49,14 @@ impl<'a> Pickle<'a> {
     ///
     /// Says what is wrong with a pickle that is damaged or uses what no state dict needs.
     pub(super) fn read(bytes: &'a [u8], expected: fn(&str, &str) -> bool) -> Result<Self, String> {
+        Self::read_first(bytes, expected).map(|(pickle, _)| pickle)
+    }
+
+    /// The same of a pickle that other bytes may follow, and its length.
+    pub(super) fn read_first(
+        bytes: &'a [u8],
+        expected: fn(&str, &str) -> bool,
+    ) -> Result<(Self, usize), String> {
         let mut machine = Machine {
             input: Input { bytes, at: 0 },
             expected,
@@ -65,10 +73,16 @@ impl<'a> Pickle<'a> {
                 Err(reason) => return Err(format!("pickle, byte {at}: {reason}")),
             }
         };
-        Ok(Self {
+        let pickle = Self {
             values: machine.values,
             root,
-        })
+        };
+        Ok((pickle, machine.input.at))
+    }
+
+    /// All values, in the order in which they were made.
+    pub(super) fn values(&self) -> impl Iterator<Item = &Value<'a>> {
+        self.values.iter()
     }
 
     pub(super) fn root(&self) -> &Value<'a> {

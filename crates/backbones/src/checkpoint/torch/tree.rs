@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::archive::Archive;
 use super::pickle::{Id, Pickle, Value};
+use crate::checkpoint::data::Data;
 use crate::checkpoint::stored::{Element, Stored};
 
 /// Keys under which state dicts are nested, the first one there counts: OpenCLIP, InCTRL,
@@ -27,9 +27,18 @@ const MOST_VISITS: usize = 1 << 20;
 /// More bytes than all names have together: a pickle may use one long text as often as it likes.
 const MOST_TEXT: usize = 16 << 20;
 
-/// What a pickle describes, with the archive that its storages lie in.
+/// Where the numbers of tensors are.
+pub(super) trait Storages {
+    /// The file.
+    fn data(&self) -> &Data;
+
+    /// The bytes of the storage `key`.
+    fn storage(&self, key: &str) -> Result<Range<usize>, String>;
+}
+
+/// What a pickle describes, with the storages that it refers to.
 pub(super) struct Tree<'a> {
-    pub(super) archive: &'a Archive,
+    pub(super) storages: &'a dyn Storages,
     pub(super) pickle: &'a Pickle<'a>,
 }
 
@@ -190,7 +199,7 @@ impl Tree<'_> {
             _ => None,
         };
         Stored::view(
-            &self.archive.data,
+            self.storages.data(),
             bytes,
             element,
             self.number(offset).ok_or_else(odd)?,
@@ -199,44 +208,68 @@ impl Tree<'_> {
         )
     }
 
-    /// The type of a storage's elements, and where they are: `("storage", type, key, device, count)`.
+    /// The type of a storage's elements, and where they are.
     fn storage(&self, value: Id) -> Result<(Element, Range<usize>), String> {
-        let odd = || "its storage is described in an unknown way".to_owned();
-        let &Value::Persistent(reference) = self.pickle.get(value) else {
-            return Err(odd());
-        };
-        let Value::Tuple(parts) = self.pickle.get(reference) else {
-            return Err(odd());
-        };
-        let &[_, class, key, _, count] = &parts[..] else {
-            return Err(odd());
-        };
-        let (&Value::Global("torch", class), &Value::Text(key), Some(count)) = (
-            self.pickle.get(class),
-            self.pickle.get(key),
-            self.number(count),
-        ) else {
-            return Err(odd());
-        };
-        let element = element(class).ok_or_else(|| format!("a {class} is not supported"))?;
-        let member = format!("data/{key}");
-        let range = self.archive.range(&member)?;
-        match count.checked_mul(element.size()) {
+        let reference = reference(self.pickle, self.pickle.get(value))
+            .ok_or("its storage is described in an unknown way")?;
+        let (key, element) = (reference.key, reference.element?);
+        let range = self.storages.storage(key)?;
+        match reference.count.checked_mul(element.size()) {
             Some(bytes) if bytes <= range.len() => Ok((element, range.start..range.start + bytes)),
             _ => Err(format!(
-                "{member} has {} bytes, too few for {count} elements of {} bytes",
+                "data/{key} has {} bytes, too few for {} elements of {} bytes",
                 range.len(),
+                reference.count,
                 element.size()
             )),
         }
     }
 
     fn number(&self, id: Id) -> Option<usize> {
-        match self.pickle.get(id) {
-            &Value::Int(value) => usize::try_from(value).ok(),
-            _ => None,
-        }
+        number(self.pickle, id)
     }
+}
+
+fn number(pickle: &Pickle<'_>, id: Id) -> Option<usize> {
+    match pickle.get(id) {
+        &Value::Int(value) => usize::try_from(value).ok(),
+        _ => None,
+    }
+}
+
+/// A reference to a storage.
+pub(super) struct Reference<'a> {
+    pub(super) key: &'a str,
+    pub(super) count: usize,
+    /// The type of its elements, or why it is not known.
+    pub(super) element: Result<Element, String>,
+}
+
+/// The reference that `value` is: `("storage", type, key, device, count)`, and before PyTorch 1.6
+/// which part of the storage is meant, of which only the whole is known here.
+pub(super) fn reference<'a>(pickle: &'a Pickle<'a>, value: &Value<'_>) -> Option<Reference<'a>> {
+    let &Value::Persistent(reference) = value else {
+        return None;
+    };
+    let Value::Tuple(parts) = pickle.get(reference) else {
+        return None;
+    };
+    let (class, key, count) = match parts[..] {
+        [_, class, key, _, count] => (class, key, count),
+        [_, class, key, _, count, part] if matches!(pickle.get(part), Value::Other) => {
+            (class, key, count)
+        }
+        _ => return None,
+    };
+    let (&Value::Global("torch", class), &Value::Text(key)) = (pickle.get(class), pickle.get(key))
+    else {
+        return None;
+    };
+    Some(Reference {
+        key,
+        count: number(pickle, count)?,
+        element: element(class).ok_or_else(|| format!("a {class} is not supported")),
+    })
 }
 
 /// The length of all names so far.
