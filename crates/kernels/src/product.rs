@@ -165,6 +165,10 @@ impl Epilogue {
 pub(crate) unsafe fn product<D: Dot>(job: &Product) {
     let lanes = D::Simd::LANES;
     let blocks = job.row_count.div_ceil(D::Simd::ROWS).max(1);
+    let simple = match &job.sink {
+        Sink::Layer(layer) if D::FORMAT == Format::F32 => layer.simple(job),
+        _ => None,
+    };
     let mut buffer = Tile([0.0; TILE_ROWS * PANEL]);
     for panel in 0..job.panel_count {
         for block in 0..blocks {
@@ -177,6 +181,9 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
                 let rows = job.rows.add(first * job.stride);
                 let (to, stride) = match &job.sink {
                     Sink::Plain { to, stride } => (to.add(first * stride + panel * PANEL), *stride),
+                    Sink::Layer(layer) if simple.is_some() => {
+                        (layer.to.at(first, panel * PANEL).cast(), layer.to.stride)
+                    }
                     Sink::Layer(_) => (buffer.0.as_mut_ptr(), PANEL),
                 };
                 let columns = match &job.sink {
@@ -192,6 +199,12 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
                         start: job.start.map(|start| start.add(panel * PANEL + column)),
                         to: to.add(column),
                         to_stride: stride,
+                        end: simple.map(|simple| End {
+                            bias: simple.bias.wrapping_add(panel * PANEL + column),
+                            row_factors: simple.row_factors.wrapping_add(first),
+                            columns: columns - column,
+                            ..simple
+                        }),
                     };
                     // Of a last panel that is half empty only what is there.
                     match columns - column > lanes {
@@ -199,7 +212,9 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
                         false => operands.tile_of::<D, 1>(count),
                     }
                 }
-                if let Sink::Layer(layer) = &job.sink {
+                if let Sink::Layer(layer) = &job.sink
+                    && simple.is_none()
+                {
                     layer.finish::<D::Simd>(&buffer, first, 0..count, panel * PANEL);
                 }
             }
@@ -220,6 +235,22 @@ struct Operands {
     start: Option<*const f32>,
     to: *mut f32,
     to_stride: usize,
+    /// The end of a layer, if it is computed before the sums are written.
+    end: Option<End>,
+}
+
+/// An end of a layer that is so simple that sums need not be written first:
+/// `sum * row factor + bias`, perhaps the residual, and bounds.
+#[derive(Clone, Copy)]
+struct End {
+    /// Those of the tile's columns; whole vectors can be read.
+    bias: *const f32,
+    /// Those of the tile's rows.
+    row_factors: *const f32,
+    /// Columns of the tile that are written.
+    columns: usize,
+    adds: bool,
+    bounds: Option<(f32, f32)>,
 }
 
 impl Operands {
@@ -271,10 +302,64 @@ impl Operands {
                     }
                 }
             }
-            for (row, sums) in sums.into_iter().enumerate() {
-                for (vector, sum) in sums.into_iter().enumerate() {
-                    let to = self.to.add(row * self.to_stride + vector * lanes);
-                    D::Simd::store(to, D::finish(sum));
+            match self.end {
+                None => {
+                    for (row, sums) in sums.into_iter().enumerate() {
+                        for (vector, sum) in sums.into_iter().enumerate() {
+                            let to = self.to.add(row * self.to_stride + vector * lanes);
+                            D::Simd::store(to, D::finish(sum));
+                        }
+                    }
+                }
+                // The only format of layers with such an end.
+                Some(end) if D::FORMAT == Format::F32 => {
+                    self.finish::<D, ROWS, VECTORS>(sums, end);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Writes sums of float32 through the end of a layer.
+    ///
+    /// # Safety
+    /// As for [`product`].
+    #[inline(always)]
+    unsafe fn finish<D: Dot, const ROWS: usize, const VECTORS: usize>(
+        &self,
+        sums: [[Lanes<D>; VECTORS]; ROWS],
+        end: End,
+    ) {
+        let lanes = D::Simd::LANES;
+        // SAFETY: bias and row factors are those of the tile; of the target only the columns that
+        // the layer has are touched.
+        unsafe {
+            let (least, most) = end.bounds.unwrap_or_default();
+            let (least, most) = (D::Simd::splat(least), D::Simd::splat(most));
+            for (vector, column) in (0..VECTORS).map(|vector| (vector, vector * lanes)) {
+                let bias = D::Simd::load(end.bias.add(column));
+                let width = end.columns.saturating_sub(column).min(lanes);
+                for (row, sums) in sums.iter().enumerate() {
+                    let factor = D::Simd::splat(*end.row_factors.add(row));
+                    let to = self.to.add(row * self.to_stride + column);
+                    let mut x = D::Simd::fma(sums[vector], factor, bias);
+                    if width == lanes {
+                        if end.adds {
+                            x = D::Simd::add(x, D::Simd::load(to));
+                        }
+                        if end.bounds.is_some() {
+                            x = D::Simd::min(D::Simd::max(x, least), most);
+                        }
+                        D::Simd::store(to, x);
+                    } else {
+                        if end.adds {
+                            x = D::Simd::add(x, D::Simd::load_part(to, width));
+                        }
+                        if end.bounds.is_some() {
+                            x = D::Simd::min(D::Simd::max(x, least), most);
+                        }
+                        D::Simd::store_part(to, x, width);
+                    }
                 }
             }
         }
@@ -313,6 +398,29 @@ impl Operands {
 }
 
 impl Layer<'_> {
+    /// The layer's end, if it is a simple one.
+    fn simple(&self, job: &Product) -> Option<End> {
+        let bounds = match self.last {
+            Epilogue::Store | Epilogue::Add => None,
+            Epilogue::Relu | Epilogue::AddRelu => Some((0.0, f32::INFINITY)),
+            Epilogue::Relu6 => Some((0.0, 6.0)),
+            Epilogue::Gelu | Epilogue::QuickGelu | Epilogue::SwiGlu => return None,
+        };
+        let plain = self.to.format == Format::F32 && self.column_factors.is_none();
+        let bias = self.bias.filter(|_| plain)?;
+        assert!(
+            self.row_factors.len() >= job.row_count && bias.len() >= job.panel_count * PANEL,
+            "rows without factors or columns without bias"
+        );
+        Some(End {
+            bias: bias.as_ptr(),
+            row_factors: self.row_factors.as_ptr(),
+            columns: self.columns,
+            adds: self.last.adds(),
+            bounds,
+        })
+    }
+
     /// Ends those sums of `tile` that are in its rows `part`, for the panel at `column`; the tile's
     /// rows are those of the product from `first` on.
     ///

@@ -116,7 +116,6 @@ fn linear_layers_agree_with_plain_loops() {
                 (Epilogue::QuickGelu, None, Parallel::Serial),
                 (Epilogue::Add, Some(&norm), Parallel::Pool),
                 (Epilogue::Relu, None, Parallel::Serial),
-                (Epilogue::Relu6, None, Parallel::Serial),
                 (Epilogue::AddRelu, None, Parallel::Serial),
             ] {
                 let mut found = residual.clone();
@@ -135,6 +134,7 @@ fn linear_layers_agree_with_plain_loops() {
                             Epilogue::QuickGelu => sum / (1.0 + (-1.702 * sum).exp()),
                             Epilogue::Add => sum + f64::from(residual[row * outputs + column]),
                             Epilogue::Relu => sum.max(0.0),
+                            // Most of these sums are beyond 6: see the tests of convolutions.
                             Epilogue::Relu6 => sum.clamp(0.0, 6.0),
                             Epilogue::AddRelu => {
                                 (sum + f64::from(residual[row * outputs + column])).max(0.0)

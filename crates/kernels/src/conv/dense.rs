@@ -121,7 +121,8 @@ impl Dense {
 
     /// Whether its windows have one place each, without gaps.
     pub(super) fn pointwise(&self) -> bool {
-        self.convolution.window == Window::POINT
+        let Window { side, stride, .. } = self.convolution.window;
+        (side, stride) == (1, 1)
     }
 
     /// `to = epilogue(convolution(from))`; `to` has its size and format.
