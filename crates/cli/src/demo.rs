@@ -10,11 +10,11 @@ use anomalens::detectors::methods::lens::Evidence;
 use anomalens::detectors::{DEFAULT_METHOD, MethodSettings, find as find_method};
 use anomalens::evaluation::{Candidate, Evaluation, RunOptions};
 use anomalens::report::write_report;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::eval::{brief, context, evaluate_shown, warn_of_failures};
-use super::progress::{Progress, interrupted};
+use super::progress::{Progress, catch_interrupts, interrupted};
 use super::{End, backbone, data, print_json, print_line, sentence, table};
 
 /// The data set of the demo, in the registry and as a layout.
@@ -67,6 +67,8 @@ pub(super) fn run(args: &Args) -> Result<End> {
         Ok(data) => (data, None),
         Err(error) => (SYNTHETIC.parse::<data::Reference>()?.open()?, Some(error)),
     };
+    // Until here Ctrl-C ends the program at once; what was fetched is kept.
+    catch_interrupts();
     data.samples = mixed(data.samples);
     let note = unavailable.map(|error| {
         // What follows lists the sources that were tried.
@@ -109,6 +111,9 @@ pub(super) fn run(args: &Args) -> Result<End> {
             true => all,
             false => evaluations.into_iter().zip(all).map(larger).collect(),
         };
+    }
+    if evaluations.iter().all(|e| e.images + e.failed == 0) {
+        bail!("interrupted before the first image was scored; no report was written");
     }
     demo.show(&mut evaluations, true)?;
     warn_of_failures(&evaluations);

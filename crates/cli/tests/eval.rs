@@ -137,10 +137,13 @@ fn a_run_that_is_broken_off_gives_what_was_scored() {
         shots: 2,
         seed: 0,
     }];
-    // Two classes of six images each, broken off in the first, at its end, and in the second.
+    // Two classes of six images each, broken off before, in and after the first, and in the second.
     for (name, last, partial, classes, images) in [
         ("no result", 4, false, None, None),
+        ("no result before the first image", 0, false, None, None),
+        ("before the first image", 0, true, Some(0), Some(0)),
         ("first class", 4, true, Some(1), Some(4)),
+        ("its end", 6, true, Some(1), Some(6)),
         ("second class", 8, true, Some(2), Some(8)),
         ("not broken off", 13, true, Some(2), Some(12)),
     ] {

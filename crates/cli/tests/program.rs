@@ -389,6 +389,69 @@ fn the_demo_without_network_says_that_its_defects_are_synthetic() {
     assert!(report.contains("synthetic defects on generated textures, not real ones"));
 }
 
+/// The demo, sent Ctrl-C `delay` after it has its images: its exit code, output and messages.
+#[cfg(all(unix, feature = "embedded"))]
+fn interrupted_demo(
+    sandbox: &Sandbox,
+    delay: std::time::Duration,
+) -> (Option<i32>, String, String) {
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::{Command, Stdio};
+
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin("anomalens"))
+        .args(["demo", "--json"])
+        .current_dir(sandbox.path("."))
+        .env("ANOMALENS_CACHE", sandbox.path("cache"))
+        .env("ANOMALENS_OFFLINE", "1")
+        .env_remove("ANOMALENS_MODELS")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut messages = BufReader::new(child.stderr.take().unwrap());
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    while !stderr.contains("solar-cell images are unavailable") {
+        assert_ne!(messages.read_line(&mut stderr).unwrap(), 0, "{stderr}");
+    }
+    std::thread::sleep(delay);
+    let mut kill = Command::new("kill");
+    kill.args(["-INT", &child.id().to_string()]);
+    assert!(kill.status().unwrap().success(), "{stderr}");
+    messages.read_to_string(&mut stderr).unwrap();
+    let mut results = child.stdout.take().unwrap();
+    results.read_to_string(&mut stdout).unwrap();
+    (child.wait().unwrap().code(), stdout, stderr)
+}
+
+#[cfg(all(unix, feature = "embedded"))]
+#[test]
+fn a_demo_interrupted_before_the_first_image_says_so() {
+    let sandbox = Sandbox::new();
+    let (code, stdout, stderr) = interrupted_demo(&sandbox, std::time::Duration::ZERO);
+    let end = "error: interrupted before the first image was scored; no report was written\n";
+    assert!(stderr.ends_with(end), "{stderr}");
+    assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
+    assert!(!sandbox.path("anomalens-demo/report.html").exists());
+}
+
+/// Later and later, until Ctrl-C comes between the first image and the last.
+#[cfg(all(unix, feature = "embedded"))]
+#[test]
+fn an_interrupted_demo_writes_its_report() {
+    let sandbox = Sandbox::new();
+    let stdout = (0..10).find_map(|attempt| {
+        let delay = std::time::Duration::from_millis(100 << attempt);
+        let (code, stdout, stderr) = interrupted_demo(&sandbox, delay);
+        assert_eq!(code, Some(1), "{stderr}");
+        (!stdout.is_empty()).then_some(stdout)
+    });
+    let stdout = stdout.unwrap();
+    let result: serde_json::Value = serde_json::from_str(stdout.trim()).unwrap();
+    assert_eq!(result["interrupted"], true);
+    let report = std::fs::read_to_string(sandbox.path("anomalens-demo/report.html")).unwrap();
+    assert!(report.contains("Interrupted: at least "), "{stdout}");
+}
+
 #[test]
 fn a_data_set_is_evaluated_by_its_list_as_by_its_folders() {
     let sandbox = Sandbox::new();

@@ -71,8 +71,8 @@ impl RunOptions {
 }
 
 /// Evaluates all `candidates` on the test images of `data`; those that want the same input share
-/// one pass through the network. `progress` gets the number of images after each one;
-/// if it breaks off, the evaluation ends: without a result, or, with [`RunOptions::partial`], with that
+/// one pass through the network. `progress` gets the number of images that are done, before the first
+/// image of each class and after each image; if it breaks off, the evaluation ends: without a result, or, with [`RunOptions::partial`], with that
 /// of the images that were scored.
 ///
 /// # Errors
@@ -103,6 +103,12 @@ pub fn evaluate(
                 fitted
             })
             .collect::<Result<Vec<Fitted>, _>>()?;
+        if progress(done, total).is_break() {
+            if options.partial {
+                break;
+            }
+            return Ok(None);
+        }
         let detectors: Vec<&dyn Detector> = fitted.iter().map(Fitted::get).collect();
         let samples = options.samples(data, class);
         let sources: Vec<ImageSource> = samples.iter().map(|sample| source(sample)).collect();
