@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use anomalens_backbones::weights::Store;
 use anomalens_backbones::{Backbone, BackboneOptions, DEFAULT_WEIGHTS, Precision};
-use anomalens_datasets::images_below;
+use anomalens_datasets::{find_images, path_text};
 use anomalens_detectors::{
     BackboneRef, Calibration, DEFAULT_METHOD, Detector, DetectorFile, FitContext, ImageSource,
     MethodSettings, Provenance, ReferenceImage, Scope, Settings, StreamOptions, find, predict,
 };
-use anomalens_evaluation::{Labelled, calibrate};
+use anomalens_evaluation::{Labelled, calibrate, is_result_folder};
 use anomalens_metrics::Rule;
 use anomalens_vision::{DecodeOptions, Image};
 
@@ -103,25 +103,25 @@ impl Builder {
         self.fit(&[])
     }
 
-    /// Makes the detector from the normal images in `folder` and below, by name.
+    /// Makes the detector from the normal images in `folder` and below: the same images in the same
+    /// order as `anomalens fit --normal FOLDER`, so that the detector is the same. Folders that hold
+    /// results are left out.
     ///
     /// # Errors
-    /// [`Error`], among others for a folder without images and for an image that cannot be read.
+    /// [`Error`], among others for a folder without images, for a part of it that cannot be searched
+    /// and for an image that cannot be read.
     pub fn fit_dir(self, folder: impl AsRef<Path>) -> Result<AnomalyDetector, Error> {
-        let folder = folder.as_ref();
-        let names = images_below(folder)?;
-        if names.is_empty() {
-            return Err(Error::NoImages(folder.to_owned()));
+        let found = find_images(&[folder.as_ref().to_owned()], &is_result_folder)?;
+        if let Some((path, reason)) = found.problems.into_iter().next() {
+            return Err(Error::NotSearched { path, reason });
         }
-        let reference = |name: String| {
-            let image = Image::open(folder.join(&name))?;
-            Ok(ReferenceImage { name, image })
-        };
-        let references: Vec<ReferenceImage> = names
-            .into_iter()
-            .map(reference)
-            .collect::<Result<_, Error>>()?;
-        self.fit(&references)
+        let images = found.images.into_iter().map(|file| {
+            Ok(ReferenceImage {
+                name: path_text(&file.name),
+                image: Image::open(file.path)?,
+            })
+        });
+        self.fit(&images.collect::<Result<Vec<_>, Error>>()?)
     }
 
     /// Makes the detector from normal images that are in memory.

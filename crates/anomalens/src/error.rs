@@ -29,12 +29,17 @@ pub enum Error {
     /// The calibration is impossible.
     #[error(transparent)]
     Evaluation(#[from] EvaluationError),
-    /// A folder cannot be listed.
+    /// A folder of normal images is missing or holds none.
     #[error(transparent)]
     Folder(#[from] anomalens_datasets::Error),
-    /// A folder of normal images holds none.
-    #[error("there are no images in {}", .0.display())]
-    NoImages(PathBuf),
+    /// A part of a folder of normal images cannot be searched.
+    #[error("cannot search {}: {reason}", path.display())]
+    NotSearched {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
     /// The method gave no result for an image.
     #[error("the method gave no score for an image")]
     NotScored,

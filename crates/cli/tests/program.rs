@@ -3,7 +3,9 @@
 
 mod common;
 
+use anomalens::AnomalyDetector;
 use anomalens::backbones::weights::ContentHash;
+use anomalens::detectors::DetectorFile;
 use common::Sandbox;
 use serde_json::json;
 
@@ -975,6 +977,82 @@ fn a_detector_is_fitted_on_the_training_images_of_data_sets() {
     let run = fit("musc", "");
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stderr.contains("needs no normal images"), "{run:?}");
+}
+
+/// The order of a folder's images is that of file names in each folder, not that of full paths.
+#[test]
+fn the_library_fits_the_same_detector_on_a_folder() {
+    let sandbox = Sandbox::new();
+    let names = [
+        "b.png",
+        "a/2.png",
+        "a/10.png",
+        "a-b/1.png",
+        "a.png",
+        "é.png",
+    ];
+    for (i, name) in (0..).zip(names) {
+        sandbox.picture(&format!("good/{name}"), i, false);
+    }
+    sandbox.picture("good/a/.trash/3.png", 3, true);
+    let fit = sandbox.run("fit --normal good -o program.detector --weights tiny.safetensors");
+    assert_eq!(fit.code, Some(0), "{fit:?}");
+    let detect = sandbox.run("detect good --normal good --weights tiny.safetensors -o out");
+    assert_eq!(detect.code, Some(0), "{detect:?}");
+    std::fs::rename(sandbox.path("out"), sandbox.path("good/out")).unwrap(); // left out
+
+    let weights = sandbox.path("tiny.safetensors").display().to_string();
+    let detector = AnomalyDetector::builder().weights(&weights);
+    let detector = detector.fit_dir(sandbox.path("good")).unwrap();
+    detector.save(sandbox.path("library.detector")).unwrap();
+    let [program, library] = ["program", "library"].map(|name| {
+        let file = sandbox.path(&format!("{name}.detector"));
+        DetectorFile::load(&file).unwrap().detector
+    });
+    let sorted = [
+        "a/10.png",
+        "a/2.png",
+        "a-b/1.png",
+        "a.png",
+        "b.png",
+        "é.png",
+    ];
+    assert_eq!(program.references(), sorted);
+    assert_eq!(library.references(), sorted);
+    assert!(
+        program.state() == library.state(),
+        "other tensors or settings"
+    );
+}
+
+/// The program expands patterns itself, for shells that do not or where they are quoted.
+#[test]
+fn normal_images_are_named_by_a_pattern() {
+    let sandbox = Sandbox::new();
+    sandbox.pictures(12, 1, 0);
+    sandbox.write("good/1.txt", b"no image");
+    for (pattern, expected) in [
+        ("good/1*.png", &["1.png", "10.png", "11.png"][..]),
+        ("good/[23].*", &["2.png", "3.png"]),
+        ("g?od/1?.png", &["good/10.png", "good/11.png"]),
+    ] {
+        let options = format!("--normal {pattern}");
+        let fit = sandbox.run(&format!("fit {options} {TINY} -o some.detector"));
+        assert_eq!(fit.code, Some(0), "{fit:?}");
+        let file = DetectorFile::load(&sandbox.path("some.detector")).unwrap();
+        assert_eq!(file.detector.references(), expected, "{pattern}");
+        let [by_pattern, by_file] = [&options, "--detector some.detector"].map(|options| {
+            let _ = std::fs::remove_dir_all(sandbox.path("out"));
+            let run = sandbox.run(&format!("detect test {options} {TINY} -o out --json"));
+            assert_eq!(run.code, Some(0), "{run:?}");
+            run.lines()[0]["score"].as_f64().unwrap()
+        });
+        assert_eq!(by_pattern, by_file, "{pattern}");
+    }
+    let run = sandbox.run("fit --normal bad/*.png -o some.detector");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let expected = "error: cannot find bad/*.png; check the path\n";
+    assert_eq!(run.stderr, expected);
 }
 
 #[test]
