@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! list.rs        the suites: data sets, what is trained on what, shots
-//! place.rs       where data sets lie below a folder
+//! locate.rs      where data sets lie below a folder
 //! bench.rs       methods over data sets, cell by cell, resumed where it stopped
 //! auxiliary.rs   detectors that are learned from one data set to be measured on others
 //! cell.rs        the result of one method on one class: a line of results.jsonl
@@ -18,8 +18,8 @@ mod bench;
 mod cell;
 mod error;
 mod list;
+mod locate;
 mod output;
-mod place;
 mod statistics;
 mod tables;
 
@@ -27,7 +27,7 @@ pub use bench::{Bench, BenchEvent, BenchResult, Entry};
 pub use cell::{Cell, CellName, ImageScore};
 pub use error::BenchmarkError;
 pub use list::{Suite, suite, suites};
+pub use locate::{Absent, locate, usual_names};
 pub use output::{Written, write_tables};
-pub use place::{Absent, place, usual_names};
 pub use statistics::{Comparison, Spread};
 pub use tables::{Figure, Line, comparisons, lines};

@@ -76,7 +76,7 @@ pub fn find_images(
     let (mut seen, mut names) = (HashSet::new(), HashSet::new());
     for (index, path) in paths.iter().enumerate() {
         let mut new = search.path(path)?;
-        new.retain(|image| seen.insert(place(&image.path)));
+        new.retain(|image| seen.insert(canonical(&image.path)));
         let clash = |prefix: &Path| new.iter().any(|i| names.contains(&prefix.join(&i.name)));
         // Images of the same name from several paths differ by the number of their path.
         let number = index + 1;
@@ -123,7 +123,7 @@ pub fn path_text(path: &Path) -> String {
 }
 
 /// The same for all spellings of a path; links to files are files of their own.
-fn place(path: &Path) -> PathBuf {
+fn canonical(path: &Path) -> PathBuf {
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     match (
         folder.unwrap_or(Path::new(".")).canonicalize(),

@@ -32,7 +32,7 @@ pub fn coco_file(bytes: &[u8]) -> Result<usize, Error> {
 pub fn meta_json(bytes: &[u8]) -> Result<usize, Error> {
     const NAME: &str = "meta.json";
     let parts = serde_json::from_str(&text(NAME, bytes)?).map_err(|error| no_json(NAME, error))?;
-    Ok(meta_layout::places(&parts, &mut |_, _| {}).len())
+    Ok(meta_layout::locate(&parts, &mut |_, _| {}).len())
 }
 
 /// The tables of the layouts `elpv`, `headct` and `visa`, whichever it is.

@@ -3,9 +3,9 @@
 use anomalens_vision::{GeometryError, Image, Mask};
 
 use crate::area::Area;
+use crate::canvas::Canvas;
 use crate::noise::Noise;
 use crate::paint::Paint;
-use crate::place::Place;
 use crate::random::Random;
 use crate::texture::tint;
 
@@ -94,11 +94,11 @@ impl Defect {
         donor: Option<&Image>,
         random: &mut Random,
     ) -> Result<(Image, Mask), GeometryError> {
-        let place = Place::new(image, donor);
+        let canvas = Canvas::new(image, donor);
         let largest = (image.as_bytes().len() / 3).div_ceil(LARGEST);
-        let mut area = place.pixel(random);
+        let mut area = canvas.pixel(random);
         for _ in 0..ATTEMPTS {
-            let (tried, paint) = self.plan(&place, random);
+            let (tried, paint) = self.plan(&canvas, random);
             let pixels = paint.apply(image, &tried);
             if pixels.len() > largest || pixels.is_empty() {
                 continue;
@@ -113,15 +113,15 @@ impl Defect {
     }
 
     /// Where it goes and what it does there.
-    fn plan<'a>(self, place: &Place<'a>, random: &mut Random) -> (Area, Paint<'a>) {
+    fn plan<'a>(self, canvas: &Canvas<'a>, random: &mut Random) -> (Area, Paint<'a>) {
         let noise = Noise::new(random.bits());
         match self {
             Self::Scratch => {
                 let lines: Vec<Area> = (0..=random.below(3))
-                    .map(|_| place.scratch(random))
+                    .map(|_| canvas.scratch(random))
                     .collect();
                 let area = Area::union(&lines);
-                let colour = place.contrast(&area, random);
+                let colour = canvas.contrast(&area, random);
                 (
                     area,
                     Paint::Fill {
@@ -132,9 +132,9 @@ impl Defect {
                 )
             }
             Self::Crack => {
-                let area = place.crack(random);
+                let area = canvas.crack(random);
                 let dark = random.between(0.1, 0.5);
-                let colour = place.mean(&area).map(|part| part * dark);
+                let colour = canvas.mean(&area).map(|part| part * dark);
                 (
                     area,
                     Paint::Fill {
@@ -145,8 +145,8 @@ impl Defect {
                 )
             }
             Self::Contamination => {
-                let area = place.oval((0.02, 0.18), (0.0, 0.6), 0.0, random);
-                let colour = place.contrast(&area, random);
+                let area = canvas.oval((0.02, 0.18), (0.0, 0.6), 0.0, random);
+                let colour = canvas.contrast(&area, random);
                 (
                     area,
                     Paint::Fill {
@@ -157,7 +157,7 @@ impl Defect {
                 )
             }
             Self::Stain => {
-                let area = place.oval((0.06, 0.3), (0.3, 0.9), 0.6, random);
+                let area = canvas.oval((0.06, 0.3), (0.3, 0.9), 0.6, random);
                 let darker = random.between(0.45, 0.85);
                 let gain = tint(random, 0.12).map(|part| part * darker);
                 (
@@ -170,7 +170,7 @@ impl Defect {
                 )
             }
             Self::Discolouration => {
-                let area = place.oval((0.04, 0.25), (0.0, 0.4), 0.1, random);
+                let area = canvas.oval((0.04, 0.25), (0.0, 0.4), 0.1, random);
                 let gain = if random.once_in(2) {
                     [random.signed(1.0) * random.between(0.15, 0.4) + 1.0; 3]
                 } else {
@@ -186,8 +186,8 @@ impl Defect {
                 )
             }
             Self::Paste => {
-                let area = place.oval((0.03, 0.22), (0.0, 0.5), 0.0, random);
-                let from = place.donor.unwrap_or(place.image);
+                let area = canvas.oval((0.03, 0.22), (0.0, 0.5), 0.0, random);
+                let from = canvas.donor.unwrap_or(canvas.image);
                 let paint = Paint::Copy {
                     from,
                     x: random.below(from.width()),
@@ -198,9 +198,9 @@ impl Defect {
                 (area, paint)
             }
             Self::Smudge => {
-                let area = place.oval((0.05, 0.25), (0.1, 0.6), 0.5, random);
+                let area = canvas.oval((0.05, 0.25), (0.1, 0.6), 0.5, random);
                 let direction = random.direction();
-                let reach = place.side * random.between(0.005, 0.02);
+                let reach = canvas.side * random.between(0.005, 0.02);
                 let along = (direction.0 * reach, direction.1 * reach);
                 (
                     area,
@@ -211,7 +211,7 @@ impl Defect {
                 )
             }
             Self::Hole => {
-                let area = place.oval((0.015, 0.1), (0.0, 0.2), 0.1, random);
+                let area = canvas.oval((0.015, 0.1), (0.0, 0.2), 0.1, random);
                 let colour = [random.between(0.0, 30.0); 3];
                 (
                     area,
@@ -223,8 +223,8 @@ impl Defect {
                 )
             }
             Self::Missing => {
-                let area = place.oval((0.04, 0.22), (0.0, 0.5), 0.0, random);
-                let colour = place.ground(&area, random);
+                let area = canvas.oval((0.04, 0.22), (0.0, 0.5), 0.0, random);
+                let colour = canvas.ground(&area, random);
                 (
                     area,
                     Paint::Fill {
@@ -235,9 +235,9 @@ impl Defect {
                 )
             }
             Self::Dent => {
-                let area = place.oval((0.05, 0.22), (0.0, 0.2), 1.0, random);
+                let area = canvas.oval((0.05, 0.22), (0.0, 0.2), 1.0, random);
                 let direction = random.direction();
-                let reach = place.side * random.between(0.02, 0.08);
+                let reach = canvas.side * random.between(0.02, 0.08);
                 let by = (direction.0 * reach, direction.1 * reach);
                 let strength = random.between(0.05, 0.35);
                 (
@@ -249,8 +249,8 @@ impl Defect {
                 )
             }
             Self::Specks => {
-                let area = place.swarm(random);
-                let colour = place.contrast(&area, random);
+                let area = canvas.swarm(random);
+                let colour = canvas.contrast(&area, random);
                 (
                     area,
                     Paint::Fill {
@@ -261,9 +261,9 @@ impl Defect {
                 )
             }
             Self::Roughness => {
-                let area = place.oval((0.04, 0.22), (0.1, 0.6), 0.2, random);
+                let area = canvas.oval((0.04, 0.22), (0.1, 0.6), 0.2, random);
                 let amount = random.between(40.0, 130.0);
-                let scale = 1.0 + place.side * random.mostly_small(0.0, 0.02);
+                let scale = 1.0 + canvas.side * random.mostly_small(0.0, 0.02);
                 (
                     area,
                     Paint::Roughen {

@@ -4,19 +4,19 @@
 //! ```text
 //!  "textures,seed=1" ── spec.rs ──> set.rs ──> a folder in the layout of MVTec AD
 //!                                    │  │
-//!            pattern.rs <─ texture.rs   defect.rs ─> place.rs ─> area.rs   where it is
+//!            pattern.rs <─ texture.rs   defect.rs ─> canvas.rs ─> area.rs  where it is
 //!            the look      materials    the types  └> paint.rs             what it does there
 //!
 //!  noise.rs, random.rs   smooth and random numbers without the platform's mathematics library
 //! ```
 
 mod area;
+mod canvas;
 mod defect;
 mod error;
 mod noise;
 mod paint;
 mod pattern;
-mod place;
 mod random;
 mod set;
 mod spec;

@@ -80,12 +80,12 @@ pub enum WeightsError {
     /// Not on this machine, and no source gave it.
     #[error(
         "{name} is not on this machine and cannot be fetched:{}\n{advice}",
-        .attempts.iter().map(|attempt| format!("\n  - {}: {}", attempt.place, attempt.error)).collect::<String>()
+        .attempts.iter().map(|attempt| format!("\n  - {}: {}", attempt.source, attempt.error)).collect::<String>()
     )]
     Unavailable {
         /// The entry's name.
         name: String,
-        /// Every place tried, in order.
+        /// Every source tried, in order.
         attempts: Vec<Attempt>,
         /// How to get it here without network.
         advice: String,
@@ -108,16 +108,16 @@ fn remedy(origin: Origin) -> String {
     }
 }
 
-/// One place that was tried, and why it gave nothing.
+/// One source that was tried, and why it gave nothing.
 #[derive(Debug)]
 pub struct Attempt {
-    /// The place, for people.
-    pub place: String,
+    /// The source, for people.
+    pub source: String,
     /// Why it gave nothing.
     pub error: SourceError,
 }
 
-/// Why one place gave nothing.
+/// Why one source gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// A folder without the file.

@@ -66,7 +66,7 @@ impl Store {
             match self.pull_from(source, entry, &work, progress) {
                 Ok(located) => return Ok(located),
                 Err(error) => attempts.push(Attempt {
-                    place: source.to_string(),
+                    source: source.to_string(),
                     error,
                 }),
             }
@@ -151,13 +151,13 @@ impl Store {
         })
     }
 
-    /// The places on this machine that do not have `entry`.
+    /// The sources on this machine that do not have `entry`.
     fn local_attempts(&self, entry: &Entry) -> Result<Vec<Attempt>, WeightsError> {
         let absent = || SourceError::Absent {
             file: entry.file.clone(),
         };
         let given = self.given.iter().map(|root| Attempt {
-            place: format!("given path {}", root.display()),
+            source: format!("given path {}", root.display()),
             error: absent(),
         });
         let error = match self.status(entry)? {
@@ -174,7 +174,7 @@ impl Store {
             Status::Missing | Status::Ready(_) => absent(),
         };
         let cache = Attempt {
-            place: format!("cache {}", self.cache.display()),
+            source: format!("cache {}", self.cache.display()),
             error,
         };
         Ok(given.chain([cache]).collect())

@@ -32,8 +32,8 @@ pub(super) const LAYOUT: Layout = Layout {
     scan,
 };
 
-/// An entry and where it stands.
-pub(crate) struct Place<'a> {
+/// An entry and where it is in the file.
+pub(crate) struct Located<'a> {
     split: Split,
     class: &'a str,
     at: String,
@@ -43,30 +43,30 @@ pub(crate) struct Place<'a> {
 fn scan(scan: &mut Scan) -> Result<(), Error> {
     let file = scan.file.clone().unwrap_or_else(|| scan.path(FILE));
     let parts: Parts = read_json(&file)?;
-    let places = places(&parts, &mut |at, message| {
+    let located = locate(&parts, &mut |at, message| {
         scan.find(FindingKind::BadRow, at, message);
     });
 
     let names_mask = |entry: &Entry| entry.anomaly == 1 && !entry.mask_path.is_empty();
-    let masked: BTreeSet<&str> = places
+    let masked: BTreeSet<&str> = located
         .iter()
-        .filter(|place| names_mask(&place.entry))
-        .map(|place| place.class)
+        .filter(|one| names_mask(&one.entry))
+        .map(|one| one.class)
         .collect();
     let mut listed = Listed::default();
-    for place in &places {
-        let Some(mask) = mask(scan, place, masked.contains(place.class)) else {
+    for one in &located {
+        let Some(mask) = mask(scan, one, masked.contains(one.class)) else {
             continue;
         };
         let item = Item {
-            image: place.entry.img_path.clone(),
+            image: one.entry.img_path.clone(),
             crop: None,
-            class: place.class,
-            defect_type: kind(&place.entry),
-            split: place.split,
+            class: one.class,
+            defect_type: kind(&one.entry),
+            split: one.split,
             mask,
         };
-        listed.add(scan, &place.at, item);
+        listed.add(scan, &one.at, item);
     }
     scan.samples.sort_by(|a, b| a.class.cmp(&b.class));
     Ok(())
@@ -75,9 +75,12 @@ fn scan(scan: &mut Scan) -> Result<(), Error> {
 /// What is in a `meta.json`: its two parts, if it is one.
 pub(crate) type Parts = Map<String, Value>;
 
-/// All entries that can be understood; what is wrong with the others is reported with its place.
-pub(crate) fn places<'a>(parts: &'a Parts, tell: &mut dyn FnMut(String, String)) -> Vec<Place<'a>> {
-    let mut places = Vec::new();
+/// All entries that can be understood; what is wrong with the others is reported with where it is.
+pub(crate) fn locate<'a>(
+    parts: &'a Parts,
+    tell: &mut dyn FnMut(String, String),
+) -> Vec<Located<'a>> {
+    let mut located = Vec::new();
     for (part, classes) in parts {
         let split = match part.to_lowercase().as_str() {
             "train" => Split::Train,
@@ -105,7 +108,7 @@ pub(crate) fn places<'a>(parts: &'a Parts, tell: &mut dyn FnMut(String, String))
             for (index, entry) in entries.iter().enumerate() {
                 let at = format!("{part}, {class}, entry {}", index + 1);
                 match read(class, entry) {
-                    Ok(entry) => places.push(Place {
+                    Ok(entry) => located.push(Located {
                         split,
                         class,
                         at,
@@ -116,7 +119,7 @@ pub(crate) fn places<'a>(parts: &'a Parts, tell: &mut dyn FnMut(String, String))
             }
         }
     }
-    places
+    located
 }
 
 fn read(class: &str, entry: &Value) -> Result<Entry, String> {
@@ -139,7 +142,11 @@ fn kind(entry: &Entry) -> &str {
 }
 
 /// The mask of an entry; `None` if it is missing, which is reported.
-fn mask(scan: &mut Scan, Place { at, entry, .. }: &Place<'_>, masked: bool) -> Option<MaskSource> {
+fn mask(
+    scan: &mut Scan,
+    Located { at, entry, .. }: &Located<'_>,
+    masked: bool,
+) -> Option<MaskSource> {
     let path = scan.path(&scan.as_there(&entry.mask_path));
     match (masked, entry.anomaly) {
         (false, _) => Some(MaskSource::Unknown),

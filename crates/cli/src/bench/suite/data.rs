@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anomalens::backbones::weights::{Kind, Registry, Store};
-use anomalens::benchmark::{Absent, place, usual_names};
+use anomalens::benchmark::{Absent, locate, usual_names};
 use anomalens::datasets::{DataRef, layout};
 use anyhow::{Result, bail};
 
@@ -79,7 +79,7 @@ fn below_root(args: &Args, name: &str) -> Result<DataRef, String> {
 
 /// The same below `root`.
 pub(in crate::bench) fn below(root: &Path, name: &str) -> Result<DataRef, String> {
-    place(root, name).map_err(|absent| match absent {
+    locate(root, name).map_err(|absent| match absent {
         Absent::Unfit(reason) => reason,
         Absent::NotFound => {
             let names: Vec<&str> = usual_names(name).collect();

@@ -54,7 +54,7 @@ pub enum Absent {
 ///
 /// # Errors
 /// Why there is none.
-pub fn place(root: &Path, name: &str) -> Result<DataRef, Absent> {
+pub fn locate(root: &Path, name: &str) -> Result<DataRef, Absent> {
     let unfit = |error: anomalens_datasets::Error| Absent::Unfit(error.to_string());
     let layout = layout(name).map_err(unfit)?;
     let mut folders: Vec<PathBuf> = std::fs::read_dir(root)
@@ -110,7 +110,7 @@ mod tests {
         ] {
             std::fs::create_dir_all(root.path().join(folder)).unwrap();
         }
-        let found = |name| place(root.path(), name).map(|data| data.root);
+        let found = |name| locate(root.path(), name).map(|data| data.root);
         // A folder of a usual name that is not whole does not hide the one that is.
         assert_eq!(found("brainmri"), Ok(root.path().join("brain_mri")));
         assert!(
@@ -118,7 +118,7 @@ mod tests {
         );
         assert_eq!(found("sdd"), Err(Absent::NotFound));
         assert!(matches!(
-            place(Path::new("/nowhere"), "sdd"),
+            locate(Path::new("/nowhere"), "sdd"),
             Err(Absent::Unfit(_))
         ));
     }

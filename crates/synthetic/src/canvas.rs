@@ -8,7 +8,7 @@ use crate::random::Random;
 use crate::texture::{Colour, tint};
 
 /// The image that is drawn on.
-pub(super) struct Place<'a> {
+pub(super) struct Canvas<'a> {
     pub(super) image: &'a Image,
     pub(super) donor: Option<&'a Image>,
     size: (u32, u32),
@@ -18,7 +18,7 @@ pub(super) struct Place<'a> {
     border: Colour,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Canvas<'a> {
     pub(super) fn new(image: &'a Image, donor: Option<&'a Image>) -> Self {
         let size = (image.width(), image.height());
         Self {
@@ -30,7 +30,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// A place for a defect: anywhere, but rather on something than on the ground around it.
+    /// A position for a defect: anywhere, but rather on something than on the ground around it.
     fn point(&self, random: &mut Random) -> Vector {
         let mut anywhere = || {
             (
@@ -128,7 +128,7 @@ impl<'a> Place<'a> {
         Area::union(&lines)
     }
 
-    /// Small ovals around one place.
+    /// Small ovals around one point.
     pub(super) fn swarm(&self, random: &mut Random) -> Area {
         let centre = self.point(random);
         let spread = self.side * random.mostly_small(0.03, 0.2);
