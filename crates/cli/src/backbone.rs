@@ -18,11 +18,11 @@ pub(super) struct Args {
     /// detector file, or else the one in the program]
     #[arg(long, value_name = "NAME|FILE")]
     weights: Option<String>,
-    /// How exactly the backbone computes; half and int8 are faster and take less memory [default:
+    /// Precision of the backbone; half and int8 are faster and take less memory [default:
     /// that of the detector file, or else half, int8 for the one in the program]
     #[arg(long, value_name = "f32|half|int8")]
     precision: Option<Precision>,
-    /// The activation of a CLIP file, where neither the file nor a configuration beside it names the
+    /// The activation of a CLIP file, where neither the file nor a configuration next to it names the
     /// right one (`anomalens models show FILE` prints what is used)
     #[arg(long, value_name = "gelu|quick-gelu")]
     activation: Option<Activation>,

@@ -34,13 +34,13 @@ pub(super) struct Args {
     /// Labelled images: the test images of a data set
     #[arg(long, value_name = "LAYOUT:PATH", group = "images")]
     data: Option<data::Reference>,
-    /// Take this class alone (repeatable) [default: all]
+    /// Use only this class (repeatable) [default: all]
     #[arg(long, value_name = "NAME", requires = "data")]
     class: Vec<String>,
-    /// Take part K of N equal parts of each class, so that `eval --only` can measure on another
+    /// Use part K of N equal parts of each class, so that `eval --only` can measure another
     #[arg(long, value_name = "K/N", requires = "data")]
     only: Option<Fold>,
-    /// Normal images that the detector was not made from: files or folders
+    /// Normal images that the detector was not made from: files, folders or patterns
     #[arg(long, value_name = "PATH", num_args = 1.., group = "images")]
     normal: Vec<PathBuf>,
     /// What the threshold is for: f1, fpr=RATE, recall=RATE or cost=MISS:ALARM [default: f1, or

@@ -29,14 +29,14 @@ use super::{
 #[command(after_help = "Example:\n  \
     anomalens eval --shots 2,4,8 --seed 0,1,2 --data elpv:DIR --report r.html")]
 pub(super) struct Args {
-    /// The labelled data set; `anomalens data list` shows the layouts. With `,mask-threshold=N` behind
-    /// it, masks mark only what is above N
+    /// The labelled data set; `anomalens data list` shows the layouts. With `,mask-threshold=N` at the
+    /// end, only mask values above N count as defect
     #[arg(long, value_name = "LAYOUT:PATH")]
     data: data::Reference,
-    /// Measure on this class alone (repeatable) [default: all]
+    /// Measure only this class (repeatable) [default: all]
     #[arg(long, value_name = "NAME")]
     class: Vec<String>,
-    /// The method; several are measured side by side, with the same normal images
+    /// The method, or several separated by commas, which get the same normal images
     #[arg(
         long,
         value_name = "METHOD",
@@ -47,17 +47,17 @@ pub(super) struct Args {
     /// A detector file made by `anomalens fit`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "shots", "seed", "settings", "trained"])]
     detector: Option<PathBuf>,
-    /// How many normal images the method is given, if it takes any; several numbers make several
-    /// runs
+    /// Number of normal images for methods that use them; several numbers separated by commas make
+    /// several runs
     #[arg(long, value_name = "K", value_delimiter = ',', default_value = "2")]
     shots: Vec<usize>,
-    /// Seed of their choice; several make several runs
+    /// Seed by which they are chosen; several make several runs
     #[arg(long, value_name = "SEED", value_delimiter = ',', default_value = "0")]
     seed: Vec<u32>,
-    /// Give the method the normal images listed in this file, one id a line, in place of drawn ones
+    /// Use the normal images listed in this file, one id per line, instead of choosing them
     #[arg(long, value_name = "FILE", conflicts_with_all = ["detector", "shots", "seed"])]
     shots_list: Option<PathBuf>,
-    /// Write the drawn normal images to this file, for `--shots-list`
+    /// Write the ids of the chosen normal images to this file, for `--shots-list`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["detector", "shots_list"])]
     save_shots: Option<PathBuf>,
     /// Score the training images too, for methods that need no normal images
@@ -76,7 +76,8 @@ pub(super) struct Args {
     /// Report the metrics of each defect type, and how much of each region is found
     #[arg(long)]
     breakdown: bool,
-    /// The data set whose published figures are shown, where the layout does not say: mpdd, btad, ...
+    /// Show the published figures of this data set, where the layout does not say which it is: mpdd,
+    /// btad, ...
     #[arg(long, value_name = "NAME")]
     published: Option<String>,
     /// Write a report to this HTML file

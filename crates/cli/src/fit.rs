@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// The method
     #[arg(long, value_name = "METHOD", default_value = DEFAULT_METHOD)]
     method: String,
-    /// Normal images: files or folders
+    /// Normal images: files, folders, or patterns such as "good/*.png"
     #[arg(long, value_name = "PATH", num_args = 1..)]
     normal: Vec<PathBuf>,
     /// Normal images of a labelled data set: those of its training split (repeatable)
@@ -39,16 +39,16 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE",
           conflicts_with_all = ["method", "normal", "data", "shots", "settings", "trained"])]
     detector: Option<PathBuf>,
-    /// Normal images to add to it: files or folders
+    /// Normal images to add to it: files, folders or patterns
     #[arg(long, value_name = "PATH", num_args = 1.., requires = "detector")]
     add: Vec<PathBuf>,
-    /// A normal image to take out of it, by its name (repeatable)
+    /// A normal image to remove from it, by its name (repeatable)
     #[arg(long, value_name = "NAME", requires = "detector")]
     remove: Vec<String>,
-    /// Use only so many of them, drawn at random; so many of each data set
+    /// Use only K of them, chosen at random; K of each data set
     #[arg(long, value_name = "K")]
     shots: Option<usize>,
-    /// Seed of that choice
+    /// Seed by which they are chosen
     #[arg(long, default_value_t = 0, requires = "shots")]
     seed: u32,
     /// The detector file to write

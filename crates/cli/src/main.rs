@@ -64,7 +64,7 @@ enum Command {
     Fit(fit::Args),
     /// Choose the threshold of a detector's decisions
     Calibrate(calibrate::Args),
-    /// Learn a detector from labelled auxiliary data
+    /// Train a detector on labelled auxiliary data
     Train(train::Args),
     /// Measure a method or detector on a labelled data set
     Eval(eval::Args),

@@ -56,7 +56,7 @@ fn needs(requirements: &Requirements) -> String {
         (references == Need::Required, "a few normal images"),
         (
             references == Need::Optional,
-            "normal images if there are any",
+            "normal images, optional",
         ),
         (
             training == Need::Required,
@@ -64,10 +64,10 @@ fn needs(requirements: &Requirements) -> String {
         ),
         (
             training == Need::Optional,
-            "training only for other weights",
+            "training, only for other weights",
         ),
-        (joint, "several unlabelled images of one thing"),
-        (class, "the name of what the images show"),
+        (joint, "several unlabelled images of one class"),
+        (class, "the name of the class"),
     ];
     let parts = parts.into_iter().filter(|(needed, _)| *needed);
     parts.map(|(_, what)| what).collect::<Vec<_>>().join("; ")

@@ -35,7 +35,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Hash everything that was fetched again, and compare it with what it must be
+    /// Check the hash of everything that was fetched
     Verify {
         /// Names from `anomalens models list` [default: all that are here]
         names: Vec<String>,
@@ -52,12 +52,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Write the first blocks or stages of a backbone in 8 bits, as they are part of the program
+    /// Write the first blocks or stages of a backbone in 8 bits, in the format of the one in the program
     Pack {
         /// A name from `anomalens models list`, or a weight file
         #[arg(value_name = "NAME|FILE")]
         weights: String,
-        /// How many blocks or stages: the last that methods look at
+        /// Number of blocks or stages to keep: up to the last one that methods use
         #[arg(long, value_name = "N")]
         blocks: usize,
         /// Where to write
@@ -67,19 +67,19 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Measure how alike the patch tokens of two backbones are, block by block
+    /// Measure how similar the patch tokens of two backbones are, block by block
     Compare {
         /// Two names from `anomalens models list`, or weight files
         #[arg(value_name = "NAME|FILE", num_args = 2)]
         weights: Vec<String>,
-        /// How exactly the second one computes, if it leaves the choice; the first one does as
-        /// exactly as it can
+        /// Precision of the second one, where it can be chosen; the first one computes as exactly as
+        /// it can
         #[arg(long, value_name = "f32|half|int8", default_value_t = Precision::F32)]
         precision: Precision,
         /// Images, or folders of images, to encode
         #[arg(long, value_name = "FILE|DIR", required = true, num_args = 1..)]
         images: Vec<PathBuf>,
-        /// After which blocks, or stages of a convolutional network
+        /// The blocks, or stages of a convolutional network, after which tokens are compared
         #[arg(
             long,
             value_name = "N",

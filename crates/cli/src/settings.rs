@@ -15,7 +15,7 @@ pub(super) struct Args {
     /// A setting of the method, such as `blocks=[6,9]` or `image_size=448` (repeatable)
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
-    /// What was trained before, for methods that start from it: a file of `anomalens train`, or a
+    /// Trained parameters, for methods that need or accept them: a file from `anomalens train`, or a
     /// published checkpoint
     #[arg(long, value_name = "FILE")]
     pub(super) trained: Option<PathBuf>,

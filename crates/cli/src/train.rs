@@ -31,11 +31,11 @@ pub(super) struct Args {
     /// The method
     #[arg(long, value_name = "METHOD", default_value = "anomalyclip")]
     method: String,
-    /// Labelled data to learn from: its test images; with lens and inctrl its normal training images
-    /// too (repeatable)
+    /// Labelled data to train on: its test images; with lens and inctrl also its normal training
+    /// images (repeatable)
     #[arg(long, value_name = "LAYOUT:PATH", required = true)]
     data: Vec<data::Reference>,
-    /// Leave part K of N equal parts of each data set's images out, to measure on later
+    /// Leave out part K of N equal parts of each data set, to be measured later with `eval --only K/N`
     #[arg(long, value_name = "K/N")]
     leave_out: Option<Fold>,
     /// The detector file to write
@@ -47,7 +47,7 @@ pub(super) struct Args {
     /// Passes over the data [default: the method's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     epochs: Option<u16>,
-    /// Images in a step [default: the method's]
+    /// Images per training step [default: the method's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: Option<u16>,
     /// The optimiser's learning rate [default: the method's]
@@ -56,7 +56,7 @@ pub(super) struct Args {
     /// Seed of initial values and of the order of images
     #[arg(long, default_value_t = 111)]
     seed: u32,
-    /// Where the frozen backbone's features are kept, so that epochs need not encode again
+    /// Where to keep the backbone's features, so that later epochs need not compute them again
     #[arg(long, value_enum, default_value_t = CacheArg::Memory)]
     cache: CacheArg,
     #[command(flatten)]
@@ -75,7 +75,7 @@ pub(super) struct Args {
 pub(super) enum CacheArg {
     /// In memory
     Memory,
-    /// In a file beside the checkpoints, kept until the run is done
+    /// In a file next to the checkpoints, until the run is done
     Disk,
     /// Nowhere: encode every image in every epoch
     Off,

@@ -20,7 +20,7 @@ use crate::progress::{Progress, catch_interrupts, interrupted};
 use crate::train::{CacheArg, Shown};
 use crate::{End, backbone, command_line, print_json, print_line, settings};
 
-/// Variants of a trained method, learned and measured side by side
+/// Train variants of a method and measure them on the same data
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  \
     anomalens bench ablation --train magnetic-tile:DIR --test sdd:DIR -o ablation\n  \
@@ -31,7 +31,7 @@ pub(super) struct Args {
     /// The method
     #[arg(long, value_name = "METHOD", default_value = "anomalyclip")]
     method: String,
-    /// Labelled data to learn from (repeatable)
+    /// Labelled data to train on (repeatable)
     #[arg(
         long,
         value_name = "LAYOUT:PATH",
@@ -47,11 +47,11 @@ pub(super) struct Args {
         requires = "train"
     )]
     test: Vec<Reference>,
-    /// The folder that the paper's data sets are in, to learn from each and measure on the others,
-    /// in place of --train and --test
+    /// The folder that holds the paper's data sets, to train on each and measure on the others,
+    /// instead of --train and --test
     #[arg(long, value_name = "DIR", conflicts_with_all = ["train", "test"])]
     root: Option<PathBuf>,
-    /// Learn from all but part K of N equal parts of each data set, and measure on that part
+    /// Train on all but part K of N equal parts of each data set, and measure on that part
     #[arg(long, value_name = "K/N")]
     part: Option<Fold>,
     /// Only these variants [default: all of the method's]
@@ -68,13 +68,13 @@ pub(super) struct Args {
     /// Passes over the data [default: the method's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     epochs: Option<u16>,
-    /// Images in a step [default: the method's]
+    /// Images per training step [default: the method's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: Option<u16>,
     /// Seed of initial values and of the order of images
     #[arg(long, default_value_t = 111)]
     seed: u32,
-    /// Where features are kept; on disk, variants that want the same ones share them
+    /// Where to keep the backbone's features; on disk, variants that need the same ones share them
     #[arg(long, value_enum, default_value_t = CacheArg::Disk)]
     cache: CacheArg,
     /// Side of the square at which pixel metrics are computed, in pixels

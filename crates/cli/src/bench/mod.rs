@@ -32,7 +32,8 @@ use super::{End, backbone, print_json, print_line, settings};
 pub(super) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Show the suites: data sets that are measured together; `anomalens bench SUITE --help` says how
+    /// List the suites (data sets that are measured together); `anomalens bench SUITE --help` shows
+    /// the options
     #[arg(long)]
     list: bool,
     /// Print them as JSON
@@ -42,43 +43,43 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// The image encoder alone, all blocks or stages
+    /// Time the image encoder alone, all blocks or stages
     Encoder {
         #[command(flatten)]
         common: Common,
-        /// The architecture of made-up weights, with `--weights seeded:SEED`
+        /// The architecture of random weights, with `--weights seeded:SEED`
         #[arg(long, value_name = "NAME")]
         arch: Option<String>,
-        /// With AnomalyCLIP's local stream from a quarter of the blocks on
+        /// Also compute AnomalyCLIP's local stream, from a quarter of the blocks on
         #[arg(long)]
         dpam: bool,
         /// Side of the images, in pixels
         #[arg(long, default_value_t = 224)]
         size: usize,
-        /// Images at once
+        /// Images per batch
         #[arg(long, default_value_t = 1)]
         batch: usize,
     },
-    /// The processor's arithmetic in each precision, compared with the most that it can do
+    /// Measure the processor's arithmetic in each precision, and compare it with its peak
     Cpu {
         /// Print as JSON
         #[arg(long)]
         json: bool,
     },
-    /// From image files to scores and maps, and what each stage takes
+    /// Time the way from image files to scores and maps, in all and stage by stage
     Pipeline {
         #[command(flatten)]
         common: Common,
-        /// The method; one that is trained is measured with made-up parameters
+        /// The method; trained methods are measured with random parameters
         #[arg(long, value_name = "METHOD", default_value = DEFAULT_METHOD)]
         method: String,
         #[command(flatten)]
         settings: settings::Args,
-        /// Images, or folders of images; the first two serve as shots
+        /// Images, or folders of images; the first two are the reference images
         #[arg(required = true)]
         images: Vec<PathBuf>,
     },
-    /// Variants of a trained method, learned and measured side by side
+    /// Train variants of a method and measure them on the same data
     Ablation(ablation::Args),
     #[command(external_subcommand)]
     Suite(Vec<String>),
@@ -88,7 +89,7 @@ enum Command {
 struct Common {
     #[command(flatten)]
     backbone: backbone::Args,
-    /// Measured repetitions, after one that is not
+    /// Repetitions that are measured, after one that is not
     #[arg(long, default_value_t = 5)]
     runs: usize,
     /// Print as JSON
@@ -97,7 +98,7 @@ struct Common {
 }
 
 impl Common {
-    /// The weights, of an architecture if they are made up.
+    /// The weights, of an architecture if they are random.
     fn weights(&self, arch: Option<&str>) -> String {
         match arch {
             Some(arch) => format!("{}:{arch}", self.backbone.weights()),

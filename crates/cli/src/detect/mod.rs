@@ -51,10 +51,10 @@ pub(crate) struct Args {
     /// The method
     #[arg(long, value_name = "METHOD", default_value = DEFAULT_METHOD)]
     method: String,
-    /// Normal images of the same thing: files or folders
+    /// Normal images of the same class: files, folders, or patterns such as "good/*.png"
     #[arg(long, value_name = "PATH", num_args = 1..)]
     normal: Vec<PathBuf>,
-    /// What the images show, for a detector that is made for each class by itself
+    /// The class that the images show, for detectors that differ from class to class
     #[arg(long, value_name = "CLASS")]
     class: Option<String>,
     /// Call images anomalous whose score is at least this [default: the detector's calibration]

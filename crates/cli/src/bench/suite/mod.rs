@@ -34,7 +34,7 @@ pub(super) use data::{absent, below};
 use features::{encoder, feature_cache, tell_usage};
 use shown::BenchShown;
 
-/// Methods over the data sets of a paper, ours compared with the published figures
+/// Measure methods on the data sets of a paper, and compare them with the published figures
 #[derive(Debug, Parser)]
 #[command(
     bin_name = "anomalens bench",
@@ -46,34 +46,34 @@ use shown::BenchShown;
     The folder gets results.jsonl, a line for each method, class, number of shots and seed as soon as \
     it is measured, and tables.md, tables.csv and tables.html. A run that was interrupted resumes \
     when the same command is given again; what is measured already is not measured again.\n\n\
-    `--set METHOD.NAME=VALUE` is a setting of one method, without METHOD it is one of all."
+    `--set METHOD.NAME=VALUE` changes a setting of one method, `--set NAME=VALUE` of all."
 )]
 pub(super) struct Args {
     /// The suite; `anomalens bench --list` shows them
     #[arg(value_parser = |name: &str| suite(name))]
     suite: &'static Suite,
-    /// The folder that the data sets are in, each in a folder of its layout's name or one of the
-    /// usual ones
+    /// The folder that holds the data sets, each in a folder with the name of its layout or another
+    /// usual name
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// A data set by itself, in place of the suite's of this layout, or one more (repeatable)
+    /// Use this data set instead of the suite's of the same layout, or in addition (repeatable)
     #[arg(long, value_name = "LAYOUT:PATH")]
     data: Vec<Reference>,
     /// The methods [default: the suite's]
     #[arg(long, value_name = "METHOD", value_delimiter = ',')]
     method: Vec<String>,
-    /// How many normal images methods are given that need some [default: the suite's]
+    /// Number of normal images for methods that use them [default: the suite's]
     #[arg(long, value_name = "K", value_delimiter = ',',
           value_parser = clap::value_parser!(u32))]
     shots: Vec<u32>,
-    /// Seeds of their choice [default: the suite's]
+    /// Seeds by which they are chosen [default: the suite's]
     #[arg(long, value_name = "SEED", value_delimiter = ',')]
     seed: Vec<u32>,
-    /// What methods that are trained learn from; given twice, the second is for measuring on the
-    /// first [default: the suite's]
+    /// The data set that trained methods are trained on; a second one is used where the first is
+    /// measured [default: the suite's]
     #[arg(long, value_name = "DATA")]
     train_on: Vec<String>,
-    /// Passes over it [default: the method's]
+    /// Passes over the training data [default: the method's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     epochs: Option<u16>,
     /// Score part K of N equal parts of the test images of each class
@@ -83,14 +83,14 @@ pub(super) struct Args {
     /// of each mask [default: the suite's]
     #[arg(long, value_name = "PIXELS|original")]
     resolution: Option<Resolution>,
-    /// Where the backbone's features are kept for other methods, seeds and runs, or `off`
+    /// Where to keep the backbone's features for other methods, seeds and runs, or `off`
     /// [default: `features` in the cache]
     #[arg(long, value_name = "DIR|off")]
     feature_cache: Option<String>,
-    /// How large that may grow, in GB; what was not used for longest goes first
+    /// Largest size of that folder, in GB; the features not used for longest are deleted first
     #[arg(long, value_name = "GB", default_value_t = 20.0)]
     feature_cache_size: f64,
-    /// Where to write results, tables and learned detectors
+    /// Where to write results, tables and trained detectors
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     #[command(flatten)]

@@ -75,7 +75,7 @@ impl Method for AnomalyClip {
     fn info(&self) -> &'static MethodInfo {
         &MethodInfo {
             name: NAME,
-            summary: "zero-shot: two prompts or embeddings learned once from auxiliary data",
+            summary: "zero-shot: two prompts or embeddings trained once on auxiliary data",
             paper: "Zhou et al., AnomalyCLIP: Object-agnostic Prompt Learning for Zero-shot \
                     Anomaly Detection, ICLR 2024",
             requirements: Requirements {
@@ -84,7 +84,7 @@ impl Method for AnomalyClip {
                 joint: false,
                 class: false,
             },
-            backbones: "CLIP; others with learned embeddings in place of prompts",
+            backbones: "CLIP; others with trained embeddings instead of prompts",
             last_blocks: true,
         }
     }

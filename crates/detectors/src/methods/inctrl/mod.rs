@@ -1,6 +1,6 @@
 //! InCTRL (Zhu and Pang, "Toward Generalist Anomaly Detection via In-context Residual Learning
 //! with Few-shot Sample Prompts", CVPR 2024): residuals between an image and a few normal images,
-//! of its patches and of its embedding, and a prior from prompts, weighed by heads that are
+//! of its patches and of its embedding, and a prior from prompts, weighted by heads that are
 //! learned once on auxiliary data.
 //!
 //! ```text
@@ -61,8 +61,8 @@ impl Method for InCtrl {
     fn info(&self) -> &'static MethodInfo {
         &MethodInfo {
             name: NAME,
-            summary: "few-shot: residuals between an image and some normal images, weighed by \
-                      heads learned once from auxiliary data",
+            summary: "few-shot: residuals between an image and some normal images, weighted by \
+                      heads trained once on auxiliary data",
             paper: "Zhu and Pang, Toward Generalist Anomaly Detection via In-context Residual \
                     Learning with Few-shot Sample Prompts, CVPR 2024",
             requirements: Requirements {
