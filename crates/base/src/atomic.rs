@@ -112,8 +112,10 @@ impl Temporary {
         if file.try_lock().is_err() || !is_file_at(&file, &path) {
             return Ok(None);
         }
-        file.set_len(0)?;
-        Ok(Some(Self::new(file, path)))
+        // From here on the file is removed if anything fails.
+        let temporary = Self::new(file, path);
+        temporary.file.set_len(0)?;
+        Ok(Some(temporary))
     }
 
     fn persist(mut self, target: &Path) -> io::Result<()> {
