@@ -54,10 +54,7 @@ fn needs(requirements: &Requirements) -> String {
     } = *requirements;
     let parts = [
         (references == Need::Required, "a few normal images"),
-        (
-            references == Need::Optional,
-            "normal images, optional",
-        ),
+        (references == Need::Optional, "normal images, optional"),
         (
             training == Need::Required,
             "training on auxiliary data, once",
