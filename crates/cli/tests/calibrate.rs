@@ -165,7 +165,7 @@ fn mistakes_are_told_and_leave_the_file_as_it_was() {
         ("--detector nut.detector --data folder:data --class bolt", 1),
         ("--detector nut.detector --data folder:data -o missing/x", 1),
         ("--detector nut.detector --data folder:two", 1),
-        ("--detector nut.detector --normal torn", 1),
+        ("--detector nut.detector --normal torn --rule fpr=0.5", 1),
         ("--detector musc.detector --normal test", 1),
     ];
     let told: String = cases
