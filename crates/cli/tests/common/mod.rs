@@ -121,6 +121,14 @@ impl Sandbox {
     }
 }
 
+/// Whether a line is as `scoring with lens: 6 of 7, a few seconds left`.
+fn is_progress(line: &str) -> bool {
+    let counts = line.trim_end().rsplit_once(": ").map(|(_, counts)| counts);
+    let counts = counts.map(|counts| counts.split(", ").next().unwrap_or_default());
+    let counts = counts.and_then(|counts| counts.split_once(" of "));
+    counts.is_some_and(|(done, all)| done.parse::<u64>().and(all.parse::<u64>()).is_ok())
+}
+
 /// How a run of the program ended.
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -137,8 +145,11 @@ impl Run {
             text.replace(&*folder.canonicalize().unwrap().to_string_lossy(), "DIR")
                 .replace(&*folder.to_string_lossy(), "DIR")
         };
-        // What computes the backbone is this machine's own.
-        let told = |line: &&str| !(line.starts_with("backbone ") && line.ends_with(" threads\n"));
+        // What computes the backbone, and whether it takes long enough for progress to be shown, is
+        // this machine's own.
+        let is_backbone =
+            |line: &str| line.starts_with("backbone ") && line.ends_with(" threads\n");
+        let told = |line: &&str| !is_backbone(line) && !is_progress(line);
         let stderr = text(output.stderr);
         Self {
             code: output.status.code(),
