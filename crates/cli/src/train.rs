@@ -20,7 +20,7 @@ use super::eval::context;
 use super::progress::{Progress, catch_interrupts, interrupted};
 use super::{End, backbone, data, fit, print_json, print_line, settings};
 
-/// Learn a detector from labelled auxiliary data
+/// Train a detector on labelled auxiliary data
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     anomalens train --method anomalyclip --data magnetic-tile:DIR -o tile.detector\n  \
