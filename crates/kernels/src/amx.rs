@@ -236,12 +236,18 @@ macro_rules! product {
                         clear_or_start(job, panel);
                         let rows = job.rows.add(first * job.stride);
                         let words = job.panels.add(panel * job.depth * PANEL);
+                        let (mut part, mut word) = (0, 0);
                         for at in 0..steps {
-                            let (rows, words) = (rows.add(at * HALF), words.add(at * HALF * PANEL));
+                            let start = job.parts[part] + word;
+                            let (rows, words) = (rows.add(start), words.add(at * HALF * PANEL));
+                            word += HALF;
+                            if word >= job.used && part + 1 < job.parts.len() {
+                                (part, word) = (part + 1, 0);
+                            }
                             prefetch(job, &block, at);
                             step!($instruction, rows, job.stride, words, count);
-                            let part = at * last.count / steps..(at + 1) * last.count / steps;
-                            finish(job, &last, part, &mut buffers[turn ^ 1], $whole);
+                            let ended = at * last.count / steps..(at + 1) * last.count / steps;
+                            finish(job, &last, ended, &mut buffers[turn ^ 1], $whole);
                         }
                         store(job, &block, &mut buffers[turn]);
                         (last, turn) = (block, turn ^ 1);
@@ -434,6 +440,7 @@ mod tests {
                 panels: panels.words().as_ptr(),
                 panel_count: 1,
                 depth: HALF,
+                parts: &[0],
                 used: HALF,
                 start: None,
                 sink: Sink::Layer(Layer {

@@ -291,6 +291,7 @@ impl Attention {
             panels: keys.panel(0),
             panel_count: keys.count(),
             depth: keys.depth,
+            parts: &[0],
             used: keys.depth,
             start: None,
             sink: Sink::Plain {
@@ -324,6 +325,7 @@ impl Attention {
             panels: values.panel(0),
             panel_count: values.count(),
             depth: values.depth,
+            parts: &[0],
             used: values.depth,
             start: None,
             sink: Sink::Layer(Layer {

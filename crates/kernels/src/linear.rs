@@ -339,10 +339,11 @@ impl PackedLinear {
         let to = (part + 1) * panel_count / parts;
         let target = SharedTarget(target).from(0, epilogue.columns(from * PANEL));
         // SAFETY: as for this function.
-        unsafe { self.multiply_panels(rows, row_factors, target, epilogue, from..to) }
+        unsafe { self.multiply_panels(rows, row_factors, target, epilogue, from..to, None) }
     }
 
-    /// The same for some panels, the first of whose outputs is where `target` starts.
+    /// The same for some panels, the first of whose outputs is where `target` starts. Rows may come in
+    /// several parts: where these begin in a row, and the words of each.
     ///
     /// # Safety
     /// As for [`multiply_part`](Self::multiply_part).
@@ -353,8 +354,12 @@ impl PackedLinear {
         to: Target,
         epilogue: Epilogue,
         panels: Range<usize>,
+        parts: Option<(&[usize], usize)>,
     ) {
+        let words = self.kernel.format.words(self.inputs);
+        let (parts, used) = parts.unwrap_or((&[0], words));
         assert!(panels.end <= self.panels.count(), "no such panel");
+        assert!(parts.len() * used == words, "parts that do not make a row");
         let column = panels.start * PANEL;
         let job = Product {
             rows,
@@ -363,7 +368,8 @@ impl PackedLinear {
             panels: self.panels.panel(panels.start),
             panel_count: panels.len(),
             depth: self.panels.depth,
-            used: self.kernel.format.words(self.inputs),
+            parts,
+            used,
             start: self
                 .start
                 .as_ref()

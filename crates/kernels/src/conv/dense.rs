@@ -14,7 +14,7 @@ use crate::format::{Format, INT8_LARGEST};
 use crate::kernel::Kernel;
 use crate::linear::PackedLinear;
 use crate::parallel::{Shared, Workers};
-use crate::product::{SharedTarget, TILE_ROWS, Target};
+use crate::product::{PANEL, SharedTarget, TILE_ROWS, Target};
 use crate::rows::{Conversion, Rows};
 use crate::saved::{Reader, SavedError, Writer};
 
@@ -31,6 +31,15 @@ const TASKS_PER_THREAD: usize = 4;
 /// Rows that share the lines of one set of the first-level cache, if they lie so many words apart.
 const CROWDED: usize = 256;
 
+/// Places in a row of the output from which on windows are read where they are, for a product of up
+/// to 14 rows at once and for one of more: for fewer places windows are gathered, so that several rows
+/// of places share a product.
+const LEAST_COLUMNS: [usize; 2] = [4, 12];
+
+/// Places of the output that share a panel at least, or else fetching it would take longer than the
+/// products.
+const MOST_SHARED: usize = 112;
+
 /// Places that one task converts.
 const TASK_PLACES: usize = 64;
 
@@ -45,11 +54,24 @@ pub(super) struct Scratch {
     pub(super) hidden: Buffer,
 }
 
-/// A map as 8-bit integers, all with one factor.
+/// A map as 8-bit integers, all with one factor, and a map with zeros around it.
 #[derive(Default)]
 pub(super) struct Codes {
     words: Buffer,
     most: Vec<f32>,
+    padded: Buffer,
+}
+
+/// A map with zeros around it, of which products read windows where they are.
+struct Padded<'a> {
+    words: &'a [u32],
+    /// Words of a place, and of a row of places.
+    place: usize,
+    line: usize,
+    /// Where the parts of a window begin, and the words of each.
+    parts: Vec<usize>,
+    used: usize,
+    factor: f32,
 }
 
 /// A packed convolution.
@@ -136,9 +158,11 @@ impl Dense {
         workers: Workers,
     ) {
         let kernel = self.linear.kernel();
-        let source = match self.quantised(from, codes, workers) {
+        let quantised = self.quantised(from, codes, workers);
+        let Codes { words, padded, .. } = codes;
+        let source = match quantised {
             Some(factor) => Source::Words {
-                words: codes.words.words(),
+                words: words.words(),
                 factor,
             },
             None if from.format == kernel.format => Source::Words {
@@ -154,6 +178,10 @@ impl Dense {
             kernel,
             lowest: self.linear.lowest(),
         };
+        if let Some(padded) = window.padded(padded, workers) {
+            self.run_padded(&padded, to, geometry, scratch, workers);
+            return;
+        }
         let depth = kernel.format.words(self.linear.inputs());
         let stride = Rows::stride(self.linear.inputs(), kernel.format);
         // Rows that can be read where they are: no padding follows that would have to be zero.
@@ -193,6 +221,72 @@ impl Dense {
                 }
             },
         );
+    }
+
+    /// The same from a map with zeros around it: a row of places is a product whose rows begin one
+    /// stride after the other, and the map stays in the cache for all panels.
+    fn run_padded(
+        &self,
+        from: &Padded<'_>,
+        to: &mut Map,
+        geometry: &Geometry,
+        scratch: &mut [Scratch],
+        workers: Workers,
+    ) {
+        let grid = geometry.to;
+        let Window { stride, .. } = geometry.window;
+        let (outputs, panels) = (self.linear.outputs(), self.linear.panels());
+        let target = SharedTarget(Target {
+            start: to.words.words_mut().as_mut_ptr(),
+            stride: to.format.words(outputs),
+            format: to.format,
+        });
+        // Rows of the output whose windows fit the cache beside a panel; as many parts of the panels
+        // as it takes to keep all threads at work.
+        let band = (CACHED_WORDS / 2 / (stride * from.line)).clamp(1, grid.rows);
+        let tasks = match workers.threads() {
+            1 => 1,
+            threads => threads * TASKS_PER_THREAD,
+        };
+        let band = band.min(
+            grid.rows
+                .div_ceil(tasks)
+                .max(MOST_SHARED / grid.columns)
+                .max(1),
+        );
+        let bands = grid.rows.div_ceil(band);
+        let groups = match workers.threads() {
+            threads if bands < 2 * threads => (2 * threads).div_ceil(bands).min(panels),
+            _ => 1,
+        };
+        let scratch = Shared::new(scratch);
+        workers.for_each_on(bands * groups, |task, thread| {
+            // SAFETY: a thread does one task at a time.
+            let scratch = unsafe { &mut scratch.part(thread, 1)[0] };
+            scratch.factors.clear();
+            scratch.factors.resize(grid.columns, from.factor);
+            let (number, group) = (task / groups, task % groups);
+            let rows = number * band..grid.rows.min((number + 1) * band);
+            for panel in group * panels / groups..(group + 1) * panels / groups {
+                for row in rows.clone() {
+                    let start = from.words[row * stride * from.line..].as_ptr();
+                    let to = target.from(row * grid.columns, panel * PANEL);
+                    // SAFETY: windows lie within the padded map, which has rows of a whole tile after
+                    // the last one; tasks write different rows or columns of the output, which has a
+                    // row for each place.
+                    unsafe {
+                        self.linear.multiply_panels(
+                            (start, stride * from.place),
+                            &scratch.factors,
+                            to,
+                            self.convolution.last,
+                            panel..panel + 1,
+                            Some((&from.parts, from.used)),
+                        );
+                    }
+                }
+            }
+        });
     }
 
     /// The same for a window of one place, from rows that are converted already.
@@ -353,6 +447,73 @@ struct Windows<'a> {
 }
 
 impl Windows<'_> {
+    /// The map with zeros around it, if products can read windows there.
+    fn padded<'b>(&self, buffer: &'b mut Buffer, workers: Workers) -> Option<Padded<'b>> {
+        let Source::Words { words, factor } = self.source else {
+            return None;
+        };
+        let Geometry {
+            window,
+            from,
+            to,
+            top,
+            left,
+        } = *self.geometry;
+        let Window { side, stride, .. } = window;
+        let format = self.kernel.format;
+        let size = format.words(self.channels);
+        let lines = format == Format::F32 || format.whole_lines(self.channels);
+        let least = LEAST_COLUMNS[usize::from(self.kernel.rows > 14)];
+        if side == 1 || to.columns < least || !lines {
+            return None;
+        }
+        // Places whose windows would crowd the cache lie a little further apart.
+        let crowded = (stride * size).is_multiple_of(2 * CROWDED);
+        let place = if crowded { size + Buffer::LINE } else { size };
+        let reach = |count: usize| (count - 1) * stride + side;
+        let (rows, columns) = (reach(to.rows), reach(to.columns));
+        let line = columns * place;
+        buffer.reserve(rows * line + TILE_ROWS * stride * place + side * line);
+        let all = &mut buffer.words_mut()[..rows * line];
+        let shared = Shared::new(all);
+        workers.for_each(rows, |row| {
+            // SAFETY: every row belongs to one task.
+            let to = unsafe { shared.part(row * line, line) };
+            let Some(row) = row.checked_sub(top).filter(|&row| row < from.rows) else {
+                to.fill(0);
+                return;
+            };
+            let inside = from.columns.min(columns - left);
+            to[..left * place].fill(0);
+            to[(left + inside) * place..].fill(0);
+            let source = &words[row * from.columns * size..][..inside * size];
+            let to = &mut to[left * place..][..inside * place];
+            match crowded {
+                false => to.copy_from_slice(source),
+                true => {
+                    let places = to.chunks_exact_mut(place).zip(source.chunks_exact(size));
+                    for (to, from) in places {
+                        to[..size].copy_from_slice(from);
+                    }
+                }
+            }
+        });
+        let parts = match crowded {
+            false => (0..side).map(|y| y * line).collect(),
+            true => (0..side * side)
+                .map(|tap| tap / side * line + tap % side * place)
+                .collect(),
+        };
+        Some(Padded {
+            words: buffer.words(),
+            place,
+            line,
+            parts,
+            used: if crowded { size } else { side * size },
+            factor,
+        })
+    }
+
     /// As many rows as there are factors, from the place `first` of the output on.
     fn gather(&self, first: usize, stride: usize, scratch: &mut Scratch) {
         let Scratch {

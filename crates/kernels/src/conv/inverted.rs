@@ -143,7 +143,7 @@ impl<'a> Inverted<'a> {
                 // a line has a panel for each place; it is this thread's alone.
                 unsafe {
                     let (linear, last) = (&self.expand.linear, self.expand.convolution.last);
-                    linear.multiply_panels(rows, factors, target, last, panel..panel + 1);
+                    linear.multiply_panels(rows, factors, target, last, panel..panel + 1, None);
                 }
             }
             let channel = panel * PANEL;

@@ -111,6 +111,13 @@ fn convolutions_agree_with_plain_loops() {
         (2, 2, 5, 7, symmetric(7, 2), Store),
         (4, 5, 128, 96, symmetric(3, 1), AddRelu),
         (1, 1, 16, 8, same(5, 2), Store),
+        // Wide enough for windows to be read where they are.
+        (5, 14, 64, 40, symmetric(3, 1), Relu),
+        (6, 26, 32, 33, symmetric(3, 2), Add),
+        (4, 31, 512, 32, symmetric(3, 1), Relu),
+        (3, 25, 256, 40, same(3, 2), AddRelu),
+        (20, 41, 3, 16, symmetric(7, 2), Relu),
+        (9, 16, 128, 64, same(5, 1), Store),
     ];
     let engines = Engine::all().into_iter();
     let kernels: Vec<_> = engines
