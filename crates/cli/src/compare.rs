@@ -46,14 +46,13 @@ pub(super) fn run(
         0 => LayerId::Stage(number),
         _ => LayerId::Block(number),
     };
-    let input = InputSpec {
-        preprocess: Preprocess {
-            mean: spec.normalisation.mean,
-            std: spec.normalisation.std,
-            ..Preprocess::imagenet_square(size)
-        },
-        request: FeatureRequest::layers(blocks.iter().copied().map(layer)),
+    let preprocess = Preprocess {
+        mean: spec.normalisation.mean,
+        std: spec.normalisation.std,
+        ..Preprocess::imagenet_square(size)
     };
+    let request = FeatureRequest::layers(blocks.iter().copied().map(layer));
+    let input = InputSpec::new(preprocess, request);
     let mut cosines = vec![Vec::new(); blocks.len()];
     // A few images at a time, so that the features of all need not be kept.
     for sources in sources.chunks(StreamOptions::default().batch) {

@@ -4,7 +4,7 @@ use anomalens_backbones::FeatureRequest;
 use anomalens_vision::Preprocess;
 use serde::{Deserialize, Serialize};
 
-use crate::DetectorError;
+use crate::{DetectorError, Tiles};
 
 /// How pixels are normalised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,9 +41,21 @@ pub struct InputSpec {
     pub preprocess: Preprocess,
     /// Which features are taken.
     pub request: FeatureRequest,
+    /// How inputs are cut that are too large for one pass through the network; none are if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<Tiles>,
 }
 
 impl InputSpec {
+    /// Images preprocessed like this, in one pass through the network.
+    pub fn new(preprocess: Preprocess, request: FeatureRequest) -> Self {
+        Self {
+            preprocess,
+            request,
+            tiles: None,
+        }
+    }
+
     /// Images stretched to a square of `image_size` pixels, normalised as ImageNet's, and the tokens
     /// of `blocks`; or why these settings of `method` cannot be.
     pub(crate) fn square(
@@ -58,20 +70,21 @@ impl InputSpec {
         if image_size == 0 {
             return refuse("`image_size` must be above 0");
         }
-        Ok(Self {
-            preprocess: Preprocess::imagenet_square(image_size),
-            request: FeatureRequest::blocks(blocks.iter().copied()),
-        })
+        Ok(Self::new(
+            Preprocess::imagenet_square(image_size),
+            FeatureRequest::blocks(blocks.iter().copied()),
+        ))
     }
 
     /// The request that serves both, if one pass through the network can.
     pub fn join(&self, other: &Self) -> Option<Self> {
-        if self.preprocess != other.preprocess {
+        if self.preprocess != other.preprocess || self.tiles != other.tiles {
             return None;
         }
         Some(Self {
             preprocess: self.preprocess.clone(),
             request: self.request.join(&other.request)?,
+            tiles: self.tiles,
         })
     }
 }

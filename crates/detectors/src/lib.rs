@@ -47,8 +47,8 @@ pub use method::{
 };
 pub use note::Note;
 pub use pipeline::{
-    Encoded, ImageSize, ImageSource, Outcome, Prediction, StreamOptions, Tta, predict,
+    Encoded, ImageSize, ImageSource, Outcome, Prediction, StreamOptions, Tiles, Tta, predict,
     stream_features,
 };
 pub use registry::{DEFAULT_METHOD, find, methods};
-pub use settings::{MethodSettings, Settings};
+pub use settings::{Choice, MethodSettings, Settings};

@@ -20,6 +20,15 @@ pub enum Note {
         /// The image.
         name: String,
     },
+    /// A method chose a setting itself.
+    Chosen {
+        /// The setting.
+        setting: String,
+        /// What was chosen.
+        value: String,
+        /// Why.
+        reason: String,
+    },
     /// The scored image is of one colour: a closed shutter or an empty field of view scores low.
     FlatImage,
 }
@@ -36,6 +45,11 @@ impl fmt::Display for Note {
             Self::FlatReference { name } => {
                 write!(f, "{name} is of one colour and left out as a normal image")
             }
+            Self::Chosen {
+                setting,
+                value,
+                reason,
+            } => write!(f, "{setting}={value}: {reason}"),
             Self::FlatImage => f.write_str("the image is of one colour; its score says nothing"),
         }
     }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::DetectorError;
@@ -40,6 +40,57 @@ pub trait Settings: Serialize + DeserializeOwned {
         let mut all = self.to_json();
         all.extend(given.clone());
         parse(Value::Object(all))
+    }
+}
+
+/// A setting that a method chooses itself unless it is given; `"auto"` in JSON.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Choice<T> {
+    /// The method chooses.
+    #[default]
+    Auto,
+    /// This value.
+    Given(T),
+}
+
+impl<T> Choice<T> {
+    /// The value, if it is given.
+    pub fn given(self) -> Option<T> {
+        match self {
+            Self::Auto => None,
+            Self::Given(value) => Some(value),
+        }
+    }
+}
+
+/// The word for a choice that is left open.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Auto {
+    Auto,
+}
+
+impl<T: Serialize> Serialize for Choice<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => Auto::Auto.serialize(serializer),
+            Self::Given(value) => value.serialize(serializer),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Choice<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either<T> {
+            Auto(Auto),
+            Given(T),
+        }
+        Ok(match Either::deserialize(deserializer)? {
+            Either::Auto(Auto::Auto) => Self::Auto,
+            Either::Given(value) => Self::Given(value),
+        })
     }
 }
 

@@ -18,6 +18,9 @@ const NEIGHBOURS: usize = 5;
 /// Patches so near, in each direction, do not count: an anomaly is like itself.
 const MARGIN: usize = 3;
 
+/// The patches along the longer side of such an image; `MARGIN` grows with larger ones.
+const OF: usize = 16;
+
 /// How far from the mirrored place its likeness is looked for, in each direction.
 const MIRROR_REACH: usize = 1;
 
@@ -100,7 +103,10 @@ fn directions(image: &ImageFeatures, block: usize) -> Result<Tensor, DetectorErr
 /// The distance of one patch, from its similarities to all patches of the image.
 fn distance(grid: Grid, patch: usize, similarities: &[f32]) -> f32 {
     let (row, column) = (patch / grid.columns, patch % grid.columns);
-    let margin = MARGIN.min((grid.rows.max(grid.columns) / 2).saturating_sub(1));
+    let longer = grid.rows.max(grid.columns);
+    let margin = (longer * MARGIN / OF)
+        .max(MARGIN)
+        .min((longer / 2).saturating_sub(1));
     let mirrored = grid.columns - 1 - column;
     let mut nearest = [f32::NEG_INFINITY; NEIGHBOURS];
     let mut mirror = f32::NEG_INFINITY;

@@ -3,6 +3,7 @@
 //! ```text
 //! source.rs   images in files and in memory
 //! tta.rs      test-time augmentation: moved views of an image, and how their results are merged
+//! tiles.rs    large inputs in overlapping parts
 //! stream.rs   batches of features; the next images are decoded while the network works
 //! predict.rs  a backbone and detectors together
 //! ```
@@ -10,6 +11,7 @@
 mod predict;
 mod source;
 mod stream;
+mod tiles;
 mod tta;
 
 pub use predict::{Outcome, Prediction, predict};
@@ -17,4 +19,5 @@ pub use source::ImageSource;
 pub(crate) use source::is_flat;
 pub(crate) use stream::encode_images;
 pub use stream::{Encoded, ImageSize, StreamOptions, stream_features};
+pub use tiles::Tiles;
 pub use tta::Tta;

@@ -249,7 +249,7 @@ fn encode_inputs(
 ) -> Result<Vec<Option<ImageFeatures>>, DetectorError> {
     let there: Vec<bool> = inputs.iter().map(Option::is_some).collect();
     let inputs: Vec<Preprocessed> = inputs.into_iter().flatten().collect();
-    let mut features = encoder.encode(&inputs, &input.request)?.into_iter();
+    let mut features = input.encode(encoder, &inputs)?.into_iter();
     let mut next = |is_there: bool| if is_there { features.next() } else { None };
     Ok(there.into_iter().map(&mut next).collect())
 }

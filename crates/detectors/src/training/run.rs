@@ -363,10 +363,7 @@ mod tests {
                 anomalous: false,
                 mask: MaskSource::Unknown,
             };
-            let input = InputSpec {
-                preprocess: Preprocess::clip_square(14),
-                request: FeatureRequest::blocks([]),
-            };
+            let input = InputSpec::new(Preprocess::clip_square(14), FeatureRequest::blocks([]));
             let samples = [sample.clone(), sample];
             let plan = |epochs| Run {
                 encoder: &Blind,

@@ -2,7 +2,9 @@
 //! threshold on the first principal component of the image's own tokens.
 
 use anomalens_backbones::Grid;
-use nalgebra::{DMatrix, DVector, SymmetricEigen};
+use nalgebra::DMatrix;
+
+use crate::components::principal_components::longest_axis;
 
 /// Where the first principal component of a token is above this, it belongs to the object.
 const THRESHOLD: f64 = 10.0;
@@ -13,16 +15,6 @@ const BORDER: f64 = 0.2;
 /// If at most this part of the centre is above the threshold, the component points to the ground
 /// and its sign is turned.
 const CENTRE_PART: f64 = 0.35;
-
-/// Directions that are followed together towards the longest one; how fast that goes depends on
-/// the gap between the first and the last.
-const DIRECTIONS: usize = 8;
-
-/// The component has settled when a step moves it by less than this part of its length.
-const SETTLED: f64 = 1e-10;
-
-/// More steps are never needed where the first two components differ by more than rounding.
-const MAX_STEPS: usize = 1000;
 
 /// Which of the `tokens` `[patches, width]` of an image belong to its object.
 pub(super) fn foreground(tokens: &[f32], width: usize, grid: Grid) -> Vec<bool> {
@@ -43,35 +35,6 @@ pub(super) fn first_component(tokens: &[f32], width: usize) -> Vec<f64> {
     centred.row_iter_mut().for_each(|mut row| row -= &mean);
     let direction = longest_axis(&centred.tr_mul(&centred));
     (centred * direction).iter().copied().collect()
-}
-
-/// The eigenvector of the largest eigenvalue of a symmetric positive matrix, by subspace
-/// iteration, which is exact to rounding and always starts from the same place.
-fn longest_axis(matrix: &DMatrix<f64>) -> DVector<f64> {
-    let width = matrix.nrows();
-    let count = DIRECTIONS.min(width);
-    // The columns of the most varied entries: no direction of any length is orthogonal to them all.
-    let mut order: Vec<usize> = (0..width).collect();
-    order.sort_by(|&a, &b| matrix[(b, b)].total_cmp(&matrix[(a, a)]));
-    let mut axes = matrix.select_columns(&order[..count]);
-    let mut longest = DVector::zeros(width);
-    for _ in 0..MAX_STEPS {
-        let basis = axes.qr().q();
-        let next = matrix * &basis;
-        let inner = SymmetricEigen::new(basis.tr_mul(&next));
-        let largest = inner.eigenvalues.imax();
-        let mut found = basis * inner.eigenvectors.column(largest);
-        if found[found.icamax()] < 0.0 {
-            found.neg_mut();
-        }
-        let moved = (&found - &longest).norm();
-        longest = found;
-        if moved < SETTLED {
-            break;
-        }
-        axes = next;
-    }
-    longest
 }
 
 /// The mask from the first principal component of each patch.
@@ -136,20 +99,6 @@ mod tests {
                     "{name}: {found} {expected}"
                 );
             }
-        }
-    }
-
-    #[test]
-    fn the_longest_axis_is_that_of_the_full_decomposition() {
-        for (name, width) in [("wide", 40), ("as wide as the iteration", 8), ("narrow", 2)] {
-            let values = (0..width * 60).map(|i| ((i * i * 7 + i) % 101) as f64 / 50.0 - 1.0);
-            let rows = DMatrix::from_iterator(60, width, values);
-            let matrix = rows.tr_mul(&rows);
-            let found = longest_axis(&matrix);
-            let full = SymmetricEigen::new(matrix);
-            let expected = full.eigenvectors.column(full.eigenvalues.imax());
-            let cosine = found.dot(&expected).abs();
-            assert!((cosine - 1.0).abs() < 1e-12, "{name}: {cosine}");
         }
     }
 

@@ -112,10 +112,8 @@ impl crate::Settings for Settings {
             positions: Some(PositionResize::BicubicPadded),
             ..FeatureRequest::blocks([self.block]).at(TokenStage::Normed)
         };
-        let input = InputSpec {
-            preprocess: Preprocess::imagenet_shorter_side(image_size, multiple),
-            request,
-        };
+        let preprocess = Preprocess::imagenet_shorter_side(image_size, multiple);
+        let input = InputSpec::new(preprocess, request);
         Ok(Profile {
             enlargement: Enlargement {
                 smoothing: Smoothing::Pixels(SIGMA),

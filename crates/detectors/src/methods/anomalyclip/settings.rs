@@ -205,21 +205,19 @@ impl crate::Settings for Settings {
             }
         }
         let size = self.image_size;
-        let input = InputSpec {
-            preprocess: self.normalisation.square(size),
-            request: FeatureRequest {
-                stage: TokenStage::Projected,
-                attention: self.dpam.map(|attention| Dpam {
-                    first_block: self.dpam_first_block,
-                    attention,
-                }),
-                embedding: Some(match self.prompt {
-                    PromptKind::Text => Embedding::Direct,
-                    PromptKind::Embedding => Embedding::Normed,
-                }),
-                ..FeatureRequest::blocks(self.blocks.iter().copied())
-            },
+        let request = FeatureRequest {
+            stage: TokenStage::Projected,
+            attention: self.dpam.map(|attention| Dpam {
+                first_block: self.dpam_first_block,
+                attention,
+            }),
+            embedding: Some(match self.prompt {
+                PromptKind::Text => Embedding::Direct,
+                PromptKind::Embedding => Embedding::Normed,
+            }),
+            ..FeatureRequest::blocks(self.blocks.iter().copied())
         };
+        let input = InputSpec::new(self.normalisation.square(size), request);
         Ok(Profile {
             enlargement: Enlargement {
                 smoothing: Smoothing::OfSide(self.sigma / f64::from(size)),

@@ -100,13 +100,11 @@ impl crate::Settings for Settings {
         if !(self.text_prior || self.image_residual || self.patch_residual) {
             return refuse("one of `text_prior`, `image_residual`, `patch_residual` must be on");
         }
-        let input = InputSpec {
-            preprocess: self.normalisation.centre_crop(self.image_size),
-            request: FeatureRequest {
-                embedding: Some(Embedding::Normed),
-                ..FeatureRequest::blocks(self.blocks.iter().copied())
-            },
+        let preprocess = self.normalisation.centre_crop(self.image_size);
+        let request = FeatureRequest {
+            embedding: Some(Embedding::Normed),
+            ..FeatureRequest::blocks(self.blocks.iter().copied())
         };
-        Ok(Profile::new(NAME, input))
+        Ok(Profile::new(NAME, InputSpec::new(preprocess, request)))
     }
 }

@@ -4,6 +4,8 @@
 //!
 //! ```text
 //! settings.rs     settings
+//! choices.rs      what the references decide: size, turning, ground
+//! foreground.rs   the object, and the ground around it
 //! own_image.rs    evidence: the rest of the image itself
 //! references.rs   evidence: a few normal images
 //! batch/          evidence: the other images of a batch, unlabelled
@@ -17,6 +19,8 @@
 //! each part was found: docs/research.
 
 mod batch;
+mod choices;
+mod foreground;
 mod own_image;
 mod power_mean;
 mod references;
@@ -93,12 +97,17 @@ impl Method for Lens {
                 _ => Evidence::References,
             };
         }
+        let (settings, chosen) = match settings.evidence {
+            Evidence::References => choices::choose(context, settings)?,
+            _ => (settings.settled(context.encoder), vec![]),
+        };
         let checked = Checked::new(settings)?;
         let source = match checked.settings.evidence {
             Evidence::Batch => Source::Batch,
             Evidence::References => {
                 context.require_references(NAME)?;
-                Source::References(References::default().with(context, &[], &checked)?)
+                let references = References::default().with(context, &[], &checked)?;
+                Source::References(references.with_notes(chosen))
             }
             Evidence::Auto | Evidence::OwnImage => {
                 Source::OwnImage(OwnImage::fit(context, &checked)?)
@@ -172,7 +181,7 @@ impl Trainer for Lens {
             ..Settings::defaults(context.encoder)?.replaced_by(context.settings)?
         };
         Ok(Box::new(LensDetector::without_references(
-            Checked::new(settings)?,
+            Checked::new(settings.settled(context.encoder))?,
             PowerMean::new()?,
         )))
     }

@@ -7,14 +7,15 @@
 use anomalens_backbones::ImageFeatures;
 use anomalens_vision::Map;
 
+use super::residual::top;
 use super::{NAME, Settings};
 use crate::components::self_similarity;
 use crate::detector::{Array, NormalRange, Scored, State};
 use crate::settings::Checked;
 use crate::{DetectorError, FitContext};
 
-/// Part of the patches, the most distant ones, whose mean is the image's score.
-pub(super) const TOP_FRACTION: f64 = 0.02;
+/// Patches, the most distant ones, whose mean is the image's score.
+pub(super) const HIGHEST: usize = 5;
 
 /// Quantile of normal images' patch scores beyond which patches are drawn as anomalous.
 const UPPER_QUANTILE: f64 = 0.995;
@@ -59,7 +60,7 @@ impl OwnImage {
         let (mut patches, mut image) = (vec![], 0.0);
         for features in &images {
             let map = map(features, settings)?;
-            image += map.top_mean(TOP_FRACTION) / images.len() as f32;
+            image += top(map.values(), HIGHEST) / images.len() as f32;
             patches.extend(map.into_values());
         }
         let image = image.max(LEAST);
@@ -81,7 +82,7 @@ impl OwnImage {
         let values = values.into_iter().map(|distance| distance / self.image);
         let map = Map::new(grid.rows, grid.columns, values.collect())?;
         Ok(Scored {
-            score: map.top_mean(TOP_FRACTION),
+            score: top(map.values(), HIGHEST),
             map,
             range: self.range,
         })

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use anomalens_backbones::ImageFeatures;
+use anomalens_backbones::{Grid, ImageFeatures};
 use anomalens_vision::Map;
 use candle_core::Tensor;
 
+use super::foreground::Foreground;
 use super::power_mean::PowerMean;
 use super::residual::{self, Compared, Quarters};
 use super::score_scale::Residuals;
@@ -24,6 +25,9 @@ const UPPER_QUANTILE: f64 = 0.995;
 /// What the names of a reference's tensors start with, and what that of its means ends with.
 const PREFIX: &str = "references/";
 const MEANS: &str = "means";
+
+/// Name of the tensor with rows and columns of the references' patches.
+const GRID: &str = "grid";
 
 /// One reference.
 struct Kept {
@@ -53,7 +57,6 @@ impl Kept {
 }
 
 /// The references by name, and what follows from all of them.
-#[derive(Default)]
 pub(super) struct References {
     by_name: BTreeMap<String, Kept>,
     /// The patches of all, for each block.
@@ -62,25 +65,60 @@ pub(super) struct References {
     range: NormalRange,
     /// What the references differ among themselves.
     unit: Residuals,
+    /// The patches of each.
+    grid: Grid,
+    /// Where their object is, if they have a ground.
+    foreground: Option<Foreground>,
     /// About those that were added last.
     notes: Vec<Note>,
 }
 
+impl Default for References {
+    fn default() -> Self {
+        Self {
+            by_name: BTreeMap::new(),
+            banks: vec![],
+            range: NormalRange::default(),
+            unit: Residuals::default(),
+            grid: Grid {
+                rows: 0,
+                columns: 0,
+            },
+            foreground: None,
+            notes: vec![],
+        }
+    }
+}
+
 impl References {
-    /// Of references in so many forms.
-    fn new(by_name: BTreeMap<String, Kept>, forms: usize) -> Result<Self, DetectorError> {
+    /// Of references on `grid`.
+    fn new(
+        by_name: BTreeMap<String, Kept>,
+        grid: Grid,
+        settings: &Settings,
+    ) -> Result<Self, DetectorError> {
+        let forms = settings.forms();
         if by_name.is_empty() {
             return Ok(Self::default());
         }
         let all: Vec<&Kept> = by_name.values().collect();
         let blocks: Vec<&[Tensor]> = all.iter().map(|kept| kept.blocks.as_slice()).collect();
+        let among = among(&blocks, forms)?;
+        let foreground = match settings.foreground.given().unwrap_or(false) {
+            true => {
+                let last: Vec<&Tensor> = among.iter().filter_map(|a| a.upright.last()).collect();
+                Some(Foreground::of(&last, grid)?)
+            }
+            false => None,
+        };
         let (mut scores, mut residuals, mut uprights) = (vec![], vec![], vec![]);
-        for (i, seen) in among(&blocks, forms)?.into_iter().enumerate() {
+        for (i, mut seen) in among.into_iter().enumerate() {
+            weigh(&mut seen.map, foreground.as_ref(), &seen.upright, grid)?;
             let others = all.iter().enumerate().filter(|(j, _)| *j != i);
             let others = others.map(|(_, other)| other.means.as_slice());
-            let own = residual::own(&seen.upright)?;
+            let own = residual::own(&seen.upright, grid)?;
             let count = seen.upright.len();
-            let one = Residuals::new(&seen.map, own, &all[i].means, others, count)?;
+            let one = Residuals::new(&seen.map, own, &all[i].means, others, count);
             residuals.push(one);
             scores.extend(seen.map);
             uprights.push(seen.upright);
@@ -88,7 +126,9 @@ impl References {
         Ok(Self {
             banks: banks(&blocks)?,
             range: NormalRange::of(scores, UPPER_QUANTILE),
-            unit: Residuals::unit(&residuals, Quarters::of(&uprights)?),
+            unit: Residuals::unit(&residuals, Quarters::of(&uprights, grid)?),
+            grid,
+            foreground,
             notes: vec![],
             by_name,
         })
@@ -104,6 +144,7 @@ impl References {
     ) -> Result<Self, DetectorError> {
         let Checked { settings, profile } = checked;
         let mut kept = self.by_name;
+        let mut grid = self.grid;
         for name in remove {
             if kept.remove(name).is_none() {
                 let names: Vec<&str> = kept.keys().map(String::as_str).collect();
@@ -119,8 +160,9 @@ impl References {
                 notes.push(Note::FlatReference { name: name.clone() });
                 continue;
             }
-            let forms = settings.reference_augmentation.of(image);
+            let forms = settings.augmentation().of(image);
             let forms = context.encode(&profile.input, settings.tta, &forms)?;
+            grid = forms.first().map_or(grid, |form| form.grid());
             let new = Kept::new(&forms, &settings.blocks)?;
             if kept.contains_key(name) {
                 return Err(refuse(format!(
@@ -149,7 +191,7 @@ impl References {
         }
         Ok(Self {
             notes,
-            ..Self::new(kept, settings.forms())?
+            ..Self::new(kept, grid, settings)?
         })
     }
 
@@ -167,13 +209,14 @@ impl References {
         let grid = profile.check(image, first.width())?;
         let compared = Compared::of(image, &settings.blocks)?;
         let mut map = map(&compared.patches, &self.banks)?;
+        weigh(&mut map, self.foreground.as_ref(), &compared.patches, grid)?;
         let own = match settings.own_image {
-            true => residual::own(&compared.patches)?,
+            true => residual::own(&compared.patches, grid)?,
             false => 0.0,
         };
         let means = self.by_name.values().map(|kept| kept.means.as_slice());
         let blocks = settings.blocks.len();
-        let residuals = Residuals::new(&map, own, &compared.means, means, blocks)?;
+        let residuals = Residuals::new(&map, own, &compared.means, means, blocks);
         let score = head.score(residuals.ratios(self.unit), settings)?;
         let unit = self.unit.patches;
         map.iter_mut().for_each(|residual| *residual /= unit);
@@ -182,6 +225,12 @@ impl References {
             map: Map::new(grid.rows, grid.columns, map)?,
             range: self.range.scaled_by(unit),
         })
+    }
+
+    /// With `first` before what is to be known about the references.
+    pub(super) fn with_notes(mut self, first: Vec<Note>) -> Self {
+        self.notes.splice(0..0, first);
+        self
     }
 
     /// About the references that were added last.
@@ -205,7 +254,9 @@ impl References {
             let means = Array::vector(kept.means.clone());
             tokens.chain([(format!("{PREFIX}{name}/{MEANS}"), means)])
         });
-        references.collect()
+        let Grid { rows, columns } = self.grid;
+        let grid = Array::vector(vec![rows as f32, columns as f32]);
+        references.chain([(GRID.to_owned(), grid)]).collect()
     }
 
     /// The references among the tensors of a detector file.
@@ -218,6 +269,14 @@ impl References {
             .map(str::to_owned)
             .collect();
         let unusable = |name: &str| DetectorError::tensor(NAME, name);
+        let grid = tensors.remove(GRID).map(|array| array.values);
+        let grid = match grid.as_deref() {
+            Some(&[rows, columns]) => Grid {
+                rows: rows as usize,
+                columns: columns as usize,
+            },
+            _ => return Err(unusable(GRID)),
+        };
         let mut shape_of_all: Option<Vec<usize>> = None;
         let mut references = BTreeMap::new();
         for name in names {
@@ -227,7 +286,7 @@ impl References {
                     Some(Array { shape, values })
                         if shape.len() == 2
                             && !values.is_empty()
-                            && shape[0].is_multiple_of(settings.forms())
+                            && Some(shape[0]) == grid.len().checked_mul(settings.forms())
                             && *shape_of_all.get_or_insert(shape.clone()) == shape =>
                     {
                         matrix(values, shape[1])
@@ -243,8 +302,24 @@ impl References {
             let means = means.ok_or_else(|| unusable(&kept))?;
             references.insert(name, Kept { blocks, means });
         }
-        Self::new(references, settings.forms())
+        Self::new(references, grid, settings)
     }
+}
+
+/// Makes the residuals `map` of `patches` on `grid` count less where they show the ground.
+fn weigh(
+    map: &mut [f32],
+    foreground: Option<&Foreground>,
+    patches: &[Tensor],
+    grid: Grid,
+) -> Result<(), DetectorError> {
+    if let (Some(foreground), Some(last)) = (foreground, patches.last()) {
+        let weights = foreground.weights(last, grid)?;
+        map.iter_mut()
+            .zip(weights)
+            .for_each(|(residual, weight)| *residual *= weight);
+    }
+    Ok(())
 }
 
 fn tokens_name(reference: &str, block: usize) -> String {

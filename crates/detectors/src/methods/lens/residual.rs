@@ -2,7 +2,6 @@
 //! each with itself.
 
 use anomalens_backbones::{Grid, ImageFeatures, LayerId};
-use anomalens_vision::Map;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -12,6 +11,9 @@ use crate::components::nearest::{matrix, with_values};
 use crate::components::residual::residual;
 use crate::components::self_similarity;
 use crate::components::tokens::{dot, normalise, normalise_rows, standardise_rows};
+
+/// Patches that an image has at most where each is compared with all others.
+const LARGE: usize = 2500;
 
 /// Quarters of an image.
 const QUARTERS: usize = 4;
@@ -67,14 +69,58 @@ pub(super) fn between(one: &[f32], other: &[f32], blocks: usize) -> f32 {
 }
 
 /// How different from the rest of the image the least familiar of its `patches` are.
-pub(super) fn own(patches: &[Tensor]) -> Result<f32, DetectorError> {
-    let side = side(patches)?;
-    let grid = Grid {
-        rows: side,
-        columns: side,
+/// `patches` lie on `grid`.
+pub(super) fn own(patches: &[Tensor], grid: Grid) -> Result<f32, DetectorError> {
+    let distances = match grid.len() > LARGE {
+        true => {
+            // Every comparison costs the square of the patches.
+            let step = (grid.len() as f64 / LARGE as f64).sqrt().ceil() as usize;
+            let coarse = |side: usize| side.div_ceil(step);
+            let small = Grid {
+                rows: coarse(grid.rows),
+                columns: coarse(grid.columns),
+            };
+            let averaged = patches
+                .iter()
+                .map(|patches| averaged(patches, grid, small, step));
+            let averaged = averaged.collect::<Result<Vec<_>, _>>()?;
+            self_similarity::between(small, &averaged)?
+        }
+        false => self_similarity::between(grid, patches)?,
     };
-    let map = Map::new(side, side, self_similarity::between(grid, patches)?)?;
-    Ok(map.top_mean(own_image::TOP_FRACTION))
+    Ok(top(&distances, own_image::HIGHEST))
+}
+
+/// The mean of the `count` highest of `values`.
+pub(super) fn top(values: &[f32], count: usize) -> f32 {
+    let mut values: Vec<f32> = values.to_vec();
+    let count = count.clamp(1, values.len().max(1));
+    if values.len() < count {
+        return 0.0;
+    }
+    values.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a));
+    let sum: f64 = values[..count].iter().copied().map(f64::from).sum();
+    (sum / count as f64) as f32
+}
+
+/// The patches of `grid` averaged in squares of `step`, of length 1.
+fn averaged(
+    patches: &Tensor,
+    grid: Grid,
+    small: Grid,
+    step: usize,
+) -> Result<Tensor, DetectorError> {
+    let width = patches.dim(1)?;
+    let mut sums = vec![0.0; small.len() * width];
+    with_values(patches, |values| {
+        for (at, patch) in values.chunks_exact(width).enumerate() {
+            let (row, column) = (at / grid.columns / step, at % grid.columns / step);
+            let sum = &mut sums[(row * small.columns + column) * width..][..width];
+            sum.iter_mut().zip(patch).for_each(|(sum, x)| *sum += x);
+        }
+    })?;
+    normalise_rows(&mut sums, width);
+    matrix(sums, width)
 }
 
 /// How much the quarters of images differ; mean residuals.
@@ -88,8 +134,8 @@ pub(super) struct Quarters {
 
 impl Quarters {
     /// Of `images`, the patches of each after each block.
-    pub(super) fn of(images: &[Vec<Tensor>]) -> Result<Self, DetectorError> {
-        let quarters = images.iter().map(|patches| quarters(patches));
+    pub(super) fn of(images: &[Vec<Tensor>], grid: Grid) -> Result<Self, DetectorError> {
+        let quarters = images.iter().map(|patches| quarters(patches, grid));
         let quarters = quarters.collect::<Result<Vec<_>, _>>()?;
         let (mut between, mut within) = (Mean::default(), Mean::default());
         for (i, image) in quarters.iter().enumerate() {
@@ -133,14 +179,14 @@ impl Mean {
 }
 
 /// For each block the mean patches of the four quarters of an image, of length 1.
-fn quarters(patches: &[Tensor]) -> Result<Vec<[Vec<f32>; QUARTERS]>, DetectorError> {
-    let side = side(patches)?;
+fn quarters(patches: &[Tensor], grid: Grid) -> Result<Vec<[Vec<f32>; QUARTERS]>, DetectorError> {
     let one = |patches: &Tensor| {
         let width = patches.dim(1)?;
         let mut means = [(); QUARTERS].map(|()| vec![0.0; width]);
         with_values(patches, |values| {
             for (place, patch) in values.chunks_exact(width).enumerate() {
-                let [lower, right] = [place / side, place % side].map(|at| 2 * at >= side);
+                let lower = 2 * (place / grid.columns) >= grid.rows;
+                let right = 2 * (place % grid.columns) >= grid.columns;
                 let mean = &mut means[2 * usize::from(lower) + usize::from(right)];
                 mean.iter_mut().zip(patch).for_each(|(sum, x)| *sum += x);
             }
@@ -149,12 +195,6 @@ fn quarters(patches: &[Tensor]) -> Result<Vec<[Vec<f32>; QUARTERS]>, DetectorErr
         Ok(means)
     };
     patches.iter().map(one).collect()
-}
-
-/// Patches along a side; images are square.
-fn side(patches: &[Tensor]) -> Result<usize, DetectorError> {
-    let count = patches.first().map_or(Ok(0), |patches| patches.dim(0))?;
-    Ok(count.isqrt().max(1))
 }
 
 #[cfg(test)]
@@ -197,7 +237,11 @@ mod tests {
             ("a single one", vec![[0, 1, 2, 0]], 0.0, 5.0 / 12.0),
         ] {
             let images: Vec<_> = images.into_iter().map(image).collect();
-            let found = Quarters::of(&images).unwrap();
+            let grid = Grid {
+                rows: 4,
+                columns: 4,
+            };
+            let found = Quarters::of(&images, grid).unwrap();
             assert!((found.between - between).abs() < 1e-6, "{name}: {found:?}");
             assert!((found.within - within).abs() < 1e-6, "{name}: {found:?}");
         }

@@ -1,12 +1,10 @@
 //! The unit of scores: each reference compared with the others, as if it were a new image.
 
-use anomalens_vision::Map;
-
 use super::residual::{self, Quarters};
-use crate::DetectorError;
 
-/// Part of the patches, the most different ones, whose mean stands for all.
-const TOP_FRACTION: f64 = 0.01;
+/// Patches, the most different ones, whose mean counts for all: a number, not a part, since a defect
+/// is as small in a larger picture.
+const HIGHEST: usize = 2;
 
 /// Least units, a tenth of the least that two different normal images of ELPV, HeadCT and KolektorSDD
 /// were seen to differ: references that are nearly the same image would make everything else look
@@ -50,16 +48,15 @@ impl Residuals {
         means: &[f32],
         references: impl Iterator<Item = &'a [f32]>,
         blocks: usize,
-    ) -> Result<Self, DetectorError> {
+    ) -> Self {
         let all = references.map(|reference| residual::between(means, reference, blocks));
         let nearest = all.fold(f32::INFINITY, f32::min);
-        let row = Map::new(1, map.len(), map.to_vec())?;
-        Ok(Self {
-            patches: row.top_mean(TOP_FRACTION),
+        Self {
+            patches: residual::top(map, HIGHEST),
             // A single reference has nothing that it could be compared with.
             image_level: if nearest.is_finite() { nearest } else { 0.0 },
             own,
-        })
+        }
     }
 
     /// The mean of those of the references, as a unit. That of the image level grows with how

@@ -1,15 +1,17 @@
 //! Settings of lens.
 
 use anomalens_backbones::ImageEncoder;
+use anomalens_vision::{Preprocess, Resize};
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
 use crate::detector::{Profile, Scope};
 use crate::input::Normalisation;
-use crate::{DetectorError, InputSpec, MethodSettings, ReferenceAugmentation, Tta};
+use crate::{Choice, DetectorError, InputSpec, MethodSettings, ReferenceAugmentation, Tiles, Tta};
 
-/// Side of the square that images are stretched to; other patch sizes use the multiple just below.
-const IMAGE_SIZE: usize = 224;
+/// Side of the square that small images are stretched to; other patch sizes use the multiple just
+/// below.
+const SMALL: u32 = 224;
 
 /// Blocks whose tokens are compared, of twelve.
 const BLOCKS: [usize; 2] = [6, 9];
@@ -25,8 +27,13 @@ pub struct Settings {
     pub own_image: bool,
     /// Whether the mean token of an image is compared with those of others too.
     pub image_level: bool,
-    /// Side of the square that images are stretched to, in pixels.
-    pub image_size: u32,
+    /// The shorter side of what the network sees, in pixels.
+    pub image_size: Choice<u32>,
+    /// Width and height that images are stretched to, in pixels; follows from `image_size` and the
+    /// shape of the references.
+    pub input_size: Choice<[u32; 2]>,
+    /// Side of the tiles in which larger inputs are seen, in pixels; 0 for none.
+    pub tiles: Choice<u32>,
     /// How pixels are normalised.
     pub normalisation: Normalisation,
     /// In how many views each image is scored.
@@ -34,7 +41,11 @@ pub struct Settings {
     /// Blocks whose tokens are compared, counted from 1; their residuals are averaged.
     pub blocks: Vec<usize>,
     /// In which forms each reference image is stored.
-    pub reference_augmentation: ReferenceAugmentation,
+    pub reference_augmentation: Choice<ReferenceAugmentation>,
+    /// Whether patches of the ground around an object count less.
+    pub foreground: Choice<bool>,
+    /// Tiles start at multiples of so many pixels: of the strides of all layers.
+    pub tile_step: u32,
     /// The most images that are scored against each other.
     pub group: usize,
     /// Normal images for each image in training.
@@ -70,7 +81,7 @@ impl Settings {
     /// # Errors
     /// Those of opening a text encoder.
     pub fn defaults(encoder: &dyn ImageEncoder) -> Result<Self, DetectorError> {
-        let (patch, blocks) = (encoder.spec().multiple.max(1), encoder.spec().blocks());
+        let blocks = encoder.spec().blocks();
         // Networks with a text encoder were trained with CLIP's normalisation.
         let normalisation = match encoder.text()? {
             Some(_) => Normalisation::Clip,
@@ -80,20 +91,51 @@ impl Settings {
             evidence: Evidence::Auto,
             own_image: true,
             image_level: true,
-            image_size: (IMAGE_SIZE / patch * patch).max(patch) as u32,
+            image_size: Choice::Auto,
+            input_size: Choice::Auto,
+            tiles: Choice::Auto,
             normalisation,
             tta: Tta::default(),
             blocks: BLOCKS.map(|block| (block * blocks / 12).max(1)).to_vec(),
-            reference_augmentation: ReferenceAugmentation::Flips,
+            reference_augmentation: Choice::Auto,
+            foreground: Choice::Auto,
+            tile_step: encoder.spec().multiple.max(1) as u32,
             group: 64,
             episode_references: 2,
         })
     }
 
+    /// These settings with fixed values where they are left open: those for small images, and for
+    /// evidence other than references.
+    pub(super) fn settled(self, encoder: &dyn ImageEncoder) -> Self {
+        let side = self.image_size.given().unwrap_or_else(|| small(encoder));
+        let or = |given: Option<u32>| Choice::Given(given.unwrap_or(0));
+        Self {
+            image_size: Choice::Given(side),
+            input_size: Choice::Given(self.input_size.given().unwrap_or([side, side])),
+            tiles: or(self.tiles.given()),
+            reference_augmentation: Choice::Given(self.augmentation()),
+            foreground: Choice::Given(self.foreground.given().unwrap_or(false)),
+            ..self
+        }
+    }
+
+    /// The forms of a reference image that are stored.
+    pub(super) fn augmentation(&self) -> ReferenceAugmentation {
+        let given = self.reference_augmentation.given();
+        given.unwrap_or(ReferenceAugmentation::Flips)
+    }
+
     /// In how many forms each reference image is stored, test-time views included.
     pub(super) fn forms(&self) -> usize {
-        self.reference_augmentation.count() * self.tta.count()
+        self.augmentation().count() * self.tta.count()
     }
+}
+
+/// The side for small images.
+pub(super) fn small(encoder: &dyn ImageEncoder) -> u32 {
+    let patch = encoder.spec().multiple.max(1) as u32;
+    (SMALL / patch * patch).max(patch)
 }
 
 impl crate::Settings for Settings {
@@ -110,9 +152,24 @@ impl crate::Settings for Settings {
                  least 2",
             );
         }
+        let side = self.image_size.given().unwrap_or(SMALL);
+        let [width, height] = self.input_size.given().unwrap_or([side, side]);
+        if width == 0 || height == 0 {
+            return refuse("`input_size` must be above 0");
+        }
+        let tiles = self.tiles.given().filter(|&side| side > 0);
+        let square = InputSpec::square(NAME, side, &self.blocks)?;
         let input = InputSpec {
-            preprocess: self.normalisation.square(self.image_size),
-            ..InputSpec::square(NAME, self.image_size, &self.blocks)?
+            preprocess: Preprocess {
+                resize: Resize::Stretch { height, width },
+                ..self.normalisation.square(side)
+            },
+            tiles: tiles.map(|side| Tiles {
+                side: side as usize,
+                overlap: side as usize / 4,
+                step: self.tile_step as usize,
+            }),
+            ..square
         };
         Ok(Profile {
             scope: match self.evidence {

@@ -1,6 +1,7 @@
 //! The weights of the power mean, learned from auxiliary data: episodes of an image and a few normal
 //! images of its class, and the focal loss of its score.
 
+use anomalens_backbones::Grid;
 use candle_core::{Device, Tensor};
 use serde_json::json;
 
@@ -43,8 +44,13 @@ pub(super) fn train(
         evidence: Evidence::References,
         ..Settings::defaults(encoder)?.replaced_by(context.settings)?
     };
-    let checked = Checked::new(settings)?;
+    let checked = Checked::new(settings.settled(encoder))?;
     let Checked { settings, profile } = &checked;
+    let (height, width) = profile.input.preprocess.output_size(1, 1)?;
+    let grid = Grid {
+        rows: height / encoder.spec().multiple.max(1),
+        columns: width / encoder.spec().multiple.max(1),
+    };
     let head = PowerMean::new()?;
     let batch = options.batch.unwrap_or(BATCH);
     let references = settings.episode_references;
@@ -52,6 +58,7 @@ pub(super) fn train(
     let rate = options.learning_rate.unwrap_or(LEARNING_RATE);
     let mut optimiser = Adam::new(head.variables(), rate, BETAS)?.with_decay(DECAY);
     let learner = FocalLoss {
+        grid,
         settings,
         head: &head,
     };
@@ -60,7 +67,7 @@ pub(super) fn train(
         input: &profile.input,
         record: Record {
             blocks: settings.blocks.len(),
-            patches: (settings.image_size as usize / encoder.spec().multiple).pow(2),
+            patches: grid.len(),
             width: context.width(&profile.input)?,
             embedding: 0,
         },
@@ -87,6 +94,7 @@ pub(super) fn train(
 }
 
 struct FocalLoss<'a> {
+    grid: Grid,
     settings: &'a Settings,
     head: &'a PowerMean,
 }
@@ -128,7 +136,7 @@ impl FocalLoss<'_> {
                 self.residuals(references[i], &others)
             });
             let among = among.collect::<Result<Vec<_>, _>>()?;
-            let unit = Residuals::unit(&among, Quarters::of(&patches)?);
+            let unit = Residuals::unit(&among, Quarters::of(&patches, self.grid)?);
             Ok(self.residuals(&all[image], &references)?.ratios(unit))
         });
         let ratios = ratios.collect::<Result<Vec<[f32; PARTS]>, DetectorError>>()?;
@@ -148,10 +156,16 @@ impl FocalLoss<'_> {
             .iter()
             .map(|reference| reference.means.as_slice());
         let own = match self.settings.own_image {
-            true => residual::own(&image.patches)?,
+            true => residual::own(&image.patches, self.grid)?,
             false => 0.0,
         };
-        Residuals::new(&map, own, &image.means, means, image.patches.len())
+        Ok(Residuals::new(
+            &map,
+            own,
+            &image.means,
+            means,
+            image.patches.len(),
+        ))
     }
 }
 

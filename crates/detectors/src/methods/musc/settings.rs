@@ -97,6 +97,7 @@ impl crate::Settings for Settings {
         let InputSpec {
             preprocess,
             request,
+            tiles,
         } = InputSpec::square(NAME, self.image_size, &self.blocks)?;
         let request = FeatureRequest {
             embedding: (!self.rescore.is_empty()).then_some(Embedding::Normed),
@@ -109,6 +110,7 @@ impl crate::Settings for Settings {
                     positions: Some(PositionResize::Bicubic),
                     ..request
                 },
+                tiles,
             },
             Family::DinoV2 => InputSpec {
                 preprocess: Preprocess {
@@ -119,6 +121,7 @@ impl crate::Settings for Settings {
                     positions: Some(PositionResize::BicubicPadded),
                     ..request.at(TokenStage::Normed)
                 },
+                tiles,
             },
         };
         Ok(Profile {

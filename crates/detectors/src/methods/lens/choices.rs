@@ -1,0 +1,251 @@
+//! What the references decide: the size that images are worked on, whether references are turned, and
+//! whether there is a ground around an object. Each choice is a setting that can be given instead.
+//!
+//! The rules were found on magnetic tile, textile, MVTec AD's screws and HeadCT
+//! (docs/research/lens.md).
+
+use anomalens_backbones::{Grid, ImageEncoder};
+use anomalens_vision::Image;
+use candle_core::Tensor;
+
+use super::foreground::Foreground;
+use super::residual::Compared;
+use super::settings::{Settings, small};
+use crate::components::residual::{banks, map};
+use crate::pipeline::is_flat;
+use crate::settings::Checked;
+use crate::{Choice, DetectorError, FitContext, Note, ReferenceAugmentation};
+
+/// References that are looked at, at most.
+const LOOKED_AT: usize = 8;
+
+/// Images whose shorter side is below this are small: scans, or parts of photographs.
+const SMALL_BELOW: u32 = 448;
+
+/// The shorter side for small images of surfaces.
+const SURFACE: u32 = 336;
+
+/// The most for what goes through the network in one piece, and the side of a tile.
+const PIECE: u32 = 672;
+
+/// From this shorter side on images are seen in tiles, at this size.
+const LARGE: u32 = 1344;
+
+/// What is longer than this many times the side of a piece is seen in tiles.
+const LONG: f64 = 1.5;
+
+/// Where turned references come so much nearer to the others than upright ones, things lie in any
+/// direction. Screws have .56 to .68, things that are upright .81 to 1.
+const TURNED: f32 = 0.75;
+
+/// `settings` with everything chosen that they leave open, and what was chosen.
+pub(super) fn choose(
+    context: &FitContext<'_>,
+    settings: Settings,
+) -> Result<(Settings, Vec<Note>), DetectorError> {
+    let images = context.references.iter().map(|reference| &reference.image);
+    let images: Vec<&Image> = images.filter(|image| !is_flat(image)).collect();
+    let every = images.len().div_ceil(LOOKED_AT).max(1);
+    let images: Vec<&Image> = images.into_iter().step_by(every).collect();
+    let mut notes = vec![];
+    let mut note = |setting: &str, value: String, reason: String| {
+        notes.push(Note::Chosen {
+            setting: setting.to_owned(),
+            value,
+            reason,
+        });
+    };
+    if images.is_empty() {
+        return Ok((settings.settled(context.encoder), vec![]));
+    }
+    let overview = Overview::of(context, &settings, &images)?;
+    let mut chosen = settings.clone();
+
+    let object = match settings.foreground {
+        Choice::Given(given) => given,
+        Choice::Auto => {
+            let (pure, separate) = (overview.foreground.pure, overview.foreground.separate);
+            let is_there = overview.foreground.is_there();
+            let what = match is_there {
+                true => "the references show an object on an even ground",
+                false => "the references have no even ground around an object",
+            };
+            note(
+                "foreground",
+                is_there.to_string(),
+                format!("{what} ({pure:.2} of their border, {separate:.2} of the variance)"),
+            );
+            is_there
+        }
+    };
+    chosen.foreground = Choice::Given(object);
+
+    if settings.reference_augmentation == Choice::Auto {
+        let (value, reason) = match overview.turned {
+            None => (
+                ReferenceAugmentation::Rotations,
+                "one reference does not say whether things lie in any direction".to_owned(),
+            ),
+            Some(ratio) if ratio < TURNED => (
+                ReferenceAugmentation::Rotations,
+                format!("turned references come {ratio:.2} times as near to each other"),
+            ),
+            Some(ratio) => (
+                ReferenceAugmentation::Flips,
+                format!("turned references come only {ratio:.2} times as near to each other"),
+            ),
+        };
+        let name = format!("{value:?}").to_lowercase();
+        note("reference_augmentation", name, reason);
+        chosen.reference_augmentation = Choice::Given(value);
+    }
+
+    let shape = Shape::of(&images);
+    let (size, tile) = settings.size(context.encoder, &shape, object);
+    chosen.image_size = Choice::Given(size[0].min(size[1]));
+    chosen.input_size = Choice::Given(size);
+    chosen.tiles = Choice::Given(tile);
+    let tiles = match tile {
+        0 => String::new(),
+        side => format!(", in tiles of {side}"),
+    };
+    let patch = context.encoder.spec().multiple as f64;
+    let covers = patch * f64::from(shape.shorter) / f64::from(size[0].min(size[1]));
+    note(
+        "input_size",
+        format!("[{},{}]", size[0], size[1]),
+        format!(
+            "the shorter side of references has {} pixels; a patch covers {covers:.0} of them{tiles}",
+            shape.shorter
+        ),
+    );
+    Ok((chosen, notes))
+}
+
+impl Settings {
+    /// Width and height to work on, and the side of tiles or 0.
+    fn size(&self, encoder: &dyn ImageEncoder, shape: &Shape, object: bool) -> ([u32; 2], u32) {
+        let multiple = encoder.spec().multiple.max(1) as u32;
+        // CLIP's networks were trained at one size.
+        let has_text = matches!(encoder.text(), Ok(Some(_)));
+        let side = self.image_size.given().unwrap_or(match shape.shorter {
+            _ if has_text => small(encoder),
+            shorter if shorter >= LARGE => LARGE,
+            shorter if shorter >= SMALL_BELOW => shorter.min(PIECE),
+            _ if object => small(encoder),
+            _ => SURFACE,
+        });
+        let (width, height) = match shape.aspect >= 1.0 {
+            true => (f64::from(side) * shape.aspect, f64::from(side)),
+            false => (f64::from(side), f64::from(side) / shape.aspect),
+        };
+        let longer = width.max(height);
+        let step = self.tile_step.max(1);
+        let to = |side: f64, unit: u32| {
+            let units = (side / f64::from(unit)).round().max(1.0);
+            units as u32 * unit
+        };
+        let largest = self.image_size.given().unwrap_or(0).max(PIECE);
+        let tile = self.tiles.given().unwrap_or(match has_text {
+            false if longer > LONG * f64::from(largest) => side.min(PIECE) / step * step,
+            _ => 0,
+        });
+        let unit = if tile > 0 { step } else { multiple };
+        let size = self.input_size.given();
+        (size.unwrap_or([to(width, unit), to(height, unit)]), tile)
+    }
+}
+
+/// How large and wide the references are, in the middle.
+struct Shape {
+    /// Pixels of the shorter side.
+    shorter: u32,
+    /// Width by height.
+    aspect: f64,
+}
+
+impl Shape {
+    fn of(images: &[&Image]) -> Self {
+        let mut shorter: Vec<u32> = images.iter().map(|i| i.width().min(i.height())).collect();
+        let ratio = |image: &&Image| f64::from(image.width()) / f64::from(image.height());
+        let mut aspects: Vec<f64> = images.iter().map(ratio).collect();
+        shorter.sort_unstable();
+        aspects.sort_unstable_by(f64::total_cmp);
+        let middle = |count: usize| count.saturating_sub(1) / 2;
+        Self {
+            shorter: shorter.get(middle(shorter.len())).copied().unwrap_or(1),
+            aspect: aspects.get(middle(aspects.len())).copied().unwrap_or(1.0),
+        }
+    }
+}
+
+/// The references at a small size.
+struct Overview {
+    foreground: Foreground,
+    /// How far each is from the others where these are turned too, by how far where they are not;
+    /// none for a single one.
+    turned: Option<f32>,
+}
+
+impl Overview {
+    fn of(
+        context: &FitContext<'_>,
+        settings: &Settings,
+        images: &[&Image],
+    ) -> Result<Self, DetectorError> {
+        let small = Settings {
+            image_size: Choice::Given(small(context.encoder)),
+            input_size: Choice::Auto,
+            ..settings.clone()
+        };
+        let small = small.settled(context.encoder);
+        let Checked { profile, .. } = Checked::new(small)?;
+        let encode = |images: &[&Image]| {
+            let tta = crate::Tta::default();
+            let features = context.encode(&profile.input, tta, images.iter().copied())?;
+            let grid = features.first().map(|features| features.grid());
+            let compared = features.iter().map(|f| Compared::of(f, &settings.blocks));
+            Ok::<_, DetectorError>((compared.collect::<Result<Vec<_>, _>>()?, grid))
+        };
+        let (upright, grid) = encode(images)?;
+        let grid = grid.unwrap_or(Grid {
+            rows: 0,
+            columns: 0,
+        });
+        let last: Vec<&Tensor> = upright.iter().filter_map(|i| i.patches.last()).collect();
+        let foreground = Foreground::of(&last, grid)?;
+        let turned = match (images, settings.reference_augmentation) {
+            ([_, _, ..], Choice::Auto) => {
+                let mut forms: Vec<Vec<Tensor>> = vec![];
+                for image in images {
+                    let turned = ReferenceAugmentation::Rotations.of(image);
+                    let (turned, _) = encode(&turned.iter().collect::<Vec<_>>())?;
+                    let blocks = (0..settings.blocks.len()).map(|block| {
+                        let all: Vec<&Tensor> = turned.iter().map(|t| &t.patches[block]).collect();
+                        Tensor::cat(&all, 0)
+                    });
+                    forms.push(blocks.collect::<candle_core::Result<_>>()?);
+                }
+                let upright: Vec<Vec<Tensor>> = upright.into_iter().map(|i| i.patches).collect();
+                let apart = mean_residual(&upright, &upright)?;
+                (apart > 0.0).then_some(mean_residual(&upright, &forms)? / apart)
+            }
+            _ => None,
+        };
+        Ok(Self { foreground, turned })
+    }
+}
+
+/// The mean residual of the patches of each of `images` against those of all `others` but its own.
+fn mean_residual(images: &[Vec<Tensor>], others: &[Vec<Tensor>]) -> Result<f32, DetectorError> {
+    let (mut sum, mut count) = (0.0, 0.0);
+    for (i, image) in images.iter().enumerate() {
+        let rest = others.iter().enumerate().filter(|(j, _)| *j != i);
+        let rest: Vec<&[Tensor]> = rest.map(|(_, other)| other.as_slice()).collect();
+        for residual in map(image, &banks(&rest)?)? {
+            sum += residual;
+            count += 1.0_f32;
+        }
+    }
+    Ok(sum / count.max(1.0))
+}

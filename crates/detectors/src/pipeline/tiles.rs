@@ -1,0 +1,335 @@
+//! Tiles: an input that is too large for one pass through the network goes through it in overlapping
+//! parts, and their tokens are joined to those of one large image. Where parts overlap, tokens are
+//! averaged with weights that fall towards the edges of a part, so that no seams are left.
+
+use anomalens_backbones::{FeatureMap, Grid, ImageEncoder, ImageFeatures};
+use anomalens_vision::Preprocessed;
+use serde::{Deserialize, Serialize};
+
+use crate::{DetectorError, InputSpec};
+
+/// How large inputs are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tiles {
+    /// Side of a tile in pixels of the input.
+    pub side: usize,
+    /// Pixels by which neighbours overlap at least.
+    pub overlap: usize,
+    /// Tiles start at multiples of so many pixels, a multiple of the stride of every layer.
+    pub step: usize,
+}
+
+impl Tiles {
+    /// Where the tiles start along a side of `length` pixels, and how long they are.
+    fn along(self, length: usize) -> (Vec<usize>, usize) {
+        let Self {
+            side,
+            overlap,
+            step,
+        } = self;
+        let step = step.max(1);
+        if length <= side || !length.is_multiple_of(step) || !side.is_multiple_of(step) {
+            return (vec![0], length);
+        }
+        let room = length - side;
+        let tiles = room.div_ceil((side.saturating_sub(overlap)).max(step)) + 1;
+        let start = |tile: usize| (tile * room).div_euclid(tiles - 1) / step * step;
+        ((0..tiles).map(start).collect(), side)
+    }
+}
+
+/// A tile of an input, in pixels.
+struct Part {
+    top: usize,
+    left: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Part {
+    fn of(&self, input: &Preprocessed) -> Preprocessed {
+        let planes = input.values.chunks_exact(input.height * input.width);
+        let values = planes.flat_map(|plane| {
+            let rows = plane.chunks_exact(input.width);
+            let rows = rows.skip(self.top).take(self.height);
+            rows.flat_map(|row| row[self.left..][..self.width].iter().copied())
+        });
+        Preprocessed {
+            height: self.height,
+            width: self.width,
+            values: values.collect(),
+        }
+    }
+}
+
+impl InputSpec {
+    /// The features of each of `inputs`, large ones in tiles.
+    ///
+    /// # Errors
+    /// Those of the network.
+    pub fn encode(
+        &self,
+        encoder: &dyn ImageEncoder,
+        inputs: &[Preprocessed],
+    ) -> Result<Vec<ImageFeatures>, DetectorError> {
+        let Some(tiles) = self.tiles else {
+            return Ok(encoder.encode(inputs, &self.request)?);
+        };
+        let one = |input: &Preprocessed| {
+            let (tops, height) = tiles.along(input.height);
+            let (lefts, width) = tiles.along(input.width);
+            let parts = tops.iter().flat_map(|&top| {
+                lefts.iter().map(move |&left| Part {
+                    top,
+                    left,
+                    height,
+                    width,
+                })
+            });
+            let parts: Vec<Part> = parts.collect();
+            if parts.len() == 1 {
+                return Ok(None);
+            }
+            let mut joined = Joined::default();
+            // One at a time: a tile keeps the processor busy, and few are in memory.
+            for part in &parts {
+                for features in encoder.encode(&[part.of(input)], &self.request)? {
+                    joined.add(part, (input.height, input.width), features);
+                }
+            }
+            Ok(Some(joined.finish()))
+        };
+        let in_tiles: Vec<Option<ImageFeatures>> = inputs
+            .iter()
+            .map(one)
+            .collect::<Result<_, DetectorError>>()?;
+        if in_tiles.iter().all(Option::is_none) {
+            return Ok(encoder.encode(inputs, &self.request)?);
+        }
+        let mut all = Vec::with_capacity(inputs.len());
+        for (input, in_tiles) in inputs.iter().zip(in_tiles) {
+            match in_tiles {
+                Some(features) => all.push(features),
+                None => all.extend(encoder.encode(std::slice::from_ref(input), &self.request)?),
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// The features of an input, growing tile by tile.
+#[derive(Default)]
+struct Joined {
+    /// The sums of weighted tokens.
+    features: ImageFeatures,
+    /// The sums of the weights of each token of each map.
+    weights: Vec<Vec<f32>>,
+    tiles: usize,
+}
+
+impl Joined {
+    fn add(&mut self, part: &Part, size: (usize, usize), features: ImageFeatures) {
+        if self.tiles == 0 {
+            let empty = features.maps.iter().map(|map| {
+                let grid = Grid {
+                    rows: size.0 * map.grid.rows / part.height,
+                    columns: size.1 * map.grid.columns / part.width,
+                };
+                FeatureMap {
+                    grid,
+                    tokens: vec![0.0; grid.len() * map.dim],
+                    class_token: map.class_token.as_ref().map(|token| vec![0.0; token.len()]),
+                    ..*map
+                }
+            });
+            self.features.maps = empty.collect();
+            let weights = self
+                .features
+                .maps
+                .iter()
+                .map(|map| vec![0.0; map.grid.len()]);
+            self.weights = weights.collect();
+        }
+        self.tiles += 1;
+        let maps = self.features.maps.iter_mut().zip(&mut self.weights);
+        for ((sum, weights), map) in maps.zip(&features.maps) {
+            // Rows and columns of the whole grid before the tile.
+            let above = part.top * map.grid.rows / part.height;
+            let before = part.left * map.grid.columns / part.width;
+            for (at, token) in map.tokens.chunks_exact(map.dim.max(1)).enumerate() {
+                let (row, column) = (at / map.grid.columns, at % map.grid.columns);
+                let weight = ramp(row, map.grid.rows) * ramp(column, map.grid.columns);
+                let place = (above + row) * sum.grid.columns + before + column;
+                weights[place] += weight;
+                let sums = sum.tokens[place * map.dim..].iter_mut();
+                sums.zip(token).for_each(|(sum, x)| *sum += weight * x);
+            }
+            add_to(&mut sum.class_token, &map.class_token);
+        }
+        match &mut self.features.embedding {
+            None => self.features.embedding = features.embedding,
+            sum => add_to(sum, &features.embedding),
+        }
+    }
+
+    fn finish(mut self) -> ImageFeatures {
+        let count = self.tiles.max(1) as f32;
+        let maps = self.features.maps.iter_mut().zip(&self.weights);
+        for (map, weights) in maps {
+            let tokens = map.tokens.chunks_exact_mut(map.dim.max(1));
+            for (token, weight) in tokens.zip(weights) {
+                token.iter_mut().for_each(|x| *x /= weight);
+            }
+            let class = map.class_token.iter_mut().flatten();
+            class.for_each(|x| *x /= count);
+        }
+        let embedding = self.features.embedding.iter_mut().flatten();
+        embedding.for_each(|x| *x /= count);
+        self.features
+    }
+}
+
+/// The weight of a place along a side of `length` places: it falls towards both ends.
+fn ramp(at: usize, length: usize) -> f32 {
+    (at + 1).min(length - at) as f32
+}
+
+fn add_to(sum: &mut Option<Vec<f32>>, one: &Option<Vec<f32>>) {
+    if let (Some(sum), Some(one)) = (sum, one) {
+        sum.iter_mut().zip(one).for_each(|(sum, x)| *sum += x);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use anomalens_backbones::{
+        BackboneError, EncoderSpec, FeatureRequest, LayerId, LayerInfo, Precision,
+    };
+
+    use super::*;
+
+    const PATCH: usize = 2;
+
+    /// Gives each patch its mean; a second layer has cells of twice the side.
+    struct Means;
+
+    static SPEC: LazyLock<EncoderSpec> = LazyLock::new(|| {
+        let layer = |number| LayerInfo {
+            id: LayerId::Stage(number),
+            dim: 1,
+            stride: PATCH * number,
+        };
+        EncoderSpec {
+            name: "means".to_owned(),
+            layers: vec![layer(1), layer(2)],
+            embedding: 1,
+            multiple: PATCH,
+            precision: Precision::F32,
+        }
+    });
+
+    impl ImageEncoder for Means {
+        fn spec(&self) -> &EncoderSpec {
+            &SPEC
+        }
+
+        fn encode(
+            &self,
+            images: &[Preprocessed],
+            request: &FeatureRequest,
+        ) -> Result<Vec<ImageFeatures>, BackboneError> {
+            let one = |image: &Preprocessed| {
+                let map = |&layer: &LayerId| {
+                    let stride = SPEC.layer(layer).unwrap().stride;
+                    let grid = Grid {
+                        rows: image.height / stride,
+                        columns: image.width / stride,
+                    };
+                    let mean = |at: usize| {
+                        let (row, column) = (at / grid.columns, at % grid.columns);
+                        let pixels = (0..stride * stride).map(|i| {
+                            let y = row * stride + i / stride;
+                            image.values[y * image.width + column * stride + i % stride]
+                        });
+                        pixels.sum::<f32>() / (stride * stride) as f32
+                    };
+                    FeatureMap {
+                        layer,
+                        grid,
+                        dim: 1,
+                        tokens: (0..grid.len()).map(mean).collect(),
+                        class_token: Some(vec![1.0]),
+                    }
+                };
+                ImageFeatures {
+                    maps: request.layers.iter().map(map).collect(),
+                    embedding: Some(vec![2.0]),
+                }
+            };
+            Ok(images.iter().map(one).collect())
+        }
+    }
+
+    fn spec(tiles: Option<Tiles>) -> InputSpec {
+        let mut spec = InputSpec::square("test", 8, &[1]).unwrap();
+        spec.request = FeatureRequest::layers([LayerId::Stage(1), LayerId::Stage(2)]);
+        spec.tiles = tiles;
+        spec
+    }
+
+    #[test]
+    fn joined_tiles_are_the_features_of_the_whole_where_these_are_local() {
+        let tiles = |side, overlap| Tiles {
+            side,
+            overlap,
+            step: 4,
+        };
+        for (name, height, width, tiles) in [
+            ("one tile", 8, 8, tiles(8, 4)),
+            ("a strip", 8, 32, tiles(8, 4)),
+            ("a tall one", 40, 12, tiles(12, 4)),
+            ("both", 20, 28, tiles(8, 4)),
+            ("without overlap", 16, 24, tiles(8, 0)),
+            ("sides that do not fit stay whole", 18, 32, tiles(8, 4)),
+        ] {
+            let values = (0..3 * height * width).map(|i| ((i * 7 + i / 5) % 31) as f32);
+            let input = [Preprocessed {
+                height,
+                width,
+                values: values.collect(),
+            }];
+            let whole = spec(None).encode(&Means, &input).unwrap();
+            let found = spec(Some(tiles)).encode(&Means, &input).unwrap();
+            for (found, whole) in found[0].maps.iter().zip(&whole[0].maps) {
+                assert_eq!(found.grid, whole.grid, "{name}");
+                assert_eq!(found.class_token, whole.class_token, "{name}");
+                for (found, whole) in found.tokens.iter().zip(&whole.tokens) {
+                    assert!((found - whole).abs() < 1e-4, "{name}: {found} {whole}");
+                }
+            }
+            assert_eq!(found[0].embedding, whole[0].embedding, "{name}");
+        }
+    }
+
+    #[test]
+    fn tiles_cover_a_side_and_overlap() {
+        let tiles = Tiles {
+            side: 448,
+            overlap: 112,
+            step: 112,
+        };
+        // (length, starts, how long)
+        for (length, starts, side) in [
+            (224, vec![0], 224),
+            (448, vec![0], 448),
+            (560, vec![0, 112], 448),
+            (1120, vec![0, 336, 672], 448),
+            (1130, vec![0], 1130),
+        ] {
+            assert_eq!(tiles.along(length), (starts, side), "{length}");
+        }
+    }
+}
