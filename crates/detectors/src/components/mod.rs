@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! tokens.rs                  tokens made comparable
+//! coreset.rs                 rows that cover all others
 //! nearest.rs                 nearest neighbours in sets of tokens
 //! residual.rs                how far patches are from the most similar ones of references
 //! neighbourhood.rs           tokens averaged over neighbourhoods
@@ -13,6 +14,7 @@
 //! ```
 
 pub(crate) mod canonical;
+pub(crate) mod coreset;
 pub(crate) mod mutual_scoring;
 pub(crate) mod nearest;
 pub(crate) mod neighbourhood;

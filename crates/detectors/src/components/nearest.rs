@@ -58,6 +58,12 @@ impl UnitVectors {
             .collect()
     }
 
+    /// The same as the search finds it, in 16 bits where that is faster.
+    pub(crate) fn roughly_highest_similarity(&self, queries: &[f32]) -> Vec<f32> {
+        let nearest = self.packed.nearest(queries, 1, Parallel::Pool);
+        nearest.iter().map(|found| found.similarity).collect()
+    }
+
     /// The vectors as they stand in a detector file.
     pub(crate) fn array(&self) -> Array {
         Array {

@@ -10,7 +10,7 @@ use candle_core::Tensor;
 
 use super::foreground::Foreground;
 use super::residual::Compared;
-use super::settings::{Settings, small};
+use super::settings::{Settings, of_twelve, small};
 use crate::components::residual::{banks, map};
 use crate::pipeline::is_flat;
 use crate::settings::Checked;
@@ -21,6 +21,9 @@ const LOOKED_AT: usize = 8;
 
 /// Images whose shorter side is below this are small: scans, or parts of photographs.
 const SMALL_BELOW: u32 = 448;
+
+/// Blocks that are compared in larger images, of twelve.
+const PARTS: [usize; 3] = [6, 8, 10];
 
 /// The shorter side for small images of surfaces.
 const SURFACE: u32 = 336;
@@ -102,6 +105,15 @@ pub(super) fn choose(
 
     let shape = Shape::of(&images);
     let (size, tile) = settings.size(context.encoder, &shape, object);
+    if size[0].min(size[1]) >= SMALL_BELOW && !context.settings.contains_key("blocks") {
+        chosen.blocks = of_twelve(&PARTS, context.encoder.spec().blocks());
+        let value = serde_json::json!(chosen.blocks).to_string();
+        note(
+            "blocks",
+            value,
+            "of a large picture, small details count".to_owned(),
+        );
+    }
     chosen.image_size = Choice::Given(size[0].min(size[1]));
     chosen.input_size = Choice::Given(size);
     chosen.tiles = Choice::Given(tile);

@@ -19,11 +19,11 @@ use crate::components::tokens::dot;
 const GROUND: f32 = 0.5;
 
 /// The least part of the border's patches that lie on one side of the threshold where there is a
-/// ground. Chosen sets have .92 to 1 (scans, screws) and .65 to .71 (surfaces).
-const PURE: f64 = 0.9;
+/// ground. Scans and screws have .87 to 1, surfaces .65 to .71.
+const PURE: f64 = 0.8;
 
-/// The least part of the variance along the component that lies between both sides. Chosen sets have
-/// .82 to .9 (scans, screws) and .65 to .73 (surfaces).
+/// The least part of the variance along the component that lies between both sides. Scans and screws
+/// have .82 to .9, surfaces .65 to .73.
 const SEPARATE: f64 = 0.77;
 
 /// Patches that are looked at, at most.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use anomalens_backbones::{Grid, ImageFeatures};
+use anomalens_backbones::{Grid, ImageFeatures, Precision};
 use anomalens_vision::Map;
 use candle_core::Tensor;
 
@@ -12,8 +12,9 @@ use super::power_mean::PowerMean;
 use super::residual::{self, Compared, Quarters};
 use super::score_scale::Residuals;
 use super::{NAME, Settings, Tensors, refuse};
+use crate::components::coreset::coreset;
 use crate::components::nearest::{UnitVectors, matrix};
-use crate::components::residual::{among, banks, map};
+use crate::components::residual::{among, map};
 use crate::detector::{Array, NormalRange, Scored, State};
 use crate::pipeline::is_flat;
 use crate::settings::Checked;
@@ -21,6 +22,9 @@ use crate::{DetectorError, FitContext, Note, ReferenceImage};
 
 /// Quantile of the references' residuals beyond which patches are drawn as anomalous.
 const UPPER_QUANTILE: f64 = 0.995;
+
+/// Patches in a memory bank at most, for each block.
+const BANK: usize = 8192;
 
 /// What the names of a reference's tensors start with, and what that of its means ends with.
 const PREFIX: &str = "references/";
@@ -124,7 +128,7 @@ impl References {
             uprights.push(seen.upright);
         }
         Ok(Self {
-            banks: banks(&blocks)?,
+            banks: covers(&blocks)?,
             range: NormalRange::of(scores, UPPER_QUANTILE),
             unit: Residuals::unit(&residuals, Quarters::of(&uprights, grid)?),
             grid,
@@ -203,6 +207,7 @@ impl References {
         head: &PowerMean,
     ) -> Result<Scored, DetectorError> {
         let Checked { settings, profile } = checked;
+        let settings = &settings.for_references(self.by_name.len());
         let Some(first) = self.banks.first() else {
             return Err(DetectorError::NoReferences(NAME));
         };
@@ -304,6 +309,23 @@ impl References {
         }
         Self::new(references, grid, settings)
     }
+}
+
+/// For each block a coreset of the patches of all references.
+fn covers(references: &[&[Tensor]]) -> Result<Vec<UnitVectors>, DetectorError> {
+    let blocks = references.first().map_or(0, |reference| reference.len());
+    let one = |block: usize| {
+        let parts: Vec<&Tensor> = references.iter().map(|blocks| &blocks[block]).collect();
+        let all = Tensor::cat(&parts, 0)?;
+        let width = all.dim(1)?;
+        let rows: Vec<f32> = all.flatten_all()?.to_vec1()?;
+        let taken = coreset(&rows, width, BANK)?;
+        let rows = taken
+            .into_iter()
+            .flat_map(|row| &rows[row * width..][..width]);
+        UnitVectors::new(rows.copied().collect(), width, Precision::Half)
+    };
+    (0..blocks).map(one).collect()
 }
 
 /// Makes the residuals `map` of `patches` on `grid` count less where they show the ground.

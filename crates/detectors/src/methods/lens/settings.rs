@@ -96,7 +96,7 @@ impl Settings {
             tiles: Choice::Auto,
             normalisation,
             tta: Tta::default(),
-            blocks: BLOCKS.map(|block| (block * blocks / 12).max(1)).to_vec(),
+            blocks: of_twelve(&BLOCKS, blocks),
             reference_augmentation: Choice::Auto,
             foreground: Choice::Auto,
             tile_step: encoder.spec().multiple.max(1) as u32,
@@ -120,6 +120,17 @@ impl Settings {
         }
     }
 
+    /// These settings for so many references: of things that lie in any direction, neither the mean
+    /// token nor the rest of the image says anything. A single reference does not say whether they do.
+    pub(super) fn for_references(&self, count: usize) -> Self {
+        let turned = self.augmentation() == ReferenceAugmentation::Rotations && count > 1;
+        Self {
+            own_image: self.own_image && !turned,
+            image_level: self.image_level && !turned,
+            ..self.clone()
+        }
+    }
+
     /// The forms of a reference image that are stored.
     pub(super) fn augmentation(&self) -> ReferenceAugmentation {
         let given = self.reference_augmentation.given();
@@ -130,6 +141,12 @@ impl Settings {
     pub(super) fn forms(&self) -> usize {
         self.augmentation().count() * self.tta.count()
     }
+}
+
+/// The blocks of a network of so `many` that correspond to `blocks` of twelve.
+pub(super) fn of_twelve(blocks: &[usize], many: usize) -> Vec<usize> {
+    let block = |block: &usize| (block * many / 12).max(1);
+    blocks.iter().map(block).collect()
 }
 
 /// The side for small images.
