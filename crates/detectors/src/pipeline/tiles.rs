@@ -206,7 +206,7 @@ mod tests {
     use std::sync::LazyLock;
 
     use anomalens_backbones::{
-        BackboneError, EncoderSpec, FeatureRequest, LayerId, LayerInfo, Precision,
+        BackboneError, EncoderSpec, FeatureRequest, LayerId, LayerInfo, Normalisation, Precision,
     };
 
     use super::*;
@@ -228,6 +228,7 @@ mod tests {
             embedding: 1,
             multiple: PATCH,
             precision: Precision::F32,
+            normalisation: Normalisation::IMAGENET,
         }
     });
 
