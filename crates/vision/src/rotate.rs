@@ -1,4 +1,4 @@
-//! Rotation of an image in place, as OpenCV's `warpAffine` does it (bilinear, reflect-101 borders),
+//! An image moved in place, and rotated as OpenCV's `warpAffine` does it (bilinear, reflect-101 borders),
 //! which AnomalyDINO uses to rotate its reference shots.
 //!
 //! Positions are rounded to 1/32 pixel as in OpenCV 4, so results are equal to its own and quarter
@@ -59,6 +59,24 @@ impl Image {
             }
         });
         rotated
+    }
+
+    /// Moves by so many pixels to the right and down; what enters repeats the edge.
+    #[must_use]
+    pub fn moved(&self, right: i64, down: i64) -> Image {
+        let from = |at: usize, by: i64, side: u32| {
+            let at = (at as i64).saturating_sub(by);
+            at.clamp(0, i64::from(side) - 1) as usize
+        };
+        let pixels = self.as_bytes().as_chunks::<3>().0;
+        let mut moved = self.clone();
+        moved.rows_mut().enumerate().for_each(|(y, row)| {
+            let source = &pixels[from(y, down, self.height()) * self.width() as usize..];
+            for (x, pixel) in row.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+                *pixel = source[from(x, right, self.width())];
+            }
+        });
+        moved
     }
 
     fn rows_mut(&mut self) -> impl IndexedParallelIterator<Item = &mut [u8]> {

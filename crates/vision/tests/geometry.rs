@@ -316,3 +316,31 @@ fn wrong_numbers_of_pixels_are_errors() {
         Err(GeometryError::Empty { .. })
     ));
 }
+
+#[test]
+fn moved_images_repeat_their_edge() {
+    let bytes = (0..3 * 4 * 3).map(|i| i as u8);
+    let image = Image::new(4, 3, bytes.collect()).unwrap();
+    // (name, right, down, the first channel of each pixel)
+    let rows = |rows: [[u8; 4]; 3]| rows.concat().into_iter().map(|at| 3 * at);
+    for (name, right, down, expected) in [
+        (
+            "nowhere",
+            0,
+            0,
+            [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]],
+        ),
+        ("right", 1, 0, [[0, 0, 1, 2], [4, 4, 5, 6], [8, 8, 9, 10]]),
+        (
+            "left and up",
+            -2,
+            -1,
+            [[6, 7, 7, 7], [10, 11, 11, 11], [10, 11, 11, 11]],
+        ),
+        ("out of the picture", i64::MIN, i64::MAX, [[3, 3, 3, 3]; 3]),
+    ] {
+        let moved = image.moved(right, down);
+        let first = moved.as_bytes().iter().step_by(3).copied();
+        assert!(first.eq(rows(expected)), "{name}");
+    }
+}

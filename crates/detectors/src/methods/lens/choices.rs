@@ -37,9 +37,12 @@ const LARGE: u32 = 1344;
 /// What is longer than this many times the side of a piece is seen in tiles.
 const LONG: f64 = 1.5;
 
-/// Where turned references come so much nearer to the others than upright ones, things lie in any
-/// direction. Screws have .56 to .68, things that are upright .81 to 1.
-const TURNED: f32 = 0.75;
+/// Where turned references come so much nearer to the others than moved ones, things lie in any
+/// direction. Screws have .67 to .76, things that are upright .93 to 1.1.
+const TURNED: f32 = 0.85;
+
+/// Images are moved by one of so many parts of their sides.
+const MOVE: i64 = 32;
 
 /// `settings` with everything chosen that they leave open, and what was chosen.
 pub(super) fn choose(
@@ -91,11 +94,15 @@ pub(super) fn choose(
             ),
             Some(ratio) if ratio < TURNED => (
                 ReferenceAugmentation::Rotations,
-                format!("turned references come {ratio:.2} times as near to each other"),
+                format!(
+                    "turned references are {ratio:.2} times as far from each other as moved ones"
+                ),
             ),
             Some(ratio) => (
                 ReferenceAugmentation::Flips,
-                format!("turned references come only {ratio:.2} times as near to each other"),
+                format!(
+                    "turned references are {ratio:.2} times as far from each other as moved ones"
+                ),
             ),
         };
         let name = format!("{value:?}").to_lowercase();
@@ -194,8 +201,9 @@ impl Shape {
 /// The references at a small size.
 struct Overview {
     foreground: Foreground,
-    /// How far each is from the others where these are turned too, by how far where they are not;
-    /// none for a single one.
+    /// How far one is from the others where these are turned, by how far where they are only moved a
+    /// little; that of the reference that gains most, since a few may lie alike by chance. None for a
+    /// single one.
     turned: Option<f32>,
 }
 
@@ -219,6 +227,14 @@ impl Overview {
             let compared = features.iter().map(|f| Compared::of(f, &settings.blocks));
             Ok::<_, DetectorError>((compared.collect::<Result<Vec<_>, _>>()?, grid))
         };
+        let forms = |forms: &[Image]| {
+            let (forms, _) = encode(&forms.iter().collect::<Vec<_>>())?;
+            let blocks = (0..settings.blocks.len()).map(|block| {
+                let all: Vec<&Tensor> = forms.iter().map(|form| &form.patches[block]).collect();
+                Tensor::cat(&all, 0)
+            });
+            Ok::<Vec<Tensor>, DetectorError>(blocks.collect::<candle_core::Result<_>>()?)
+        };
         let (upright, grid) = encode(images)?;
         let grid = grid.unwrap_or(Grid {
             rows: 0,
@@ -228,19 +244,21 @@ impl Overview {
         let foreground = Foreground::of(&last, grid)?;
         let turned = match (images, settings.reference_augmentation) {
             ([_, _, ..], Choice::Auto) => {
-                let mut forms: Vec<Vec<Tensor>> = vec![];
+                // As many patches in both banks, so that only direction differs.
+                let (mut turned, mut moved) = (vec![], vec![]);
                 for image in images {
-                    let turned = ReferenceAugmentation::Rotations.of(image);
-                    let (turned, _) = encode(&turned.iter().collect::<Vec<_>>())?;
-                    let blocks = (0..settings.blocks.len()).map(|block| {
-                        let all: Vec<&Tensor> = turned.iter().map(|t| &t.patches[block]).collect();
-                        Tensor::cat(&all, 0)
-                    });
-                    forms.push(blocks.collect::<candle_core::Result<_>>()?);
+                    turned.push(forms(&ReferenceAugmentation::Rotations.of(image))?);
+                    moved.push(forms(&moves(image))?);
                 }
                 let upright: Vec<Vec<Tensor>> = upright.into_iter().map(|i| i.patches).collect();
-                let apart = mean_residual(&upright, &upright)?;
-                (apart > 0.0).then_some(mean_residual(&upright, &forms)? / apart)
+                let (turned, moved) = (residuals(&upright, &turned)?, residuals(&upright, &moved)?);
+                let ratios = turned
+                    .into_iter()
+                    .zip(moved)
+                    .filter(|(_, moved)| *moved > 0.0);
+                ratios
+                    .map(|(turned, moved)| turned / moved)
+                    .reduce(f32::min)
             }
             _ => None,
         };
@@ -248,16 +266,40 @@ impl Overview {
     }
 }
 
-/// The mean residual of the patches of each of `images` against those of all `others` but its own.
-fn mean_residual(images: &[Vec<Tensor>], others: &[Vec<Tensor>]) -> Result<f32, DetectorError> {
-    let (mut sum, mut count) = (0.0, 0.0);
-    for (i, image) in images.iter().enumerate() {
+/// The image moved by a small part of its sides in eight directions.
+fn moves(image: &Image) -> Vec<Image> {
+    let [right, down] = [image.width(), image.height()].map(|side| i64::from(side) / MOVE);
+    let directions = (-1..=1).flat_map(|y| (-1..=1).map(move |x| (x, y)));
+    let directions = directions.filter(|direction| *direction != (0, 0));
+    directions
+        .map(|(x, y)| image.moved(x * right, y * down))
+        .collect()
+}
+
+/// For each of `images` the mean residual of its patches against those of all `others` but its own.
+fn residuals(images: &[Vec<Tensor>], others: &[Vec<Tensor>]) -> Result<Vec<f32>, DetectorError> {
+    let one = |(i, image): (usize, &Vec<Tensor>)| {
         let rest = others.iter().enumerate().filter(|(j, _)| *j != i);
         let rest: Vec<&[Tensor]> = rest.map(|(_, other)| other.as_slice()).collect();
-        for residual in map(image, &banks(&rest)?)? {
-            sum += residual;
-            count += 1.0_f32;
-        }
+        let map = map(image, &banks(&rest)?)?;
+        Ok(map.iter().sum::<f32>() / map.len().max(1) as f32)
+    };
+    images.iter().enumerate().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(width: u32, height: u32) -> Image {
+        let bytes = (0..3 * width * height).map(|i| (i / 3 % 251) as u8);
+        Image::new(width, height, bytes.collect()).unwrap()
     }
-    Ok(sum / count.max(1.0))
+
+    #[test]
+    fn the_shape_is_that_of_the_middle_reference() {
+        let images = [image(40, 20), image(30, 30), image(90, 60)];
+        let shape = Shape::of(&images.iter().collect::<Vec<_>>());
+        assert_eq!((shape.shorter, shape.aspect), (30, 1.5));
+    }
 }

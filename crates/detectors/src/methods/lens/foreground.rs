@@ -189,7 +189,8 @@ mod tests {
     fn an_object_on_an_even_ground_is_found_and_a_surface_has_none() {
         let middle = |row, column| (2..6).contains(&row) && (2..4).contains(&column);
         // (name, the object, whether there is one)
-        let cases: [(&str, fn(usize, usize) -> bool, bool); 4] = [
+        type Object = fn(usize, usize) -> bool;
+        let cases: [(&str, Object, bool); 4] = [
             ("in the middle", middle, true),
             ("a half of the picture", |row, _| row < 4, false),
             ("everywhere", |_, _| true, false),

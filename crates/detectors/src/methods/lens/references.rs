@@ -23,8 +23,11 @@ use crate::{DetectorError, FitContext, Note, ReferenceImage};
 /// Quantile of the references' residuals beyond which patches are drawn as anomalous.
 const UPPER_QUANTILE: f64 = 0.995;
 
-/// Patches in a memory bank at most, for each block.
-const BANK: usize = 8192;
+/// Patches in a memory bank at most, for each block. With a third of it, screws lose .1 of AUROC.
+const BANK: usize = 24_576;
+
+/// Patches of the ground at most.
+const GROUND: usize = 2048;
 
 /// What the names of a reference's tensors start with, and what that of its means ends with.
 const PREFIX: &str = "references/";
@@ -128,7 +131,7 @@ impl References {
             uprights.push(seen.upright);
         }
         Ok(Self {
-            banks: covers(&blocks)?,
+            banks: covers(&blocks, foreground.as_ref(), grid)?,
             range: NormalRange::of(scores, UPPER_QUANTILE),
             unit: Residuals::unit(&residuals, Quarters::of(&uprights, grid)?),
             grid,
@@ -311,19 +314,45 @@ impl References {
     }
 }
 
-/// For each block a coreset of the patches of all references.
-fn covers(references: &[&[Tensor]]) -> Result<Vec<UnitVectors>, DetectorError> {
+/// For each block a coreset of the patches of all references, most of it for the object where there
+/// is a ground. `references`: for each block `[forms * patches, width]`, forms on `grid`.
+fn covers(
+    references: &[&[Tensor]],
+    foreground: Option<&Foreground>,
+    grid: Grid,
+) -> Result<Vec<UnitVectors>, DetectorError> {
     let blocks = references.first().map_or(0, |reference| reference.len());
+    let mut object: Vec<bool> = vec![];
+    for last in references.iter().filter_map(|blocks| blocks.last()) {
+        let rows = last.dim(0)?;
+        for form in 0..rows / grid.len().max(1) {
+            match foreground {
+                Some(foreground) => {
+                    let form = last
+                        .narrow(0, form * grid.len(), grid.len())?
+                        .contiguous()?;
+                    let weights = foreground.weights(&form, grid)?;
+                    object.extend(weights.into_iter().map(|weight| weight >= 1.0));
+                }
+                None => object.extend(std::iter::repeat_n(true, grid.len())),
+            }
+        }
+    }
     let one = |block: usize| {
         let parts: Vec<&Tensor> = references.iter().map(|blocks| &blocks[block]).collect();
         let all = Tensor::cat(&parts, 0)?;
         let width = all.dim(1)?;
         let rows: Vec<f32> = all.flatten_all()?.to_vec1()?;
-        let taken = coreset(&rows, width, BANK)?;
-        let rows = taken
-            .into_iter()
-            .flat_map(|row| &rows[row * width..][..width]);
-        UnitVectors::new(rows.copied().collect(), width, Precision::Half)
+        let mut kept = vec![];
+        for (wanted, most) in [(true, BANK), (false, GROUND)] {
+            let rows = rows.chunks_exact(width.max(1)).zip(&object);
+            let rows = rows.filter(|(_, object)| **object == wanted);
+            let rows: Vec<f32> = rows.flat_map(|(row, _)| row).copied().collect();
+            for row in coreset(&rows, width, most)? {
+                kept.extend_from_slice(&rows[row * width..][..width]);
+            }
+        }
+        UnitVectors::new(kept, width, Precision::Half)
     };
     (0..blocks).map(one).collect()
 }
