@@ -6,7 +6,7 @@ use anomalens::backbones::Backbone;
 use anomalens::datasets::{ImageFile, Sample, few_shot};
 use anomalens::detectors::{
     BackboneRef, DEFAULT_METHOD, Detector, DetectorFile, FitContext, Method, MethodSettings, Need,
-    Provenance, ReferenceImage, find as find_method,
+    Note, Provenance, ReferenceImage, find as find_method,
 };
 use anomalens::evaluation::shot;
 use anomalens::vision::{DecodeOptions, NoteLog};
@@ -120,6 +120,10 @@ pub(super) fn run(args: &Args) -> Result<End> {
         args.output.display(),
         args.output.display()
     ))?;
+    let choices = file.detector.notes().iter().filter(|note| is_choice(note));
+    for choice in choices {
+        print_line(format!("  {choice}"))?;
+    }
     Ok(End::Done)
 }
 
@@ -240,9 +244,13 @@ fn training_normals(
 
 /// Says on standard error what is odd about the images that `detector` was fitted on.
 pub(super) fn tell_notes(detector: &dyn Detector) {
-    for note in detector.notes() {
+    for note in detector.notes().iter().filter(|note| !is_choice(note)) {
         print_note(format!("note: {note}"));
     }
+}
+
+fn is_choice(note: &Note) -> bool {
+    matches!(note, Note::Chosen { .. })
 }
 
 /// Refuses an output that cannot be written before any work is done.

@@ -15,6 +15,13 @@ pub(super) struct Args {
     /// A setting of the method, such as `blocks=[6,9]` or `image_size=448` (repeatable)
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
+    /// Pixels of the shorter side of what the network sees: the setting `image_size`
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<u32>,
+    /// Side of the overlapping tiles in which large images go through the network, 0 for none: the
+    /// setting `tiles` of lens
+    #[arg(long, value_name = "PIXELS")]
+    tiles: Option<u32>,
     /// Trained parameters, for methods that need or accept them: a file from `anomalens train`, or a
     /// published checkpoint
     #[arg(long, value_name = "FILE")]
@@ -25,6 +32,11 @@ impl Args {
     /// The settings by name; values are JSON, or text where they are not.
     pub(super) fn options(&self) -> Result<MethodSettings> {
         let mut options = MethodSettings::new();
+        for (name, pixels) in [("image_size", self.image_size), ("tiles", self.tiles)] {
+            if let Some(pixels) = pixels {
+                options.insert(name.to_owned(), pixels.into());
+            }
+        }
         for setting in &self.settings {
             let Some((name, value)) = setting.split_once('=') else {
                 bail!("`--set {setting}` lacks a value: write it as NAME=VALUE");

@@ -925,7 +925,8 @@ fn copies_and_blank_references_do_not_shrink_the_unit() {
         lens.fit(&context)
     };
     let plain = fitted(&[named("a", normal(0)), named("b", normal(4))]).unwrap();
-    assert!(plain.notes().is_empty());
+    let about_images = |note: &&Note| !matches!(note, Note::Chosen { .. });
+    assert_eq!(plain.notes().iter().filter(about_images).count(), 0);
     let mixed = fitted(&[
         named("a", normal(0)),
         named("a2", normal(0)),
@@ -934,7 +935,8 @@ fn copies_and_blank_references_do_not_shrink_the_unit() {
         named("b2", normal(4)),
     ])
     .unwrap();
-    let told: Vec<String> = mixed.notes().iter().map(Note::to_string).collect();
+    let notes = mixed.notes().iter().filter(about_images);
+    let told: Vec<String> = notes.map(Note::to_string).collect();
     assert_eq!(
         told,
         [

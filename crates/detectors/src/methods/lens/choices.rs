@@ -4,6 +4,9 @@
 //! The rules were found on magnetic tile, textile, MVTec AD's screws and HeadCT
 //! (docs/research/lens.md).
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use anomalens_backbones::{Grid, ImageEncoder};
 use anomalens_vision::Image;
 use candle_core::Tensor;
@@ -14,7 +17,7 @@ use super::settings::{Settings, of_twelve, small};
 use crate::components::residual::{banks, map};
 use crate::pipeline::is_flat;
 use crate::settings::Checked;
-use crate::{Choice, DetectorError, FitContext, Note, ReferenceAugmentation};
+use crate::{Choice, DetectorError, FitContext, Note, ReferenceAugmentation, ReferenceImage};
 
 /// References that are looked at, at most.
 const LOOKED_AT: usize = 8;
@@ -49,8 +52,19 @@ pub(super) fn choose(
     context: &FitContext<'_>,
     settings: Settings,
 ) -> Result<(Settings, Vec<Note>), DetectorError> {
-    let images = context.references.iter().map(|reference| &reference.image);
-    let images: Vec<&Image> = images.filter(|image| !is_flat(image)).collect();
+    // In one order, whatever the order of the files.
+    let mut references: Vec<&ReferenceImage> = context.references.iter().collect();
+    references.sort_by(|a, b| a.name.cmp(&b.name));
+    let images = references.into_iter().map(|reference| &reference.image);
+    // Copies would seem to lie alike.
+    let mut seen = HashSet::new();
+    let is_new = |image: &&Image| {
+        let mut hasher = DefaultHasher::new();
+        (image.width(), image.as_bytes()).hash(&mut hasher);
+        seen.insert(hasher.finish())
+    };
+    let images = images.filter(|image| !is_flat(image)).filter(is_new);
+    let images: Vec<&Image> = images.collect();
     let every = images.len().div_ceil(LOOKED_AT).max(1);
     let images: Vec<&Image> = images.into_iter().step_by(every).collect();
     let mut notes = vec![];

@@ -152,7 +152,7 @@ fn otsu(values: &[f32]) -> (f32, f64) {
         sum += in_step / count * centre(at);
         let between = (mean * below - sum).powi(2) / (below * (1.0 - below));
         if between.is_finite() && between > best {
-            (best, threshold) = (between, centre(at));
+            (best, threshold) = (between, (at + 1) as f64 * step);
         }
     }
     (low + threshold as f32, best / variance)

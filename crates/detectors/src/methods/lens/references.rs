@@ -23,7 +23,7 @@ use crate::{DetectorError, FitContext, Note, ReferenceImage};
 /// Quantile of the references' residuals beyond which patches are drawn as anomalous.
 const UPPER_QUANTILE: f64 = 0.995;
 
-/// Patches in a memory bank at most, for each block. With a third of it, screws lose .1 of AUROC.
+/// Patches in a memory bank at most, for each block.
 const BANK: usize = 24_576;
 
 /// Patches of the ground at most.
