@@ -120,12 +120,11 @@ impl Settings {
         }
     }
 
-    /// These settings for so many references: of things that lie in any direction, neither the mean
-    /// token nor the rest of the image says anything. A single reference does not say whether they do.
+    /// These settings for so many references: of things that lie in any direction, the mean token says
+    /// nothing. A single reference does not say whether they do.
     pub(super) fn for_references(&self, count: usize) -> Self {
         let turned = self.augmentation() == ReferenceAugmentation::Rotations && count > 1;
         Self {
-            own_image: self.own_image && !turned,
             image_level: self.image_level && !turned,
             ..self.clone()
         }
