@@ -54,6 +54,7 @@ fn features(
         width,
         values,
     } = image;
+    MeanColour.spec().check(image)?;
     let grid = Grid {
         rows: height / PATCH,
         columns: width / PATCH,

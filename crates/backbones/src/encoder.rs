@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anomalens_kernels::{FeatureRequest, ImageFeatures, LayerId, Precision};
+use anomalens_kernels::{FeatureRequest, ImageFeatures, Images, LayerId, Precision};
 use anomalens_vision::Preprocessed;
 use serde::{Deserialize, Serialize};
 
@@ -89,8 +89,11 @@ impl EncoderSpec {
         ids.filter(|id| matches!(id, LayerId::Block(_))).count()
     }
 
-    /// Whether an image can be encoded.
-    pub(crate) fn check(&self, image: &Preprocessed) -> Result<(), BackboneError> {
+    /// Refuses an image that cannot be encoded.
+    ///
+    /// # Errors
+    /// [`BackboneError::InputSize`].
+    pub fn check(&self, image: &Preprocessed) -> Result<(), BackboneError> {
         let (height, width, multiple) = (image.height, image.width, self.multiple);
         let fits = |side: usize| side > 0 && side.is_multiple_of(multiple);
         let count = height.checked_mul(width).and_then(|n| n.checked_mul(3));
@@ -140,7 +143,7 @@ pub trait ImageEncoder: Send + Sync {
 /// the order of `images`.
 pub(crate) fn by_size(
     images: &[Preprocessed],
-    mut encode: impl FnMut(&[&Preprocessed]) -> Result<Vec<ImageFeatures>, BackboneError>,
+    mut encode: impl FnMut(&Images) -> Result<Vec<ImageFeatures>, BackboneError>,
 ) -> Result<Vec<ImageFeatures>, BackboneError> {
     let mut sizes: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
     for (i, image) in images.iter().enumerate() {
@@ -148,8 +151,13 @@ pub(crate) fn by_size(
         same.or_default().push(i);
     }
     let mut features = Vec::with_capacity(images.len());
-    for places in sizes.into_values() {
-        let same: Vec<&Preprocessed> = places.iter().map(|&i| &images[i]).collect();
+    for ((height, width), places) in sizes {
+        let pixels = places.iter().map(|&i| images[i].values.as_slice());
+        let same = Images {
+            pixels: pixels.collect(),
+            height,
+            width,
+        };
         features.extend(places.into_iter().zip(encode(&same)?));
     }
     features.sort_unstable_by_key(|(place, _)| *place);

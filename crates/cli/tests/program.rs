@@ -1014,6 +1014,9 @@ fn the_library_fits_the_same_detector_on_a_folder() {
         library.save(sandbox.path("library.detector")).unwrap();
         let library = load("library.detector").state();
         assert!(by_program("good") == library, "{method}");
+        // The same names in another order.
+        let is_order_free = by_program("good/é.png good/b.png good") == library;
+        assert_eq!(is_order_free, method == "lens", "{method}");
     }
 }
 

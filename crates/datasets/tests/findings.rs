@@ -584,10 +584,10 @@ fn a_report_for_people() {
     assert!(first.starts_with(&format!("{data}\nsplit: as the folders train and test say")));
     assert_eq!(
         rest,
-        "class  split  kind    samples\n\
-         plain  train  good          3\n\
-         plain  test   good          1\n\
-         plain  test   defect        2\n\
+        "class  split  defect type  samples\n\
+         plain  train  good               3\n\
+         plain  test   good               1\n\
+         plain  test   defect             2\n\
          \n\
          error: defect/y.png: no mask y.* or y_mask.* in ground_truth/defect\n\
          warning: OK/notes.txt: no part of this layout; it is left out\n\

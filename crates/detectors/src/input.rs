@@ -4,7 +4,7 @@ use anomalens_backbones::FeatureRequest;
 use anomalens_vision::Preprocess;
 use serde::{Deserialize, Serialize};
 
-use crate::{DetectorError, Tiles};
+use crate::DetectorError;
 
 /// How pixels are normalised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,9 +41,10 @@ pub struct InputSpec {
     pub preprocess: Preprocess,
     /// Which features are taken.
     pub request: FeatureRequest,
-    /// How inputs are cut that are too large for one pass through the network; none are if `None`.
+    /// Side in pixels of the overlapping tiles in which larger inputs go through the network; none do if
+    /// `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tiles: Option<Tiles>,
+    pub tiles: Option<usize>,
 }
 
 impl InputSpec {

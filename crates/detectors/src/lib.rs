@@ -47,7 +47,7 @@ pub use method::{
 };
 pub use note::Note;
 pub use pipeline::{
-    Encoded, ImageSize, ImageSource, Outcome, Prediction, StreamOptions, Tiles, Tta, predict,
+    Encoded, ImageSize, ImageSource, Outcome, Prediction, StreamOptions, Tta, predict,
     stream_features,
 };
 pub use registry::{DEFAULT_METHOD, find, methods};

@@ -195,8 +195,7 @@ fn results_are_those_of_the_methods_that_it_replaces() {
         assert_eq!(found.len(), golden[name].len(), "{name}");
         for (found, expected) in found.iter().zip(&golden[name]) {
             let difference = (found - expected).abs() / expected.abs().max(1e-3);
-            // The image itself counts a little less where references are hardly like themselves.
-            assert!(difference < 5e-3, "{name}: {found} {expected}");
+            assert!(difference < 1e-4, "{name}: {found} {expected}");
         }
     }
 }

@@ -9,7 +9,7 @@
 mod packed;
 mod plan;
 
-use anomalens_kernels::{ConvNet, FeatureRequest, Images, LayerId};
+use anomalens_kernels::{ConvNet, FeatureRequest, LayerId};
 use anomalens_vision::Preprocessed;
 
 pub(crate) use packed::{open, recognises as packed_recognises};
@@ -125,16 +125,6 @@ impl ImageEncoder for ConvEncoder {
     ) -> Result<Vec<ImageFeatures>, BackboneError> {
         self.check(request)?;
         images.iter().try_for_each(|image| self.spec.check(image))?;
-        by_size(images, |same| {
-            let Some(&Preprocessed { height, width, .. }) = same.first().copied() else {
-                return Ok(vec![]);
-            };
-            let images = Images {
-                pixels: same.iter().map(|image| image.values.as_slice()).collect(),
-                height,
-                width,
-            };
-            Ok(self.network.encode(&images, request)?)
-        })
+        by_size(images, |images| Ok(self.network.encode(images, request)?))
     }
 }

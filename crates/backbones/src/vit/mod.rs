@@ -24,7 +24,7 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anomalens_kernels::{
-    Engine, FeatureRequest, Grid, ImageFeatures, Images, LayerId, PositionResize, Precision, Vit,
+    Engine, FeatureRequest, Grid, ImageFeatures, LayerId, PositionResize, Precision, Vit,
 };
 use anomalens_vision::Preprocessed;
 use candle_core::{DType, Tensor};
@@ -215,22 +215,14 @@ impl ImageEncoder for VisionTransformer {
     ) -> Result<Vec<ImageFeatures>, BackboneError> {
         self.check(request)?;
         images.iter().try_for_each(|image| self.spec.check(image))?;
-        by_size(images, |same| {
-            let Some(&Preprocessed { height, width, .. }) = same.first().copied() else {
-                return Ok(vec![]);
-            };
+        by_size(images, |images| {
             let patch = self.shape.patch;
             let grid = Grid {
-                rows: height / patch,
-                columns: width / patch,
-            };
-            let images = Images {
-                pixels: same.iter().map(|image| image.values.as_slice()).collect(),
-                height,
-                width,
+                rows: images.height / patch,
+                columns: images.width / patch,
             };
             Ok(self.vit.encode(
-                &images,
+                images,
                 &self.positions_of(grid, request.positions)?,
                 request,
             )?)

@@ -18,15 +18,6 @@ pub enum ReferenceAugmentation {
 }
 
 impl ReferenceAugmentation {
-    /// How many.
-    pub(crate) fn count(self) -> usize {
-        match self {
-            Self::Upright => 1,
-            Self::Flips => 4,
-            Self::Rotations => 8,
-        }
-    }
-
     /// The image in all its forms, upright first.
     pub(crate) fn of(self, image: &Image) -> Vec<Image> {
         match self {

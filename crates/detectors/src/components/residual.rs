@@ -55,35 +55,59 @@ pub(crate) fn within(patches: &[Tensor]) -> Result<Vec<f32>, DetectorError> {
 
 /// What normal references score: each, upright, against the others as if it were a new image; a
 /// single one against its own other forms, or its patches against each other where it has none.
-/// `references`: for each block `[forms * patches, width]`, the upright form first.
-pub(crate) fn among(references: &[&[Tensor]], forms: usize) -> Result<Vec<Among>, DetectorError> {
-    let one = |i: usize| {
-        let reference = references[i];
-        let rows = reference.first().map_or(Ok(0), |block| block.dim(0))?;
-        let patches = rows / forms;
-        let upright = reference.iter().map(|block| block.narrow(0, 0, patches));
-        let upright = upright.collect::<candle_core::Result<Vec<Tensor>>>()?;
-        let others = (0..references.len()).filter(|j| *j != i);
-        let others: Vec<&[Tensor]> = others.map(|j| references[j]).collect();
-        let map = if !others.is_empty() {
-            map(&upright, &banks(&others)?)?
-        } else if rows > patches {
-            let others = reference.iter();
-            let others = others.map(|block| bank(&block.narrow(0, patches, rows - patches)?));
-            map(&upright, &others.collect::<Result<Vec<_>, _>>()?)?
-        } else {
-            within(&upright)?
-        };
-        Ok(Among { upright, map })
+/// `references`: for each block `[rows, width]`, with so many rows of the upright form first. At most
+/// `most` of them are looked at.
+pub(crate) fn among(
+    references: &[(&[Tensor], usize)],
+    most: usize,
+) -> Result<Vec<Among>, DetectorError> {
+    let upright = |(blocks, rows): (&[Tensor], usize)| -> Result<Vec<Tensor>, DetectorError> {
+        let parts = blocks.iter().map(|block| block.narrow(0, 0, rows));
+        Ok(parts.collect::<candle_core::Result<_>>()?)
     };
-    (0..references.len()).map(one).collect()
+    if let &[one] = references {
+        let (blocks, rows) = one;
+        let upright = upright(one)?;
+        let rest = blocks.iter().map(|block| {
+            let all = block.dim(0)?;
+            bank(&block.narrow(0, rows, all - rows)?)
+        });
+        let map = match blocks.first().map_or(Ok(0), |block| block.dim(0))? > rows {
+            true => map(&upright, &rest.collect::<Result<Vec<_>, _>>()?)?,
+            false => within(&upright)?,
+        };
+        return Ok(vec![Among { index: 0, map }]);
+    }
+    let all = references.iter().map(|(blocks, _)| banks(&[blocks]));
+    let all = all.collect::<Result<Vec<_>, _>>()?;
+    let every = references.len().div_ceil(most.max(1)).max(1);
+    let looked_at = references.iter().copied().enumerate().step_by(every);
+    let one = |(index, reference)| {
+        let blocks = upright(reference)?;
+        let maps = blocks.iter().enumerate().map(|(block, patches)| {
+            let others = all.iter().enumerate().filter(|(other, _)| *other != index);
+            let mut nearest: Vec<f32> = vec![];
+            for (_, banks) in others {
+                let found = residuals(patches, &banks[block])?;
+                nearest.resize(found.len(), f32::INFINITY);
+                let both = nearest.iter_mut().zip(found);
+                both.for_each(|(nearest, found)| *nearest = nearest.min(found));
+            }
+            Ok(nearest)
+        });
+        Ok(Among {
+            index,
+            map: mean(maps)?,
+        })
+    };
+    looked_at.map(one).collect()
 }
 
 /// A reference seen among the others.
 pub(crate) struct Among {
-    /// The patches of its upright form after each block.
-    pub(crate) upright: Vec<Tensor>,
-    /// Their residuals.
+    /// Which one.
+    pub(crate) index: usize,
+    /// The residuals of the patches of its upright form.
     pub(crate) map: Vec<f32>,
 }
 

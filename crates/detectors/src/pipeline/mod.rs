@@ -19,5 +19,4 @@ pub use source::ImageSource;
 pub(crate) use source::is_flat;
 pub(crate) use stream::encode_images;
 pub use stream::{Encoded, ImageSize, StreamOptions, stream_features};
-pub use tiles::Tiles;
 pub use tta::Tta;

@@ -4,39 +4,21 @@
 
 use anomalens_backbones::{FeatureMap, Grid, ImageEncoder, ImageFeatures};
 use anomalens_vision::Preprocessed;
-use serde::{Deserialize, Serialize};
 
 use crate::{DetectorError, InputSpec};
 
-/// How large inputs are cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tiles {
-    /// Side of a tile in pixels of the input.
-    pub side: usize,
-    /// Pixels by which neighbours overlap at least.
-    pub overlap: usize,
-    /// Tiles start at multiples of so many pixels, a multiple of the stride of every layer.
-    pub step: usize,
-}
+/// Neighbours overlap by this part of a tile at least.
+const OVERLAP: usize = 4;
 
-impl Tiles {
-    /// Where the tiles start along a side of `length` pixels, and how long they are.
-    fn along(self, length: usize) -> (Vec<usize>, usize) {
-        let Self {
-            side,
-            overlap,
-            step,
-        } = self;
-        let step = step.max(1);
-        if length <= side || !length.is_multiple_of(step) || !side.is_multiple_of(step) {
-            return (vec![0], length);
-        }
-        let room = length - side;
-        let tiles = room.div_ceil((side.saturating_sub(overlap)).max(step)) + 1;
-        let start = |tile: usize| (tile * room).div_euclid(tiles - 1) / step * step;
-        ((0..tiles).map(start).collect(), side)
+/// Where tiles of `side` start along `length`, all multiples of `multiple`, and how long they are.
+fn along(length: usize, side: usize, multiple: usize) -> (Vec<usize>, usize) {
+    if length <= side {
+        return (vec![0], length);
     }
+    let room = length - side;
+    let tiles = room.div_ceil((side - side / OVERLAP).max(1)) + 1;
+    let start = |tile: usize| tile * room / (tiles - 1) / multiple * multiple;
+    ((0..tiles).map(start).collect(), side)
 }
 
 /// A tile of an input, in pixels.
@@ -73,48 +55,34 @@ impl InputSpec {
         encoder: &dyn ImageEncoder,
         inputs: &[Preprocessed],
     ) -> Result<Vec<ImageFeatures>, DetectorError> {
-        let Some(tiles) = self.tiles else {
+        let side = self.tiles.unwrap_or(usize::MAX);
+        let fits = |input: &Preprocessed| input.height.max(input.width) <= side;
+        if inputs.iter().all(fits) {
             return Ok(encoder.encode(inputs, &self.request)?);
-        };
+        }
+        let multiple = encoder.spec().multiple.max(1);
         let one = |input: &Preprocessed| {
-            let (tops, height) = tiles.along(input.height);
-            let (lefts, width) = tiles.along(input.width);
-            let parts = tops.iter().flat_map(|&top| {
-                lefts.iter().map(move |&left| Part {
+            let (tops, height) = along(input.height, side, multiple);
+            let (lefts, width) = along(input.width, side, multiple);
+            let mut joined = Joined::default();
+            for (&top, &left) in tops
+                .iter()
+                .flat_map(|top| lefts.iter().map(move |left| (top, left)))
+            {
+                let part = Part {
                     top,
                     left,
                     height,
                     width,
-                })
-            });
-            let parts: Vec<Part> = parts.collect();
-            if parts.len() == 1 {
-                return Ok(None);
-            }
-            let mut joined = Joined::default();
-            // One at a time: a tile keeps the processor busy, and few are in memory.
-            for part in &parts {
+                };
+                // One at a time: a tile keeps the processor busy, and few are in memory.
                 for features in encoder.encode(&[part.of(input)], &self.request)? {
-                    joined.add(part, (input.height, input.width), features);
+                    joined.add(&part, (input.height, input.width), features);
                 }
             }
-            Ok(Some(joined.finish()))
+            Ok(joined.finish())
         };
-        let in_tiles: Vec<Option<ImageFeatures>> = inputs
-            .iter()
-            .map(one)
-            .collect::<Result<_, DetectorError>>()?;
-        if in_tiles.iter().all(Option::is_none) {
-            return Ok(encoder.encode(inputs, &self.request)?);
-        }
-        let mut all = Vec::with_capacity(inputs.len());
-        for (input, in_tiles) in inputs.iter().zip(in_tiles) {
-            match in_tiles {
-                Some(features) => all.push(features),
-                None => all.extend(encoder.encode(std::slice::from_ref(input), &self.request)?),
-            }
-        }
-        Ok(all)
+        inputs.iter().map(one).collect()
     }
 }
 
@@ -211,6 +179,7 @@ mod tests {
 
     use super::*;
 
+    /// The second layer's cells have twice the side.
     const PATCH: usize = 2;
 
     /// Gives each patch its mean; a second layer has cells of twice the side.
@@ -226,7 +195,7 @@ mod tests {
             name: "means".to_owned(),
             layers: vec![layer(1), layer(2)],
             embedding: 1,
-            multiple: PATCH,
+            multiple: 2 * PATCH,
             precision: Precision::F32,
             normalisation: Normalisation::IMAGENET,
         }
@@ -274,7 +243,7 @@ mod tests {
         }
     }
 
-    fn spec(tiles: Option<Tiles>) -> InputSpec {
+    fn spec(tiles: Option<usize>) -> InputSpec {
         let mut spec = InputSpec::square("test", 8, &[1]).unwrap();
         spec.request = FeatureRequest::layers([LayerId::Stage(1), LayerId::Stage(2)]);
         spec.tiles = tiles;
@@ -283,18 +252,11 @@ mod tests {
 
     #[test]
     fn joined_tiles_are_the_features_of_the_whole_where_these_are_local() {
-        let tiles = |side, overlap| Tiles {
-            side,
-            overlap,
-            step: 4,
-        };
-        for (name, height, width, tiles) in [
-            ("one tile", 8, 8, tiles(8, 4)),
-            ("a strip", 8, 32, tiles(8, 4)),
-            ("a tall one", 40, 12, tiles(12, 4)),
-            ("both", 20, 28, tiles(8, 4)),
-            ("without overlap", 16, 24, tiles(8, 0)),
-            ("sides that do not fit stay whole", 18, 32, tiles(8, 4)),
+        for (name, height, width, side) in [
+            ("one tile", 8, 8, 8),
+            ("a strip", 8, 32, 8),
+            ("a tall one", 40, 12, 12),
+            ("both", 20, 28, 8),
         ] {
             let values = (0..3 * height * width).map(|i| ((i * 7 + i / 5) % 31) as f32);
             let input = [Preprocessed {
@@ -303,7 +265,7 @@ mod tests {
                 values: values.collect(),
             }];
             let whole = spec(None).encode(&Means, &input).unwrap();
-            let found = spec(Some(tiles)).encode(&Means, &input).unwrap();
+            let found = spec(Some(side)).encode(&Means, &input).unwrap();
             for (found, whole) in found[0].maps.iter().zip(&whole[0].maps) {
                 assert_eq!(found.grid, whole.grid, "{name}");
                 assert_eq!(found.class_token, whole.class_token, "{name}");
@@ -317,20 +279,16 @@ mod tests {
 
     #[test]
     fn tiles_cover_a_side_and_overlap() {
-        let tiles = Tiles {
-            side: 448,
-            overlap: 112,
-            step: 112,
-        };
-        // (length, starts, how long)
-        for (length, starts, side) in [
-            (224, vec![0], 224),
-            (448, vec![0], 448),
-            (560, vec![0, 112], 448),
-            (1120, vec![0, 336, 672], 448),
-            (1130, vec![0], 1130),
+        // (length, side, starts, how long)
+        for (length, side, starts, long) in [
+            (224, 448, vec![0], 224),
+            (448, 448, vec![0], 448),
+            (560, 448, vec![0, 112], 448),
+            (1120, 448, vec![0, 336, 672], 448),
+            (1344, 672, vec![0, 336, 672], 672),
+            (1134, 448, vec![0, 224, 448, 686], 448),
         ] {
-            assert_eq!(tiles.along(length), (starts, side), "{length}");
+            assert_eq!(along(length, side, 14), (starts, long), "{length}");
         }
     }
 }

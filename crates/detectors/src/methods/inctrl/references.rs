@@ -76,7 +76,10 @@ impl References {
             .values()
             .map(|kept| kept.blocks.as_slice())
             .collect();
-        let among = residual::among(&all, 1)?;
+        let rows = |blocks: &[Tensor]| blocks.first().map_or(Ok(0), |block| block.dim(0));
+        let upright = all.iter().map(|blocks| Ok((*blocks, rows(blocks)?)));
+        let upright = upright.collect::<candle_core::Result<Vec<_>>>()?;
+        let among = residual::among(&upright, usize::MAX)?;
         let scores = among.into_iter().flat_map(|reference| reference.map);
         Ok(Self {
             banks: residual::banks(&all)?,

@@ -11,7 +11,7 @@ use anomalens_backbones::{Grid, ImageEncoder};
 use anomalens_vision::Image;
 use candle_core::Tensor;
 
-use super::foreground::Foreground;
+use super::foreground::{Evidence, Foreground};
 use super::residual::Compared;
 use super::settings::{Settings, of_twelve, small};
 use crate::components::residual::{banks, map};
@@ -52,21 +52,7 @@ pub(super) fn choose(
     context: &FitContext<'_>,
     settings: Settings,
 ) -> Result<(Settings, Vec<Note>), DetectorError> {
-    // In one order, whatever the order of the files.
-    let mut references: Vec<&ReferenceImage> = context.references.iter().collect();
-    references.sort_by(|a, b| a.name.cmp(&b.name));
-    let images = references.into_iter().map(|reference| &reference.image);
-    // Copies would seem to lie alike.
-    let mut seen = HashSet::new();
-    let is_new = |image: &&Image| {
-        let mut hasher = DefaultHasher::new();
-        (image.width(), image.as_bytes()).hash(&mut hasher);
-        seen.insert(hasher.finish())
-    };
-    let images = images.filter(|image| !is_flat(image)).filter(is_new);
-    let images: Vec<&Image> = images.collect();
-    let every = images.len().div_ceil(LOOKED_AT).max(1);
-    let images: Vec<&Image> = images.into_iter().step_by(every).collect();
+    let images = looked_at(context);
     let mut notes = vec![];
     let mut note = |setting: &str, value: String, reason: String| {
         notes.push(Note::Chosen {
@@ -84,8 +70,8 @@ pub(super) fn choose(
     let object = match settings.foreground {
         Choice::Given(given) => given,
         Choice::Auto => {
-            let (pure, separate) = (overview.foreground.pure, overview.foreground.separate);
-            let is_there = overview.foreground.is_there();
+            let Evidence { pure, separate } = overview.ground;
+            let is_there = overview.ground.is_clear();
             let what = match is_there {
                 true => "the references show an object on an even ground",
                 false => "the references have no even ground around an object",
@@ -155,6 +141,24 @@ pub(super) fn choose(
     Ok((chosen, notes))
 }
 
+/// Some references, from everywhere among their names, without copies and those of one colour: copies
+/// would seem to lie alike. The order of the files changes nothing.
+pub(super) fn looked_at<'a>(context: &FitContext<'a>) -> Vec<&'a Image> {
+    let mut references: Vec<&ReferenceImage> = context.references.iter().collect();
+    references.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut seen = HashSet::new();
+    let mut is_new = |image: &Image| {
+        let mut hasher = DefaultHasher::new();
+        (image.width(), image.as_bytes()).hash(&mut hasher);
+        seen.insert(hasher.finish())
+    };
+    let images = references.into_iter().map(|reference| &reference.image);
+    let images = images.filter(|image| !is_flat(image) && is_new(image));
+    let images: Vec<&Image> = images.collect();
+    let every = images.len().div_ceil(LOOKED_AT).max(1);
+    images.into_iter().step_by(every).collect()
+}
+
 impl Settings {
     /// Width and height to work on, and the side of tiles or 0.
     fn size(&self, encoder: &dyn ImageEncoder, shape: &Shape, object: bool) -> ([u32; 2], u32) {
@@ -173,19 +177,22 @@ impl Settings {
             false => (f64::from(side), f64::from(side) / shape.aspect),
         };
         let longer = width.max(height);
-        let step = self.tile_step.max(1);
-        let to = |side: f64, unit: u32| {
-            let units = (side / f64::from(unit)).round().max(1.0);
-            units as u32 * unit
+        let to = |side: f64| {
+            let patches = (side / f64::from(multiple)).round().max(1.0);
+            patches as u32 * multiple
         };
         let largest = self.image_size.given().unwrap_or(0).max(PIECE);
         let tile = self.tiles.given().unwrap_or(match has_text {
-            false if longer > LONG * f64::from(largest) => side.min(PIECE) / step * step,
+            false if longer > LONG * f64::from(largest) => side.min(PIECE) / multiple * multiple,
             _ => 0,
         });
-        let unit = if tile > 0 { step } else { multiple };
+        // A side that was asked for stays: the network refuses one that does not fit.
+        let to = |length: f64| match self.image_size.given() {
+            Some(side) if length == f64::from(side) => side,
+            _ => to(length),
+        };
         let size = self.input_size.given();
-        (size.unwrap_or([to(width, unit), to(height, unit)]), tile)
+        (size.unwrap_or([to(width), to(height)]), tile)
     }
 }
 
@@ -214,7 +221,7 @@ impl Shape {
 
 /// The references at a small size.
 struct Overview {
-    foreground: Foreground,
+    ground: Evidence,
     /// How far one is from the others where these are turned, by how far where they are only moved a
     /// little; that of the reference that gains most, since a few may lie alike by chance. None for a
     /// single one.
@@ -255,7 +262,7 @@ impl Overview {
             columns: 0,
         });
         let last: Vec<&Tensor> = upright.iter().filter_map(|i| i.patches.last()).collect();
-        let foreground = Foreground::of(&last, grid)?;
+        let (_, ground) = Foreground::of(&last, grid)?;
         let turned = match (images, settings.reference_augmentation) {
             ([_, _, ..], Choice::Auto) => {
                 // As many patches in both banks, so that only direction differs.
@@ -276,7 +283,7 @@ impl Overview {
             }
             _ => None,
         };
-        Ok(Self { foreground, turned })
+        Ok(Self { ground, turned })
     }
 }
 

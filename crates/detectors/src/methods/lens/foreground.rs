@@ -13,6 +13,7 @@ use crate::DetectorError;
 use crate::components::nearest::with_values;
 use crate::components::principal_components::longest_axis;
 use crate::components::tokens::dot;
+use crate::detector::Array;
 
 /// What a patch of the ground counts. At 0 it is as good on scans, and a foreign object beside the
 /// part would not be seen.
@@ -38,15 +39,26 @@ pub(super) struct Foreground {
     threshold: f32,
     /// Whether the object is above the threshold.
     above: bool,
-    /// Part of the references' border that is ground.
+}
+
+/// How clearly references show an object on a ground.
+pub(super) struct Evidence {
+    /// Part of their border that is ground.
     pub(super) pure: f64,
     /// Part of the variance that lies between object and ground.
     pub(super) separate: f64,
 }
 
+impl Evidence {
+    /// Whether there is an object on an even ground.
+    pub(super) fn is_clear(&self) -> bool {
+        self.pure >= PURE && self.separate >= SEPARATE
+    }
+}
+
 impl Foreground {
     /// From the patches `[patches, width]` of the references, each on `grid`.
-    pub(super) fn of(images: &[&Tensor], grid: Grid) -> Result<Self, DetectorError> {
+    pub(super) fn of(images: &[&Tensor], grid: Grid) -> Result<(Self, Evidence), DetectorError> {
         let width = images.first().map_or(Ok(0), |image| image.dim(1))?;
         let all = images.len() * grid.len();
         let every = all.div_ceil(SAMPLE).max(1);
@@ -77,18 +89,30 @@ impl Foreground {
         let (threshold, separate) = otsu(&values);
         let above = border.iter().filter(|x| **x > threshold).count() as f64;
         let above = above / border.len().max(1) as f64;
-        Ok(Self {
+        let foreground = Self {
             axis,
             threshold,
             above: above <= 0.5,
-            pure: above.max(1.0 - above),
-            separate,
-        })
+        };
+        let pure = above.max(1.0 - above);
+        Ok((foreground, Evidence { pure, separate }))
     }
 
-    /// Whether the references show an object on an even ground.
-    pub(super) fn is_there(&self) -> bool {
-        self.pure >= PURE && self.separate >= SEPARATE
+    /// As it stands in a detector file: the axis, the threshold, and 1 if the object is above it.
+    pub(super) fn array(&self) -> Array {
+        let above = f32::from(u8::from(self.above));
+        Array::vector([self.axis.as_slice(), &[self.threshold, above]].concat())
+    }
+
+    /// Again from there; none for other numbers.
+    pub(super) fn from_array(array: Array, width: usize) -> Option<Self> {
+        let mut axis = array.values;
+        let (above, threshold) = (axis.pop()?, axis.pop()?);
+        (axis.len() == width).then_some(Self {
+            axis,
+            threshold,
+            above: above > 0.0,
+        })
     }
 
     /// What each patch of an image counts: those of the object, and those beside it, in full.
@@ -198,9 +222,9 @@ mod tests {
         ];
         for (name, object, expected) in cases {
             let images = [image(object, 1), image(object, 2)];
-            let found = Foreground::of(&images.iter().collect::<Vec<_>>(), GRID).unwrap();
+            let (_, found) = Foreground::of(&images.iter().collect::<Vec<_>>(), GRID).unwrap();
             assert_eq!(
-                found.is_there(),
+                found.is_clear(),
                 expected,
                 "{name}: {} {}",
                 found.pure,
@@ -213,7 +237,10 @@ mod tests {
     fn the_object_and_the_patches_beside_it_count_in_full() {
         let middle = |row, column| (3..5).contains(&row) && column == 2;
         let images = [image(middle, 1)];
-        let found = Foreground::of(&images.iter().collect::<Vec<_>>(), GRID).unwrap();
+        let (found, _) = Foreground::of(&images.iter().collect::<Vec<_>>(), GRID).unwrap();
+        let again = Foreground::from_array(found.array(), 3).unwrap();
+        assert_eq!(again.array(), found.array());
+        assert!(Foreground::from_array(found.array(), 4).is_none());
         let weights = found.weights(&image(middle, 5), GRID).unwrap();
         for (at, weight) in weights.into_iter().enumerate() {
             let (row, column) = (at / GRID.columns, at % GRID.columns);

@@ -1,69 +1,143 @@
-//! Evidence: a few normal images. A detector keeps their patch tokens and the means of these, so that
-//! none is encoded again, and each can be taken out by its name.
+//! Evidence: normal images. A detector keeps their patch tokens, or of many or large ones those that
+//! cover the others, so that none is encoded again and each can be taken out by its name.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
-use anomalens_backbones::{Grid, ImageFeatures, Precision};
-use anomalens_vision::Map;
-use candle_core::Tensor;
+use anomalens_backbones::{Grid, ImageFeatures};
+use anomalens_vision::{Image, Map};
+use candle_core::{Device, Tensor};
 
+use super::choices::looked_at;
 use super::foreground::Foreground;
 use super::power_mean::PowerMean;
-use super::residual::{self, Compared, Quarters};
+use super::residual::{self, Compared, QUARTERS, QuarterMeans, Quarters, quarters};
 use super::score_scale::Residuals;
 use super::{NAME, Settings, Tensors, refuse};
 use crate::components::coreset::coreset;
-use crate::components::nearest::{UnitVectors, matrix};
-use crate::components::residual::{among, map};
+use crate::components::nearest::{UnitVectors, matrix, with_values};
+use crate::components::residual::{Among, among, banks, map};
 use crate::detector::{Array, NormalRange, Scored, State};
 use crate::pipeline::is_flat;
 use crate::settings::Checked;
-use crate::{DetectorError, FitContext, Note, ReferenceImage};
+use crate::{DetectorError, FitContext, Note, ReferenceImage, Tta};
 
 /// Quantile of the references' residuals beyond which patches are drawn as anomalous.
 const UPPER_QUANTILE: f64 = 0.995;
 
-/// Patches in a memory bank at most, for each block.
+/// Patches of all references together that are kept, for each block.
 const BANK: usize = 24_576;
 
-/// Patches of the ground at most.
-const GROUND: usize = 2048;
+/// Patches of a reference that are kept however many references there are.
+const LEAST: usize = 32;
 
-/// What the names of a reference's tensors start with, and what that of its means ends with.
+/// One of so many patches that are kept shows the ground, where there is one.
+const GROUND: usize = 8;
+
+/// References that are measured against the others, at most.
+const MEASURED: usize = 64;
+
+/// What the names of a reference's tensors start with, and what those of its numbers end with.
 const PREFIX: &str = "references/";
 const MEANS: &str = "means";
+const QUARTER_MEANS: &str = "quarters";
+const NUMBERS: &str = "numbers";
 
-/// Name of the tensor with rows and columns of the references' patches.
-const GRID: &str = "grid";
+/// Name of the tensor that tells the object from its ground.
+const FOREGROUND: &str = "foreground";
 
 /// One reference.
 struct Kept {
-    /// `[forms * patches, width]` of length 1 for each block, the upright form first.
+    /// Patches of all its forms, `[rows, width]` of length 1 for each block, the upright form first.
     blocks: Vec<Tensor>,
+    /// What each patch of the upright form counts.
+    weights: Vec<f32>,
     /// The means of the upright tokens, of length 1, one block after another.
     means: Vec<f32>,
+    /// The means of its quarters.
+    quarters: QuarterMeans,
+    /// Its residual against itself.
+    own: f32,
 }
 
 impl Kept {
-    /// From the features of all forms, the upright one first.
-    fn new(forms: &[ImageFeatures], blocks: &[usize]) -> Result<Self, DetectorError> {
-        let compared = forms
-            .iter()
-            .map(|form| Compared::of(form, blocks))
-            .collect::<Result<Vec<_>, _>>()?;
-        let joined = (0..blocks.len()).map(|block| {
-            let forms: Vec<&Tensor> = compared.iter().map(|form| &form.patches[block]).collect();
-            Tensor::cat(&forms, 0)
+    /// From all forms, the upright one first, each on `grid`: all of their patches, or `most` that
+    /// cover the others, half of them upright.
+    fn new(
+        forms: &[Compared],
+        grid: Grid,
+        foreground: Option<&Foreground>,
+        most: usize,
+    ) -> Result<Self, DetectorError> {
+        let upright = &forms[0];
+        let joined = (0..upright.patches.len()).map(|block| {
+            let blocks: Vec<&Tensor> = forms.iter().map(|form| &form.patches[block]).collect();
+            Tensor::cat(&blocks, 0)
         });
-        let upright = compared.first();
+        let mut blocks = joined.collect::<candle_core::Result<Vec<Tensor>>>()?;
+        let weights = forms.iter().map(|form| weights(foreground, form, grid));
+        let mut weights = weights.collect::<Result<Vec<_>, _>>()?.concat();
+        let mut patches = grid.len();
+        if weights.len() > most {
+            let of_upright = (most / 2).min(patches);
+            let mut kept = vec![];
+            for (range, most) in [
+                (0..patches, of_upright),
+                (patches..weights.len(), most - of_upright),
+            ] {
+                let ground = foreground.map_or(0, |_| most / GROUND);
+                let (object, rest): (Vec<usize>, Vec<usize>) =
+                    range.partition(|&row| weights[row] >= 1.0);
+                for (rows, most) in [(object, most - ground), (rest, ground)] {
+                    kept.extend(cover(&blocks, &rows, most)?);
+                }
+                patches = patches.min(kept.len());
+            }
+            weights = kept.iter().map(|&row| weights[row as usize]).collect();
+            let kept = Tensor::new(kept, &Device::Cpu)?;
+            for block in &mut blocks {
+                *block = block.index_select(&kept, 0)?;
+            }
+        }
+        weights.truncate(patches);
         Ok(Self {
-            blocks: joined.collect::<candle_core::Result<_>>()?,
-            means: upright.map_or_else(Vec::new, |upright| upright.means.clone()),
+            blocks,
+            weights,
+            means: upright.means.clone(),
+            quarters: quarters(&upright.patches, grid)?,
+            own: residual::own(&upright.patches, grid)?,
         })
     }
 }
 
+/// What each patch of an image on `grid` counts.
+fn weights(
+    foreground: Option<&Foreground>,
+    image: &Compared,
+    grid: Grid,
+) -> Result<Vec<f32>, DetectorError> {
+    match (foreground, image.patches.last()) {
+        (Some(foreground), Some(last)) => foreground.weights(last, grid),
+        _ => Ok(vec![1.0; grid.len()]),
+    }
+}
+
+/// At most `most` of `rows` whose patches of the last of `blocks` cover those of the others.
+fn cover(blocks: &[Tensor], rows: &[usize], most: usize) -> Result<Vec<u32>, DetectorError> {
+    let Some(last) = blocks.last() else {
+        return Ok(vec![]);
+    };
+    let width = last.dim(1)?;
+    let patches: Vec<f32> = with_values(last, |values| {
+        let rows = rows.iter().flat_map(|row| &values[row * width..][..width]);
+        rows.copied().collect()
+    })?;
+    let taken = coreset(&patches, width, most)?;
+    Ok(taken.into_iter().map(|taken| rows[taken] as u32).collect())
+}
+
 /// The references by name, and what follows from all of them.
+#[derive(Default)]
 pub(super) struct References {
     by_name: BTreeMap<String, Kept>,
     /// The patches of all, for each block.
@@ -72,69 +146,48 @@ pub(super) struct References {
     range: NormalRange,
     /// What the references differ among themselves.
     unit: Residuals,
-    /// The patches of each.
-    grid: Grid,
     /// Where their object is, if they have a ground.
     foreground: Option<Foreground>,
     /// About those that were added last.
     notes: Vec<Note>,
 }
 
-impl Default for References {
-    fn default() -> Self {
-        Self {
-            by_name: BTreeMap::new(),
-            banks: vec![],
-            range: NormalRange::default(),
-            unit: Residuals::default(),
-            grid: Grid {
-                rows: 0,
-                columns: 0,
-            },
-            foreground: None,
-            notes: vec![],
-        }
-    }
-}
-
 impl References {
-    /// Of references on `grid`.
     fn new(
         by_name: BTreeMap<String, Kept>,
-        grid: Grid,
+        foreground: Option<Foreground>,
         settings: &Settings,
     ) -> Result<Self, DetectorError> {
-        let forms = settings.forms();
         if by_name.is_empty() {
             return Ok(Self::default());
         }
         let all: Vec<&Kept> = by_name.values().collect();
-        let blocks: Vec<&[Tensor]> = all.iter().map(|kept| kept.blocks.as_slice()).collect();
-        let among = among(&blocks, forms)?;
-        let foreground = match settings.foreground.given().unwrap_or(false) {
-            true => {
-                let last: Vec<&Tensor> = among.iter().filter_map(|a| a.upright.last()).collect();
-                Some(Foreground::of(&last, grid)?)
-            }
-            false => None,
-        };
-        let (mut scores, mut residuals, mut uprights) = (vec![], vec![], vec![]);
-        for (i, mut seen) in among.into_iter().enumerate() {
-            weigh(&mut seen.map, foreground.as_ref(), &seen.upright, grid)?;
-            let others = all.iter().enumerate().filter(|(j, _)| *j != i);
+        let patches: Vec<(&[Tensor], usize)> = all
+            .iter()
+            .map(|kept| (kept.blocks.as_slice(), kept.weights.len()))
+            .collect();
+        let (mut scores, mut residuals, mut quarters) = (vec![], vec![], vec![]);
+        for Among { index, mut map } in among(&patches, MEASURED)? {
+            let kept = all[index];
+            weigh(&mut map, &kept.weights);
+            let others = all.iter().enumerate().filter(|(j, _)| *j != index);
             let others = others.map(|(_, other)| other.means.as_slice());
-            let own = residual::own(&seen.upright, grid)?;
-            let count = seen.upright.len();
-            let one = Residuals::new(&seen.map, own, &all[i].means, others, count);
+            let count = kept.blocks.len();
+            let one = Residuals::new(&map, kept.own, &kept.means, others, count);
             residuals.push(one);
-            scores.extend(seen.map);
-            uprights.push(seen.upright);
+            scores.extend(map);
+            quarters.push(&kept.quarters);
         }
+        let mut unit = Residuals::unit(&residuals, Quarters::of(&quarters));
+        if settings.lie_in_any_direction(all.len()) {
+            // A thing that lies otherwise has another mean token.
+            unit.image_level = 0.0;
+        }
+        let blocks: Vec<&[Tensor]> = patches.iter().map(|(blocks, _)| *blocks).collect();
         Ok(Self {
-            banks: covers(&blocks, foreground.as_ref(), grid)?,
+            banks: banks(&blocks)?,
             range: NormalRange::of(scores, UPPER_QUANTILE),
-            unit: Residuals::unit(&residuals, Quarters::of(&uprights, grid)?),
-            grid,
+            unit,
             foreground,
             notes: vec![],
             by_name,
@@ -149,9 +202,8 @@ impl References {
         remove: &[String],
         checked: &Checked<Settings>,
     ) -> Result<Self, DetectorError> {
-        let Checked { settings, profile } = checked;
+        let settings = &checked.settings;
         let mut kept = self.by_name;
-        let mut grid = self.grid;
         for name in remove {
             if kept.remove(name).is_none() {
                 let names: Vec<&str> = kept.keys().map(String::as_str).collect();
@@ -161,28 +213,32 @@ impl References {
                 )));
             }
         }
+        let foreground = match (self.foreground, settings.foreground.given()) {
+            (None, Some(true)) => ground(context, checked)?,
+            (known, _) => known,
+        };
+        let most = BANK / (kept.len() + context.references.len()).max(1);
         let mut notes = vec![];
         for ReferenceImage { name, image } in context.references {
             if is_flat(image) {
                 notes.push(Note::FlatReference { name: name.clone() });
                 continue;
             }
-            let forms = settings.augmentation().of(image);
-            let forms = context.encode(&profile.input, settings.tta, &forms)?;
-            grid = forms.first().map_or(grid, |form| form.grid());
-            let new = Kept::new(&forms, &settings.blocks)?;
             if kept.contains_key(name) {
                 return Err(refuse(format!(
                     "there are two references called `{name}`: remove the one that is there, or \
                      rename the file"
                 )));
             }
-            match kept.iter().find(|(_, kept)| kept.means == new.means) {
+            let forms = settings.augmentation().of(image);
+            let (forms, grid) = compared(context, checked, settings.tta, &forms)?;
+            match kept.iter().find(|(_, kept)| kept.means == forms[0].means) {
                 Some((of, _)) => notes.push(Note::CopiedReference {
                     name: name.clone(),
                     of: of.clone(),
                 }),
                 None => {
+                    let new = Kept::new(&forms, grid, foreground.as_ref(), most.max(LEAST))?;
                     kept.insert(name.clone(), new);
                 }
             }
@@ -198,7 +254,7 @@ impl References {
         }
         Ok(Self {
             notes,
-            ..Self::new(kept, grid, settings)?
+            ..Self::new(kept, foreground, settings)?
         })
     }
 
@@ -210,14 +266,16 @@ impl References {
         head: &PowerMean,
     ) -> Result<Scored, DetectorError> {
         let Checked { settings, profile } = checked;
-        let settings = &settings.for_references(self.by_name.len());
         let Some(first) = self.banks.first() else {
             return Err(DetectorError::NoReferences(NAME));
         };
         let grid = profile.check(image, first.width())?;
         let compared = Compared::of(image, &settings.blocks)?;
         let mut map = map(&compared.patches, &self.banks)?;
-        weigh(&mut map, self.foreground.as_ref(), &compared.patches, grid)?;
+        weigh(
+            &mut map,
+            &weights(self.foreground.as_ref(), &compared, grid)?,
+        );
         let own = match settings.own_image {
             true => residual::own(&compared.patches, grid)?,
             false => 0.0,
@@ -259,12 +317,20 @@ impl References {
                 let shape = rows.dims().to_vec();
                 Some((tokens_name(name, *block), Array { shape, values }))
             });
-            let means = Array::vector(kept.means.clone());
-            tokens.chain([(format!("{PREFIX}{name}/{MEANS}"), means)])
+            let numbers = [&[kept.own], kept.weights.as_slice()].concat();
+            let quarters: Vec<f32> = kept.quarters.iter().flatten().flatten().copied().collect();
+            let vectors = [
+                (MEANS, kept.means.clone()),
+                (QUARTER_MEANS, quarters),
+                (NUMBERS, numbers),
+            ];
+            let vectors =
+                vectors.map(|(part, values)| (part_name(name, part), Array::vector(values)));
+            tokens.chain(vectors)
         });
-        let Grid { rows, columns } = self.grid;
-        let grid = Array::vector(vec![rows as f32, columns as f32]);
-        references.chain([(GRID.to_owned(), grid)]).collect()
+        let foreground = self.foreground.iter();
+        let foreground = foreground.map(|found| (FOREGROUND.to_owned(), found.array()));
+        references.chain(foreground).collect()
     }
 
     /// The references among the tensors of a detector file.
@@ -277,25 +343,18 @@ impl References {
             .map(str::to_owned)
             .collect();
         let unusable = |name: &str| DetectorError::tensor(NAME, name);
-        let grid = tensors.remove(GRID).map(|array| array.values);
-        let grid = match grid.as_deref() {
-            Some(&[rows, columns]) => Grid {
-                rows: rows as usize,
-                columns: columns as usize,
-            },
-            _ => return Err(unusable(GRID)),
-        };
-        let mut shape_of_all: Option<Vec<usize>> = None;
+        let mut width_of_all: Option<usize> = None;
         let mut references = BTreeMap::new();
         for name in names {
+            let mut rows_of_all: Option<usize> = None;
             let tokens = settings.blocks.iter().map(|block| {
                 let kept = tokens_name(&name, *block);
                 match tensors.remove(&kept) {
                     Some(Array { shape, values })
                         if shape.len() == 2
                             && !values.is_empty()
-                            && Some(shape[0]) == grid.len().checked_mul(settings.forms())
-                            && *shape_of_all.get_or_insert(shape.clone()) == shape =>
+                            && *rows_of_all.get_or_insert(shape[0]) == shape[0]
+                            && *width_of_all.get_or_insert(shape[1]) == shape[1] =>
                     {
                         matrix(values, shape[1])
                     }
@@ -303,76 +362,84 @@ impl References {
                 }
             });
             let blocks = tokens.collect::<Result<Vec<_>, _>>()?;
-            let width = shape_of_all.as_ref().map_or(0, |shape| shape[1]);
-            let kept = format!("{PREFIX}{name}{suffix}");
-            let means = tensors.remove(&kept).map(|array| array.values);
-            let means = means.filter(|means| means.len() == width * blocks.len());
-            let means = means.ok_or_else(|| unusable(&kept))?;
-            references.insert(name, Kept { blocks, means });
+            let (rows, width) = (rows_of_all.unwrap_or(0), width_of_all.unwrap_or(0));
+            let mut vector = |part: &str, lengths: RangeInclusive<usize>| {
+                let part = part_name(&name, part);
+                let values = tensors.remove(&part).map(|array| array.values);
+                let values = values.filter(|values| lengths.contains(&values.len()));
+                values.ok_or_else(|| unusable(&part))
+            };
+            let length = width * blocks.len();
+            let means = vector(MEANS, length..=length)?;
+            let quarters = vector(QUARTER_MEANS, QUARTERS * length..=QUARTERS * length)?;
+            let mut numbers = vector(NUMBERS, 2..=rows + 1)?;
+            let own = numbers.remove(0);
+            let quarter = |block: &[f32], i: usize| block[i * width..][..width].to_vec();
+            let quarters = quarters.chunks_exact((QUARTERS * width).max(1));
+            let quarters = quarters.map(|block| std::array::from_fn(|i| quarter(block, i)));
+            let kept = Kept {
+                blocks,
+                weights: numbers,
+                means,
+                quarters: quarters.collect(),
+                own,
+            };
+            references.insert(name, kept);
         }
-        Self::new(references, grid, settings)
+        let foreground = match settings.foreground.given() {
+            Some(true) => {
+                let found = tensors.remove(FOREGROUND);
+                let found = found
+                    .and_then(|array| Foreground::from_array(array, width_of_all.unwrap_or(0)));
+                Some(found.ok_or_else(|| unusable(FOREGROUND))?)
+            }
+            _ => None,
+        };
+        Self::new(references, foreground, settings)
     }
 }
 
-/// For each block a coreset of the patches of all references, most of it for the object where there
-/// is a ground. `references`: for each block `[forms * patches, width]`, forms on `grid`.
-fn covers(
-    references: &[&[Tensor]],
-    foreground: Option<&Foreground>,
-    grid: Grid,
-) -> Result<Vec<UnitVectors>, DetectorError> {
-    let blocks = references.first().map_or(0, |reference| reference.len());
-    let mut object: Vec<bool> = vec![];
-    for last in references.iter().filter_map(|blocks| blocks.last()) {
-        let rows = last.dim(0)?;
-        for form in 0..rows / grid.len().max(1) {
-            match foreground {
-                Some(foreground) => {
-                    let form = last
-                        .narrow(0, form * grid.len(), grid.len())?
-                        .contiguous()?;
-                    let weights = foreground.weights(&form, grid)?;
-                    object.extend(weights.into_iter().map(|weight| weight >= 1.0));
-                }
-                None => object.extend(std::iter::repeat_n(true, grid.len())),
-            }
-        }
+/// Where the references show an object on a ground, at the size that is worked on.
+fn ground(
+    context: &FitContext<'_>,
+    checked: &Checked<Settings>,
+) -> Result<Option<Foreground>, DetectorError> {
+    let images: Vec<Image> = looked_at(context).into_iter().cloned().collect();
+    if images.is_empty() {
+        return Ok(None);
     }
-    let one = |block: usize| {
-        let parts: Vec<&Tensor> = references.iter().map(|blocks| &blocks[block]).collect();
-        let all = Tensor::cat(&parts, 0)?;
-        let width = all.dim(1)?;
-        let rows: Vec<f32> = all.flatten_all()?.to_vec1()?;
-        let mut kept = vec![];
-        for (wanted, most) in [(true, BANK), (false, GROUND)] {
-            let rows = rows.chunks_exact(width.max(1)).zip(&object);
-            let rows = rows.filter(|(_, object)| **object == wanted);
-            let rows: Vec<f32> = rows.flat_map(|(row, _)| row).copied().collect();
-            for row in coreset(&rows, width, most)? {
-                kept.extend_from_slice(&rows[row * width..][..width]);
-            }
-        }
-        UnitVectors::new(kept, width, Precision::Half)
+    let (compared, grid) = compared(context, checked, Tta::default(), &images)?;
+    let last: Vec<&Tensor> = compared.iter().filter_map(|i| i.patches.last()).collect();
+    Ok(Some(Foreground::of(&last, grid)?.0))
+}
+
+/// Some images as they are compared, and the grid of their patches.
+fn compared(
+    context: &FitContext<'_>,
+    Checked { settings, profile }: &Checked<Settings>,
+    tta: Tta,
+    images: &[Image],
+) -> Result<(Vec<Compared>, Grid), DetectorError> {
+    let features = context.encode(&profile.input, tta, images)?;
+    let grid = features.first().map(ImageFeatures::grid);
+    let compared = features.iter().map(|f| Compared::of(f, &settings.blocks));
+    let nowhere = Grid {
+        rows: 0,
+        columns: 0,
     };
-    (0..blocks).map(one).collect()
+    Ok((compared.collect::<Result<_, _>>()?, grid.unwrap_or(nowhere)))
 }
 
-/// Makes the residuals `map` of `patches` on `grid` count less where they show the ground.
-fn weigh(
-    map: &mut [f32],
-    foreground: Option<&Foreground>,
-    patches: &[Tensor],
-    grid: Grid,
-) -> Result<(), DetectorError> {
-    if let (Some(foreground), Some(last)) = (foreground, patches.last()) {
-        let weights = foreground.weights(last, grid)?;
-        map.iter_mut()
-            .zip(weights)
-            .for_each(|(residual, weight)| *residual *= weight);
-    }
-    Ok(())
+/// Makes residuals count by their weights.
+fn weigh(map: &mut [f32], weights: &[f32]) {
+    let both = map.iter_mut().zip(weights);
+    both.for_each(|(residual, weight)| *residual *= weight);
+}
+
+fn part_name(reference: &str, part: &str) -> String {
+    format!("{PREFIX}{reference}/{part}")
 }
 
 fn tokens_name(reference: &str, block: usize) -> String {
-    format!("{PREFIX}{reference}/block{block}")
+    part_name(reference, &format!("block{block}"))
 }

@@ -16,7 +16,7 @@ use crate::components::tokens::{dot, normalise, normalise_rows, standardise_rows
 const LARGE: usize = 2500;
 
 /// Quarters of an image.
-const QUARTERS: usize = 4;
+pub(super) const QUARTERS: usize = 4;
 
 /// An image as others are compared with it.
 pub(super) struct Compared {
@@ -133,10 +133,8 @@ pub(super) struct Quarters {
 }
 
 impl Quarters {
-    /// Of `images`, the patches of each after each block.
-    pub(super) fn of(images: &[Vec<Tensor>], grid: Grid) -> Result<Self, DetectorError> {
-        let quarters = images.iter().map(|patches| quarters(patches, grid));
-        let quarters = quarters.collect::<Result<Vec<_>, _>>()?;
+    /// Of images with these mean patches.
+    pub(super) fn of(quarters: &[&QuarterMeans]) -> Self {
         let (mut between, mut within) = (Mean::default(), Mean::default());
         for (i, image) in quarters.iter().enumerate() {
             for (block, own) in image.iter().enumerate() {
@@ -151,10 +149,10 @@ impl Quarters {
                 }
             }
         }
-        Ok(Self {
+        Self {
             between: between.value(),
             within: within.value(),
-        })
+        }
     }
 }
 
@@ -179,7 +177,10 @@ impl Mean {
 }
 
 /// For each block the mean patches of the four quarters of an image, of length 1.
-fn quarters(patches: &[Tensor], grid: Grid) -> Result<Vec<[Vec<f32>; QUARTERS]>, DetectorError> {
+pub(super) type QuarterMeans = Vec<[Vec<f32>; QUARTERS]>;
+
+/// Those of an image with these patches on `grid`.
+pub(super) fn quarters(patches: &[Tensor], grid: Grid) -> Result<QuarterMeans, DetectorError> {
     let one = |patches: &Tensor| {
         let width = patches.dim(1)?;
         let mut means = [(); QUARTERS].map(|()| vec![0.0; width]);
@@ -241,7 +242,9 @@ mod tests {
                 rows: 4,
                 columns: 4,
             };
-            let found = Quarters::of(&images, grid).unwrap();
+            let means = images.iter().map(|image| quarters(image, grid).unwrap());
+            let means: Vec<QuarterMeans> = means.collect();
+            let found = Quarters::of(&means.iter().collect::<Vec<_>>());
             assert!((found.between - between).abs() < 1e-6, "{name}: {found:?}");
             assert!((found.within - within).abs() < 1e-6, "{name}: {found:?}");
         }

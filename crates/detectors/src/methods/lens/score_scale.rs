@@ -25,8 +25,8 @@ const LEAST_WITHIN: f32 = 5e-5;
 /// data (docs/research/inctrl.md).
 const EVEN: f32 = 0.3;
 
-/// Where the patches of references differ more from the rest of their image, nothing in it is like
-/// them, and an image's own residual says nothing. Screws have 0.79, scans 0.57, tiles 0.47, textile 0.32.
+/// Where the patches of references differ more from the rest of their image than this, nothing in it is
+/// like them, and an image's own residual counts less and less. Screws have 0.79, scans 0.57, tiles 0.47, textile 0.32.
 const LIKE: f32 = 0.68;
 
 /// The residuals of an image.
@@ -75,7 +75,7 @@ impl Residuals {
             image_level: mean(|reference| reference.image_level) * (1.0 + unevenness.powi(4)),
             own: {
                 let own = mean(|reference| reference.own).max(LEAST.own);
-                own * (1.0 + (own / LIKE).powi(12))
+                own * (own / LIKE).max(1.0).powi(12)
             },
         }
     }

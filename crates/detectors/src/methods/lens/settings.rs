@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::NAME;
 use crate::detector::{Profile, Scope};
 use crate::input::Normalisation;
-use crate::{Choice, DetectorError, InputSpec, MethodSettings, ReferenceAugmentation, Tiles, Tta};
+use crate::{Choice, DetectorError, InputSpec, MethodSettings, ReferenceAugmentation, Tta};
 
 /// Side of the square that small images are stretched to; other patch sizes use the multiple just
 /// below.
@@ -44,8 +44,6 @@ pub struct Settings {
     pub reference_augmentation: Choice<ReferenceAugmentation>,
     /// Whether patches of the ground around an object count less.
     pub foreground: Choice<bool>,
-    /// Tiles start at multiples of so many pixels: of the strides of all layers.
-    pub tile_step: u32,
     /// The most images that are scored against each other.
     pub group: usize,
     /// Normal images for each image in training.
@@ -99,7 +97,6 @@ impl Settings {
             blocks: of_twelve(&BLOCKS, blocks),
             reference_augmentation: Choice::Auto,
             foreground: Choice::Auto,
-            tile_step: encoder.spec().multiple.max(1) as u32,
             group: 64,
             episode_references: 2,
         })
@@ -120,25 +117,16 @@ impl Settings {
         }
     }
 
-    /// These settings for so many references: of things that lie in any direction, the mean token says
-    /// nothing. A single reference does not say whether they do.
-    pub(super) fn for_references(&self, count: usize) -> Self {
-        let turned = self.augmentation() == ReferenceAugmentation::Rotations && count > 1;
-        Self {
-            image_level: self.image_level && !turned,
-            ..self.clone()
-        }
+    /// Whether things lie in any direction, as the form of so many references says; a single one
+    /// does not.
+    pub(super) fn lie_in_any_direction(&self, references: usize) -> bool {
+        self.augmentation() == ReferenceAugmentation::Rotations && references > 1
     }
 
     /// The forms of a reference image that are stored.
     pub(super) fn augmentation(&self) -> ReferenceAugmentation {
         let given = self.reference_augmentation.given();
         given.unwrap_or(ReferenceAugmentation::Flips)
-    }
-
-    /// In how many forms each reference image is stored, test-time views included.
-    pub(super) fn forms(&self) -> usize {
-        self.augmentation().count() * self.tta.count()
     }
 }
 
@@ -180,11 +168,7 @@ impl crate::Settings for Settings {
                 resize: Resize::Stretch { height, width },
                 ..self.normalisation.square(side)
             },
-            tiles: tiles.map(|side| Tiles {
-                side: side as usize,
-                overlap: side as usize / 4,
-                step: self.tile_step as usize,
-            }),
+            tiles: tiles.map(|side| side as usize),
             ..square
         };
         Ok(Profile {

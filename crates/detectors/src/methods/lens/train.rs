@@ -129,14 +129,17 @@ impl FocalLoss<'_> {
         let ratios = (0..images).map(|image| {
             let first = images + image * references;
             let references: Vec<&Compared> = all[first..first + references].iter().collect();
-            let patches: Vec<Vec<Tensor>> = references.iter().map(|r| r.patches.clone()).collect();
+            let quarters = references.iter();
+            let quarters = quarters.map(|r| residual::quarters(&r.patches, self.grid));
+            let quarters = quarters.collect::<Result<Vec<_>, _>>()?;
+            let quarters = Quarters::of(&quarters.iter().collect::<Vec<_>>());
             let among = (0..references.len()).map(|i| {
                 let others = references.iter().enumerate().filter(|(j, _)| *j != i);
                 let others: Vec<&Compared> = others.map(|(_, other)| *other).collect();
                 self.residuals(references[i], &others)
             });
             let among = among.collect::<Result<Vec<_>, _>>()?;
-            let unit = Residuals::unit(&among, Quarters::of(&patches, self.grid)?);
+            let unit = Residuals::unit(&among, quarters);
             Ok(self.residuals(&all[image], &references)?.ratios(unit))
         });
         let ratios = ratios.collect::<Result<Vec<[f32; PARTS]>, DetectorError>>()?;
