@@ -34,10 +34,7 @@ fn picture(shade: u8) -> Image {
 fn references() -> &'static [ReferenceImage] {
     static REFERENCES: OnceLock<Vec<ReferenceImage>> = OnceLock::new();
     REFERENCES.get_or_init(|| {
-        let reference = |shade| ReferenceImage {
-            name: format!("{shade}.png"),
-            image: picture(shade),
-        };
+        let reference = |shade| ReferenceImage::new(format!("{shade}.png"), picture(shade));
         [80, 90].map(reference).to_vec()
     })
 }

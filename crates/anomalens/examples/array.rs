@@ -24,10 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let references: Vec<ReferenceImage> = (0..2)
         .map(|seed| {
             let image = Image::new(256, 192, frame(seed, false))?;
-            Ok(ReferenceImage {
-                name: seed.to_string(),
-                image,
-            })
+            Ok(ReferenceImage::new(seed.to_string(), image))
         })
         .collect::<Result<_, anomalens::Error>>()?;
     let detector = AnomalyDetector::builder().fit(&references)?;

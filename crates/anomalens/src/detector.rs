@@ -115,13 +115,13 @@ impl Builder {
         if let Some((path, reason)) = found.problems.into_iter().next() {
             return Err(Error::NotSearched { path, reason });
         }
-        let images = found.images.into_iter().map(|file| {
-            Ok(ReferenceImage {
-                name: path_text(&file.name),
-                image: Image::open(file.path)?,
-            })
-        });
-        self.fit(&images.collect::<Result<Vec<_>, Error>>()?)
+        let images = found.images.into_iter();
+        let images = images.map(|file| (path_text(&file.name), file.path.into()));
+        self.fit(&ReferenceImage::read_all(
+            images,
+            &DecodeOptions::default(),
+            |_, _| {},
+        )?)
     }
 
     /// Makes the detector from normal images that are in memory.

@@ -45,6 +45,12 @@ pub enum Error {
     NotScored,
 }
 
+impl From<SourceError> for Error {
+    fn from(error: SourceError) -> Self {
+        Self::Source(Arc::new(error))
+    }
+}
+
 impl From<OpenError> for Error {
     fn from(error: OpenError) -> Self {
         Self::Backbone(Box::new(error))

@@ -74,10 +74,7 @@ fn a_detector_is_fitted_calibrated_saved_and_loaded() {
 #[test]
 fn settings_are_typed_or_named() {
     let (_folder, _, normal, _) = set();
-    let reference = |i: usize| ReferenceImage {
-        name: i.to_string(),
-        image: normal[i].clone(),
-    };
+    let reference = |i: usize| ReferenceImage::new(i.to_string(), normal[i].clone());
     let references = [reference(0), reference(1)];
     let named = AnomalyDetector::builder()
         .method("musc")

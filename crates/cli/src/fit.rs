@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anomalens::backbones::Backbone;
 use anomalens::datasets::{ImageFile, Sample, few_shot};
 use anomalens::detectors::{
-    BackboneRef, DEFAULT_METHOD, Detector, DetectorFile, FitContext, Method, MethodSettings, Need,
-    Note, Provenance, ReferenceImage, find as find_method,
+    BackboneRef, DEFAULT_METHOD, Detector, DetectorFile, FitContext, ImageSource, Method,
+    MethodSettings, Need, Note, Provenance, ReferenceImage, find as find_method,
 };
-use anomalens::evaluation::shot;
-use anomalens::vision::{DecodeOptions, NoteLog};
+use anomalens::evaluation::run::source;
+use anomalens::vision::{DecodeOptions, Image, NoteLog};
 use anyhow::{Result, bail};
 use serde_json::json;
 
@@ -226,14 +226,15 @@ fn training_normals(
         if let Some((count, seed)) = draw {
             samples = few_shot(&samples, count, seed)?;
         }
-        for sample in samples {
-            let mut shot = shot(sample, decode)?;
-            notes.add(&sample.image, &shot.image);
-            if sets.len() > 1 {
-                shot.name = format!("{number}/{}", shot.name);
-            }
-            shots.push(shot);
-        }
+        let images = samples.into_iter().map(|sample| {
+            let name = match sets.len() > 1 {
+                true => format!("{number}/{}", sample.id),
+                false => sample.id.clone(),
+            };
+            (name, source(sample))
+        });
+        let note = |source: &ImageSource, image: &Image| notes.add(source.path(), image);
+        shots.extend(ReferenceImage::read_all(images, decode, note)?);
     }
     decode::print_notes(&notes);
     if shots.is_empty() {

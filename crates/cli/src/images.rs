@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anomalens::datasets::{ImageFile, find_images, path_text};
-use anomalens::detectors::ReferenceImage;
+use anomalens::detectors::{ImageSource, ReferenceImage};
 use anomalens::evaluation::is_result_folder;
 use anomalens::vision::{DecodeOptions, Image, NoteLog};
 use anyhow::{Context, Result, bail};
@@ -90,14 +90,11 @@ fn path_of(line: &[u8]) -> Result<PathBuf> {
 /// Reads normal images; none may be unusable.
 pub(super) fn shots(files: &[ImageFile], decode: &DecodeOptions) -> Result<Vec<ReferenceImage>> {
     let notes = NoteLog::default();
-    let shot = |file: &ImageFile| {
-        let image = Image::open_with(&file.path, decode)
-            .context("a normal image cannot be used; mend it or take it out")?;
-        notes.add(&file.path, &image);
-        let name = path_text(&file.name);
-        Ok(ReferenceImage { name, image })
-    };
-    let shots = files.iter().map(shot).collect();
+    let images = files.iter();
+    let images = images.map(|file| (path_text(&file.name), file.path.clone().into()));
+    let note = |source: &ImageSource, image: &Image| notes.add(source.path(), image);
+    let shots = ReferenceImage::read_all(images, decode, note)
+        .context("a normal image cannot be used; mend it or take it out");
     print_notes(&notes);
     shots
 }

@@ -22,6 +22,9 @@ pub(super) struct Args {
     /// setting `tiles` of lens
     #[arg(long, value_name = "PIXELS")]
     tiles: Option<u32>,
+    /// Megabytes that the normal images may take in memory: the setting `max_memory` of lens
+    #[arg(long, value_name = "MB")]
+    max_memory: Option<u32>,
     /// Trained parameters, for methods that need or accept them: a file from `anomalens train`, or a
     /// published checkpoint
     #[arg(long, value_name = "FILE")]
@@ -32,9 +35,13 @@ impl Args {
     /// The settings by name; values are JSON, or text where they are not.
     pub(super) fn options(&self) -> Result<MethodSettings> {
         let mut options = MethodSettings::new();
-        for (name, pixels) in [("image_size", self.image_size), ("tiles", self.tiles)] {
-            if let Some(pixels) = pixels {
-                options.insert(name.to_owned(), pixels.into());
+        for (name, number) in [
+            ("image_size", self.image_size),
+            ("tiles", self.tiles),
+            ("max_memory", self.max_memory),
+        ] {
+            if let Some(number) = number {
+                options.insert(name.to_owned(), number.into());
             }
         }
         for setting in &self.settings {

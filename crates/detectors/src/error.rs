@@ -141,6 +141,9 @@ pub enum DetectorError {
     /// A training image cannot be used.
     #[error("a training image cannot be used: {0}")]
     TrainingImage(SourceError),
+    /// A normal image cannot be read any more.
+    #[error("a normal image cannot be used: {0}")]
+    ReferenceImage(#[from] SourceError),
     /// A training mask cannot be used.
     #[error("the training mask {path} cannot be used: {reason}")]
     TrainingMask {

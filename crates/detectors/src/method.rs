@@ -5,14 +5,17 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anomalens_backbones::{ImageEncoder, ImageFeatures};
-use anomalens_vision::Image;
+use anomalens_vision::{DecodeOptions, Image};
 use serde::{Deserialize, Serialize};
 
 use crate::pipeline::encode_images;
 use crate::training::{TrainOptions, TrainProgress, Trained, TrainingSample};
-use crate::{Detector, DetectorError, InputSpec, MethodSettings, State, Tta};
+use crate::{
+    Detector, DetectorError, ImageSource, InputSpec, MethodSettings, SourceError, State, Tta,
+};
 
 /// Whether a method uses something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,13 +185,68 @@ pub struct Variant {
     pub settings: MethodSettings,
 }
 
-/// One normal image of the target.
+/// One normal image of the target, in memory or in a file.
 #[derive(Debug, Clone)]
 pub struct ReferenceImage {
     /// What it is called.
     pub name: String,
-    /// The image.
-    pub image: Image,
+    source: ImageSource,
+    decode: DecodeOptions,
+}
+
+/// Bytes of normal images that [`ReferenceImage::read_all`] keeps in memory.
+const IN_MEMORY: usize = 512 << 20;
+
+impl ReferenceImage {
+    /// One in memory.
+    pub fn new(name: impl Into<String>, image: impl Into<Arc<Image>>) -> Self {
+        let name = name.into();
+        let source = ImageSource::Memory {
+            name: name.clone(),
+            image: image.into(),
+        };
+        Self {
+            name,
+            source,
+            decode: DecodeOptions::default(),
+        }
+    }
+
+    /// Images by their names. Each is decoded, so that a damaged one is told before work begins, and
+    /// shown to `seen`; what does not fit into 512 MB is read again when it is needed.
+    ///
+    /// # Errors
+    /// [`SourceError`] with what is wrong with a file.
+    pub fn read_all(
+        images: impl IntoIterator<Item = (String, ImageSource)>,
+        decode: &DecodeOptions,
+        mut seen: impl FnMut(&ImageSource, &Image),
+    ) -> Result<Vec<Self>, SourceError> {
+        let mut bytes = 0;
+        let one = |(name, source): (String, ImageSource)| {
+            let image = source.open(decode)?;
+            seen(&source, &image);
+            bytes += image.as_bytes().len();
+            if bytes <= IN_MEMORY {
+                return Ok(Self::new(name, image));
+            }
+            let decode = decode.clone();
+            Ok(Self {
+                name,
+                source,
+                decode,
+            })
+        };
+        images.into_iter().map(one).collect()
+    }
+
+    /// Its pixels.
+    ///
+    /// # Errors
+    /// [`SourceError`] for a file that changed since it was read.
+    pub fn open(&self) -> Result<Arc<Image>, SourceError> {
+        self.source.open(&self.decode)
+    }
 }
 
 /// What a detector is made from.

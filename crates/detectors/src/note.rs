@@ -20,6 +20,13 @@ pub enum Note {
         /// The image.
         name: String,
     },
+    /// A reference image is unlike all the others: perhaps it shows something else.
+    OddReference {
+        /// The image.
+        name: String,
+        /// How many times as far from the others it is as a middle one, in tenths.
+        tenths: u32,
+    },
     /// A method chose a setting itself.
     Chosen {
         /// The setting.
@@ -45,6 +52,13 @@ impl fmt::Display for Note {
             Self::FlatReference { name } => {
                 write!(f, "{name} is of one colour and left out as a normal image")
             }
+            Self::OddReference { name, tenths } => write!(
+                f,
+                "{name} is {}.{} times as far from the other normal images as these are from each \
+                 other: look whether it belongs to them",
+                tenths / 10,
+                tenths % 10
+            ),
             Self::Chosen {
                 setting,
                 value,

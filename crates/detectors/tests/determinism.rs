@@ -142,10 +142,7 @@ fn image(i: usize) -> Image {
 
 fn fitted(method: &dyn Method, encoder: &dyn ImageEncoder) -> Box<dyn Detector> {
     let references: Vec<ReferenceImage> = (10..13)
-        .map(|i| ReferenceImage {
-            name: format!("{i}.png"),
-            image: image(i),
-        })
+        .map(|i| ReferenceImage::new(format!("{i}.png"), image(i)))
         .collect();
     let info = method.info();
     let mut settings = MethodSettings::new();

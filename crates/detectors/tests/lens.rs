@@ -148,10 +148,7 @@ fn results(settings: serde_json::Value, references: u64) -> Vec<f32> {
     all.extend(settings.as_object().unwrap().clone());
     let settings = all;
     let references: Vec<ReferenceImage> = (0..references)
-        .map(|i| ReferenceImage {
-            name: format!("{i}.png"),
-            image: texture(100 + i, false),
-        })
+        .map(|i| ReferenceImage::new(format!("{i}.png"), texture(100 + i, false)))
         .collect();
     let context = FitContext::new(&settings, &Projection).with_references(&references);
     let detector = find("lens").unwrap().fit(&context).unwrap();
@@ -247,4 +244,35 @@ fn cases() -> Vec<(&'static str, serde_json::Value, u64)> {
             0,
         ),
     ]
+}
+
+/// What `max_memory` allows is kept of every reference, or it is refused.
+#[test]
+fn memory_is_kept_or_refused() {
+    let fit = |references: u64, max_memory: Option<u32>| {
+        let mut settings = MethodSettings::new();
+        if let Some(megabytes) = max_memory {
+            settings.insert("max_memory".to_owned(), json!(megabytes));
+        }
+        let references: Vec<ReferenceImage> = (0..references)
+            .map(|i| ReferenceImage::new(format!("{i}.png"), texture(100 + i, false)))
+            .collect();
+        let context = FitContext::new(&settings, &Projection).with_references(&references);
+        let detector = find("lens").unwrap().fit(&context)?;
+        let tensors = detector.state().tensors.into_iter();
+        let patches = tensors.filter(|(name, _)| name.contains("/block"));
+        let numbers: usize = patches.map(|(_, array)| array.values.len()).sum();
+        // As many as are kept in memory, with ten bytes each.
+        Ok::<_, anomalens_detectors::DetectorError>(10 * numbers)
+    };
+    let all = fit(2, None).unwrap();
+    let half = fit(2, Some(1)).unwrap();
+    assert!(all > 1 << 20, "{all}");
+    assert!(half <= 1 << 20 && half > 1 << 19, "{half}");
+    let error = fit(14, Some(1)).err().map(|error| error.to_string());
+    let expected = "14 normal images need 2 MB, 32 patches of each; `max_memory` is 1";
+    assert!(
+        error.as_ref().is_some_and(|e| e.contains(expected)),
+        "{error:?}"
+    );
 }

@@ -35,10 +35,7 @@ fn anomalous(i: u8) -> Image {
 }
 
 fn reference(i: u8) -> ReferenceImage {
-    ReferenceImage {
-        name: format!("{i}.png"),
-        image: normal(i),
-    }
+    ReferenceImage::new(format!("{i}.png"), normal(i))
 }
 
 fn name(method: &dyn Method) -> &'static str {
@@ -518,12 +515,12 @@ fn wrong_and_damaged_files_are_refused_with_the_reason() {
         ("a weight file", weights, "no detector header"),
         (
             "a newer format",
-            edited(r#"\"format_version\":2"#, r#"\"format_version\":9"#),
+            edited(r#"\"format_version\":3"#, r#"\"format_version\":9"#),
             "format version 9",
         ),
         (
             "an older format",
-            edited(r#"\"format_version\":2"#, r#"\"format_version\":1"#),
+            edited(r#"\"format_version\":3"#, r#"\"format_version\":1"#),
             "which an older version of this program wrote",
         ),
         (
@@ -913,10 +910,7 @@ fn the_order_of_a_batch_changes_nothing() {
 fn copies_and_blank_references_do_not_shrink_the_unit() {
     let folder = tempfile::tempdir().unwrap();
     let sources = save(folder.path(), &[normal(1), anomalous(2)]);
-    let named = |name: &str, image: Image| ReferenceImage {
-        name: name.to_owned(),
-        image,
-    };
+    let named = |name: &str, image: Image| ReferenceImage::new(name, image);
     let blank = || Image::new(224, 224, vec![200; 224 * 224 * 3]).unwrap();
     let lens = find("lens").unwrap();
     let settings = MethodSettings::new();
@@ -960,6 +954,31 @@ fn copies_and_blank_references_do_not_shrink_the_unit() {
     let burst = fitted(&[named("a", normal(0)), named("b", again)]).unwrap();
     let found = scores(burst.as_ref(), &sources, &options);
     assert!(found[1].score < 100.0, "{}", found[1].score);
+}
+
+#[test]
+fn a_reference_of_something_else_is_named() {
+    let lens = find("lens").unwrap();
+    let settings = MethodSettings::new();
+    let named = |name: &str, image: Image| ReferenceImage::new(name, image);
+    // (name, the last reference, notes)
+    for (name, last, expected) in [
+        ("all alike", normal(8), vec![]),
+        ("one is of something else", anomalous(0), vec!["last"]),
+    ] {
+        let alike = (0..4).map(|i| named(&i.to_string(), normal(2 * i)));
+        let references: Vec<_> = alike.chain([named("last", last)]).collect();
+        let context = FitContext::new(&settings, &MeanColour).with_references(&references);
+        let detector = lens.fit(&context).unwrap();
+        let odd = detector.notes().iter().filter_map(|note| match note {
+            Note::OddReference { name, tenths } => {
+                assert!(*tenths > 20, "{note}");
+                Some(name.as_str())
+            }
+            _ => None,
+        });
+        assert_eq!(odd.collect::<Vec<_>>(), expected, "{name}");
+    }
 }
 
 #[test]

@@ -37,6 +37,6 @@ pub use results::{
     FileStamp, Record, ResultFolder, ResultRecord, ResultsError, is_result_folder, picture_names,
     write_table,
 };
-pub use run::{Candidate, RunOptions, evaluate, shot};
+pub use run::{Candidate, RunOptions, evaluate};
 pub use table::Table;
 pub use training::{Fold, training_samples};

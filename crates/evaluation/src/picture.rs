@@ -1,18 +1,21 @@
 //! What people look at: heat map, overlay and boxes of a prediction.
 
 use anomalens_detectors::{NormalRange, Prediction};
-use anomalens_metrics::Regions;
+use anomalens_metrics::{Region, peaks};
 use anomalens_vision::{
-    ColourMap, Filter, GeometryError, Image, Map, Rect, draw_contours, heat_map, overlay,
+    Alignment, ColourMap, Filter, GeometryError, Image, Map, Rect, draw_contours, heat_map, overlay,
 };
 use serde::{Deserialize, Serialize};
 
-/// Longer side of pictures that are written and of maps in which areas are found, in pixels:
-/// enough to look at, and bounded for cameras of any resolution.
-const LONGER_SIDE: u32 = 768;
+/// Longer side of pictures that are written, in pixels: those of most cameras are not reduced.
+pub const LONGER_SIDE: u32 = 4096;
 
-/// Share of the heat map in an overlay.
-const OVERLAY_ALPHA: f32 = 0.5;
+/// Longer side of maps in which areas are found and that are enlarged from there, in pixels: several
+/// for each patch.
+const MAP_SIDE: u32 = 768;
+
+/// Share of the heat map in an overlay, where it is hottest.
+const OVERLAY_ALPHA: f32 = 0.6;
 
 /// Colour of contour lines.
 const CONTOUR_COLOUR: [u8; 3] = [255, 255, 255];
@@ -26,7 +29,7 @@ pub struct Style {
     pub longer_side: u32,
     /// Whether smaller images are enlarged to it.
     pub enlarge: bool,
-    /// Width of contour lines, in pixels.
+    /// Width of contour lines in pixels, in pictures of up to 768 pixels; in larger ones it grows with them.
     pub contour_width: u32,
 }
 
@@ -51,7 +54,8 @@ impl Style {
     }
 }
 
-/// A part of an image that looks different from anything normal, in pixels of the image.
+/// A part of an image that looks different from anything normal: around a peak, as far as scores are
+/// at least four fifths as high. In pixels of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct AnomalousArea {
     /// First column.
@@ -66,6 +70,21 @@ pub struct AnomalousArea {
     pub area: u64,
     /// Highest score in it.
     pub peak: f32,
+    /// What around it is higher than normal patches ever get; areas may share it.
+    pub outer: Area,
+}
+
+/// A box in an image, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Area {
+    /// First column.
+    pub x: u32,
+    /// First row.
+    pub y: u32,
+    /// Columns.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
 }
 
 /// The pictures and boxes of one image.
@@ -103,20 +122,32 @@ pub fn draw(image: &Image, prediction: &Prediction, style: Style) -> Result<Draw
     let image = cut.as_ref().unwrap_or(image);
     let (width, height) = style.size(image.width(), image.height());
     let image = image.resize(width, height, Filter::Bilinear)?;
-    let map = prediction.smooth_map(height as usize, width as usize)?;
+    let map = bounded_map(prediction, width, height)?;
+    let map = map.resize(height as usize, width as usize, Alignment::Edges)?;
     let range = colour_range(prediction.range);
     let mut laid = overlay(&image, &map, range, style.colours, OVERLAY_ALPHA)?;
+    let enlarged = width.max(height).div_ceil(MAP_SIDE);
     draw_contours(
         &mut laid,
         &map.at_least(prediction.range.upper_quantile)?,
         CONTOUR_COLOUR,
-        style.contour_width,
+        style.contour_width * enlarged,
     )?;
     Ok(Drawn {
         heat_map: heat_map(&map, range, style.colours)?,
         overlay: laid,
         image,
     })
+}
+
+/// The map for a picture of so many pixels, not larger than is of use.
+fn bounded_map(prediction: &Prediction, width: u32, height: u32) -> Result<Map, GeometryError> {
+    let bounded = Style {
+        longer_side: MAP_SIDE,
+        ..Style::default()
+    };
+    let (width, height) = bounded.size(width, height);
+    prediction.smooth_map(height as usize, width as usize)
 }
 
 /// The anomaly map at the image's size, `[height, width]`; NaN where the network did not see the
@@ -144,41 +175,42 @@ pub fn full_map(prediction: &Prediction) -> Result<Map, GeometryError> {
     Map::new(height, width, values)
 }
 
-/// The anomalous parts of a prediction, the highest peak first.
+/// The anomalous parts of a prediction, the highest peak first: each around a peak, as far as scores are
+/// four fifths as high, from what normal patches score.
 ///
 /// # Errors
 /// [`GeometryError`] for an image whose shape is too extreme.
 pub fn boxes(prediction: &Prediction) -> Result<Vec<AnomalousArea>, GeometryError> {
-    boxes_at(prediction, Style::default())
-}
-
-/// [`boxes`], found on a map of the size that `style` draws.
-///
-/// # Errors
-/// As [`boxes`].
-pub fn boxes_at(
-    prediction: &Prediction,
-    style: Style,
-) -> Result<Vec<AnomalousArea>, GeometryError> {
     let seen = prediction.size.footprint;
-    let (width, height) = style.size(seen.width as u32, seen.height as u32);
-    let map = prediction.smooth_map(height as usize, width as usize)?;
-    let (across, down) = (seen.width / width as f32, seen.height / height as f32);
-    let threshold = prediction.range.upper_quantile;
-    let mut regions =
-        Regions::at_least(map.columns(), map.values(), threshold).measure(map.values());
-    regions.sort_by(|a, b| b.peak.total_cmp(&a.peak));
-    Ok(regions
-        .into_iter()
-        .map(|region| AnomalousArea {
-            x: (seen.x + region.x as f32 * across) as u32,
-            y: (seen.y + region.y as f32 * down) as u32,
-            width: (region.width as f32 * across).ceil() as u32,
-            height: (region.height as f32 * down).ceil() as u32,
-            area: (region.area as f64 * f64::from(across * down)) as u64,
-            peak: region.peak,
-        })
-        .collect())
+    let map = bounded_map(prediction, seen.width as u32, seen.height as u32)?;
+    let across = seen.width / map.columns() as f32;
+    let down = seen.height / map.rows() as f32;
+    let range = prediction.range;
+    let found = peaks(
+        map.columns(),
+        map.values(),
+        range.upper_quantile,
+        range.median,
+    );
+    let area = |region: Region| Area {
+        x: (seen.x + region.x as f32 * across) as u32,
+        y: (seen.y + region.y as f32 * down) as u32,
+        width: (region.width as f32 * across).ceil() as u32,
+        height: (region.height as f32 * down).ceil() as u32,
+    };
+    let found = found.into_iter().map(|peak| {
+        let core = area(peak.core);
+        AnomalousArea {
+            x: core.x,
+            y: core.y,
+            width: core.width,
+            height: core.height,
+            area: (peak.core.area as f64 * f64::from(across * down)) as u64,
+            peak: peak.core.peak,
+            outer: area(peak.outer),
+        }
+    });
+    Ok(found.collect())
 }
 
 fn crop(image: &Image, area: Rect) -> Result<Image, GeometryError> {

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anomalens_backbones::ImageEncoder;
@@ -12,7 +11,6 @@ use anomalens_detectors::{
     Detector, FitContext, ImageSource, Method, MethodSettings, Need, Prediction, ReferenceImage,
     StreamOptions, predict,
 };
-use anomalens_vision::DecodeOptions;
 
 use crate::measure::class_result;
 use crate::pixels::Resolution;
@@ -217,10 +215,9 @@ impl<'a> Candidate<'a> {
                         .filter(|sample| listed.contains(&sample.id))
                         .collect(),
                 };
-                let shots = shots
-                    .into_iter()
-                    .map(|sample| shot(sample, &run.stream.decode))
-                    .collect::<Result<Vec<_>, _>>()?;
+                let shots = shots.into_iter();
+                let shots = shots.map(|sample| (sample.id.clone(), source(sample)));
+                let shots = ReferenceImage::read_all(shots, &run.stream.decode, |_, _| {})?;
                 let detector = method.fit(&FitContext {
                     class: Some(class),
                     trained: trained.as_deref(),
@@ -266,17 +263,6 @@ impl<'a> Candidate<'a> {
             classes,
         }
     }
-}
-
-/// The image of `sample`, to be fitted on.
-///
-/// # Errors
-/// [`EvaluationError::Shot`] if it cannot be read.
-pub fn shot(sample: &Sample, options: &DecodeOptions) -> Result<ReferenceImage, EvaluationError> {
-    Ok(ReferenceImage {
-        name: sample.id.clone(),
-        image: Arc::unwrap_or_clone(source(sample).open(options)?),
-    })
 }
 
 /// Where a sample's pixels are.

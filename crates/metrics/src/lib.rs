@@ -15,6 +15,7 @@
 //! pimo.rs       Aupimo: overlap per image at very low false-positive rates
 //! overlap.rs    region_overlaps: how much of each region a threshold finds
 //! regions.rs    Regions: 8-connected regions of a mask
+//! peaks.rs      peaks: regions around the peaks of a map
 //! buckets.rs    how 100 million pixels are put in order without keeping them
 //! ranking.rs    AUROC, AP and F1-max from scores in descending order, ties merged
 //! normal.rs     the normal distribution
@@ -47,6 +48,7 @@ mod interval;
 mod normal;
 mod operating;
 mod overlap;
+mod peaks;
 mod pimo;
 mod pixel;
 mod platt;
@@ -66,6 +68,7 @@ pub use image::{Confusion, auroc, average_precision, f1_max};
 pub use interval::{ImageMetric, Interval, bootstrap, bootstrap_values};
 pub use operating::OperatingPoint;
 pub use overlap::{RegionOverlap, region_overlaps};
+pub use peaks::{Peak, peaks};
 pub use pimo::{Aupimo, PimoOptions};
 pub use pixel::{DEFAULT_FPR_LIMIT, PixelMetrics, PixelOptions, ScoredMask};
 pub use platt::{Bin, Platt, Reliability};

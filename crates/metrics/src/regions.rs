@@ -158,7 +158,7 @@ fn runs_of(row: &[bool]) -> impl Iterator<Item = Range<usize>> + '_ {
 
 /// Union-find over provisional labels; a parent is never larger than its child.
 #[derive(Default)]
-struct Labels {
+pub(crate) struct Labels {
     parents: Vec<usize>,
 }
 
@@ -169,12 +169,12 @@ struct Numbered {
 }
 
 impl Labels {
-    fn fresh(&mut self) -> usize {
+    pub(crate) fn fresh(&mut self) -> usize {
         self.parents.push(self.parents.len());
         self.parents.len() - 1
     }
 
-    fn root(&mut self, mut label: usize) -> usize {
+    pub(crate) fn root(&mut self, mut label: usize) -> usize {
         while self.parents[label] != label {
             self.parents[label] = self.parents[self.parents[label]];
             label = self.parents[label];
@@ -182,7 +182,7 @@ impl Labels {
         label
     }
 
-    fn join(&mut self, a: usize, b: usize) -> usize {
+    pub(crate) fn join(&mut self, a: usize, b: usize) -> usize {
         let (a, b) = (self.root(a), self.root(b));
         let (root, child) = (a.min(b), a.max(b));
         self.parents[child] = root;

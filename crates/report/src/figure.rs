@@ -15,7 +15,7 @@ use base64::prelude::BASE64_STANDARD;
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
-use anomalens_evaluation::picture::{AnomalousArea, Drawn, Style, boxes_at, draw};
+use anomalens_evaluation::picture::{AnomalousArea, Drawn, Style, boxes, draw};
 use anomalens_evaluation::pixels::seen_mask;
 use anomalens_evaluation::run::source;
 
@@ -142,7 +142,7 @@ impl Pictures {
                 Picture::new("heat map", &drawn.heat_map)?,
                 Picture::new("overlay", &drawn.overlay)?,
             ],
-            boxes: boxes_at(prediction, style)?,
+            boxes: boxes(prediction)?,
             view: format!("{} {} {} {}", seen.x, seen.y, seen.width, seen.height),
         };
         Ok((pictures, mask))

@@ -530,7 +530,7 @@ fn brightness(image: &Image) -> f64 {
 }
 
 #[test]
-fn heat_maps_are_cold_where_patches_are_normal() {
+fn images_stay_as_they_are_where_patches_are_normal() {
     let folder = Folder::new();
     let typical = [
         (Label::Normal, RANGE.median),
@@ -542,9 +542,9 @@ fn heat_maps_are_cold_where_patches_are_normal() {
     assert!((brightness(&pictures[0]) - 120.0).abs() < 2.0);
     for heat in [&pictures[2], &pictures[5]] {
         assert_eq!((heat.width(), heat.height()), (256, 128));
-        // Half of the image's grey, and the coldest colour, which is black.
+        // Nothing lies over the image where nothing is wrong.
         assert!(
-            (brightness(heat) - 60.0).abs() < 3.0,
+            (brightness(heat) - 120.0).abs() < 3.0,
             "{}",
             brightness(heat)
         );

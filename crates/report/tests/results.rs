@@ -7,7 +7,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use anomalens_evaluation::picture::AnomalousArea;
+use anomalens_evaluation::picture::{AnomalousArea, Area};
 use anomalens_report::{Decider, Heading, ResultImage, ResultsContext, write_results_report};
 use anomalens_vision::{DecodeOptions, Image};
 use common::{all_text, elements, parse, texts};
@@ -66,6 +66,12 @@ fn images_come_by_score_with_pictures_and_boxes() {
         height: 8,
         area: 100,
         peak: 2.0,
+        outer: Area {
+            x: 8,
+            y: 2,
+            width: 30,
+            height: 12,
+        },
     };
     let images = [
         scored("low.png", 0.5),

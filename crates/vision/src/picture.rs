@@ -17,26 +17,25 @@ use crate::resample::{self, Filter};
 /// [`GeometryError::TooLarge`] if a side does not fit into 32 bits.
 pub fn heat_map(map: &Map, range: (f32, f32), colours: ColourMap) -> Result<Image, GeometryError> {
     let (width, height) = map.size()?;
-    let (low, high) = range;
-    let pixels = map
-        .values()
-        .par_iter()
-        .flat_map_iter(|&score| {
-            let value = match score {
-                score if score.is_nan() => score,
-                // A range without extent says only which side a score is on.
-                score if high <= low => f32::from(score > high),
-                score => (score - low) / (high - low),
-            };
-            colours.colour(value)
-        })
-        .collect();
-    Image::new(width, height, pixels)
+    let pixels = map.values().par_iter();
+    let pixels = pixels.flat_map_iter(|&score| colours.colour(within(score, range)));
+    Image::new(width, height, pixels.collect())
 }
 
-/// Lays the heat map over the image it belongs to; the map may have any resolution.
+/// Where a score lies between the ends of a range, at 0 and 1.
+fn within(score: f32, (low, high): (f32, f32)) -> f32 {
+    match score {
+        score if score.is_nan() => score,
+        // A range without extent says only which side a score is on.
+        score if high <= low => f32::from(score > high),
+        score => (score - low) / (high - low),
+    }
+}
+
+/// Lays the heat map over the image it belongs to; the map may have any resolution. The image stays
+/// as it is where scores are at the lower end of the range.
 ///
-/// `alpha` is the share of the heat map, from 0 (image only) to 1 (heat map only).
+/// `alpha` is the share of the heat map at the upper end and beyond, from 0 (image only) to 1.
 ///
 /// # Errors
 /// [`GeometryError::TooLarge`] if the image is too large for a map of its size.
@@ -48,21 +47,20 @@ pub fn overlay(
     alpha: f32,
 ) -> Result<Image, GeometryError> {
     let (rows, columns) = (image.height() as usize, image.width() as usize);
-    let heat = heat_map(
-        &map.resize(rows, columns, Alignment::Edges)?,
-        range,
-        colours,
-    )?;
-    let alpha = alpha.clamp(0.0, 1.0);
-    let blend = |(&below, &above): (&u8, &u8)| {
-        (f32::from(below) * (1.0 - alpha) + f32::from(above) * alpha).round() as u8
+    let map = map.resize(rows, columns, Alignment::Edges)?;
+    let blend = |(pixel, &score): (&[u8], &f32)| {
+        let value = within(score, range);
+        // No score, no colour.
+        let share = alpha.clamp(0.0, 1.0) * value.max(0.0).min(1.0);
+        let colour = colours.colour(value);
+        let both = pixel.iter().zip(colour);
+        let both = both.map(|(&below, above)| {
+            (f32::from(below) * (1.0 - share) + f32::from(above) * share).round() as u8
+        });
+        both.collect::<Vec<u8>>()
     };
-    let pixels = image
-        .as_bytes()
-        .par_iter()
-        .zip(heat.as_bytes())
-        .map(blend)
-        .collect();
+    let pixels = image.as_bytes().par_chunks_exact(3);
+    let pixels = pixels.zip(map.values()).flat_map_iter(blend).collect();
     Image::new(image.width(), image.height(), pixels)
 }
 

@@ -155,14 +155,26 @@ fn heat_maps_use_the_given_range() {
 #[test]
 fn overlays_blend_at_the_image_size() {
     let image = Image::new(2, 1, vec![100; 6]).unwrap();
-    let map = Map::new(1, 1, vec![1.0]).unwrap();
-    let colours = |alpha| {
+    let two = |a: [u8; 3], b: [u8; 3]| [a, b].concat();
+    let (grey, red) = ([100; 3], [128, 0, 0]);
+    // (name, map, share of the heat map, pixels)
+    for (name, map, alpha, expected) in [
+        ("image only", vec![1.0], 0.0, two(grey, grey)),
+        ("half", vec![1.0], 0.5, two([114, 50, 50], [114, 50, 50])),
+        ("heat map only", vec![1.0], 1.0, two(red, red)),
+        (
+            "nothing is wrong at the left",
+            vec![0.0, 1.0],
+            1.0,
+            two(grey, red),
+        ),
+        ("far below and above", vec![-9.0, 9.0], 1.0, two(grey, red)),
+        ("not seen", vec![f32::NAN, 1.0], 1.0, two(grey, red)),
+    ] {
+        let map = Map::new(1, map.len(), map).unwrap();
         let blended = overlay(&image, &map, (0.0, 1.0), ColourMap::Jet, alpha).unwrap();
-        blended.into_bytes()
-    };
-    assert_eq!(colours(0.0), [100; 6]);
-    assert_eq!(colours(0.5), [114, 50, 50, 114, 50, 50]);
-    assert_eq!(colours(1.0), [128, 0, 0, 128, 0, 0]);
+        assert_eq!(blended.into_bytes(), expected, "{name}");
+    }
 }
 
 #[test]

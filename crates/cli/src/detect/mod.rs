@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use anomalens::detectors::{
     Calibration, DEFAULT_METHOD, DetectorFile, ImageSource, StreamOptions, predict,
 };
+use anomalens::evaluation::picture::LONGER_SIDE;
 use anomalens::evaluation::{ResultFolder, ResultsError, write_table};
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -72,6 +73,10 @@ pub(crate) struct Args {
     /// Colours of heat maps
     #[arg(long, value_enum, default_value_t = Colours::Inferno)]
     colours: Colours,
+    /// Longer side of heat maps and overlays in pixels; those of larger images are reduced to it
+    #[arg(long, value_name = "PIXELS", default_value_t = LONGER_SIDE,
+          value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    max_side: u32,
     /// Write the anomaly maps as float32 at the size of the images
     #[arg(long, value_enum, value_name = "FORMAT")]
     maps: Option<MapFormat>,

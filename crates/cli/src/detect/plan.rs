@@ -131,6 +131,7 @@ fn has_all(record: &ResultRecord, args: &Args, folder: &ResultFolder) -> bool {
     };
     let has_pictures = || {
         record.colours.as_deref() == Some(args.colours.name())
+            && record.max_side == Some(args.max_side)
             && is_there(&record.heat_map)
             && is_there(&record.overlay)
     };

@@ -105,6 +105,7 @@ impl<'a> Writer<'a> {
             };
             let style = Style {
                 colours,
+                longer_side: self.args.max_side,
                 ..Style::default()
             };
             let drawn = draw(&pixels, prediction, style)?;
@@ -116,6 +117,7 @@ impl<'a> Writer<'a> {
             record.heat_map = Some(save("heat-maps", &drawn.heat_map)?);
             record.overlay = Some(save("overlays", &drawn.overlay)?);
             record.colours = Some(self.args.colours.name().to_owned());
+            record.max_side = Some(self.args.max_side);
         }
         if let Some(format) = self.args.maps {
             let file = file(root, "maps", &image.name, format.ending())?;

@@ -40,25 +40,95 @@ pub(crate) fn distances(
     image: &ImageFeatures,
     blocks: &[usize],
 ) -> Result<Vec<f32>, DetectorError> {
+    let found = self_distances(image, blocks)?;
+    Ok(found.iter().map(Distance::of_image).collect())
+}
+
+/// [`distances`] in parts.
+pub(crate) fn self_distances(
+    image: &ImageFeatures,
+    blocks: &[usize],
+) -> Result<Vec<Distance>, DetectorError> {
     let tokens = blocks.iter().map(|&block| directions(image, block));
     between(image.grid(), &tokens.collect::<Result<Vec<_>, _>>()?)
 }
 
 /// The same from the tokens after each block, `[patches, width]` of length 1, of an image of
 /// `grid` patches.
-pub(crate) fn between(grid: Grid, blocks: &[Tensor]) -> Result<Vec<f32>, DetectorError> {
-    let mut sums = vec![0.0; grid.len()];
+pub(crate) fn between(grid: Grid, blocks: &[Tensor]) -> Result<Vec<Distance>, DetectorError> {
+    let mut sums = vec![Distance::default(); grid.len()];
     for tokens in blocks {
         with_values(&tokens.matmul(&tokens.t()?)?, |similarities| {
             sums.par_iter_mut()
                 .zip(similarities.par_chunks(grid.len()))
                 .enumerate()
                 .for_each(|(patch, (sum, row))| {
-                    *sum += distance(grid, patch, row) / blocks.len() as f32;
+                    let one = Distance::new(grid, patch, row);
+                    let part = 1.0 / blocks.len() as f32;
+                    sum.nearest += part * one.nearest;
+                    sum.mirrored += part * one.mirrored;
+                    sum.all += part * one.all;
                 });
         })?;
     }
     Ok(sums)
+}
+
+/// How far one patch is from its image, in cosine distances.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Distance {
+    /// From the most similar patches further away.
+    nearest: f32,
+    /// From what is in the mirrored place.
+    mirrored: f32,
+    /// From all patches, on average.
+    all: f32,
+}
+
+impl Distance {
+    /// That by which images are compared.
+    pub(crate) fn of_image(&self) -> f32 {
+        self.nearest + MIRROR_WEIGHT * self.mirrored
+    }
+
+    /// That by which the places of one image are: a large anomaly has its like further away, but is
+    /// still unlike most of the image; and what is not symmetric is no less normal than its mirror image.
+    pub(crate) fn of_place(&self) -> f32 {
+        self.nearest + self.all
+    }
+
+    /// From the similarities of a patch to all patches of the image.
+    fn new(grid: Grid, patch: usize, similarities: &[f32]) -> Self {
+        let (row, column) = (patch / grid.columns, patch % grid.columns);
+        let longer = grid.rows.max(grid.columns);
+        let margin = (longer * MARGIN / OF)
+            .max(MARGIN)
+            .min((longer / 2).saturating_sub(1));
+        let mirrored = grid.columns - 1 - column;
+        let mut nearest = [f32::NEG_INFINITY; NEIGHBOURS];
+        let mut mirror = f32::NEG_INFINITY;
+        for (other_row, row_of_others) in similarities.chunks_exact(grid.columns).enumerate() {
+            let down = other_row.abs_diff(row);
+            for (other_column, &similarity) in row_of_others.iter().enumerate() {
+                if down.max(other_column.abs_diff(column)) > margin {
+                    insert(&mut nearest, similarity);
+                }
+                if down.max(other_column.abs_diff(mirrored)) <= MIRROR_REACH {
+                    mirror = mirror.max(similarity);
+                }
+            }
+        }
+        let found = nearest.iter().filter(|s| s.is_finite());
+        let (count, sum) = found.fold((0, 0.0), |(count, sum), s| (count + 1, sum + s));
+        if count == 0 {
+            return Self::default();
+        }
+        Self {
+            nearest: 1.0 - sum / count as f32,
+            mirrored: 1.0 - mirror,
+            all: 1.0 - similarities.iter().sum::<f32>() / similarities.len() as f32,
+        }
+    }
 }
 
 /// What brings distances `own` to the own image to the spread that the patches of the same images
@@ -98,35 +168,6 @@ fn directions(image: &ImageFeatures, block: usize) -> Result<Tensor, DetectorErr
     let mut patches = tokens.tokens.clone();
     normalise_rows(&mut patches, tokens.dim);
     matrix(patches, tokens.dim)
-}
-
-/// The distance of one patch, from its similarities to all patches of the image.
-fn distance(grid: Grid, patch: usize, similarities: &[f32]) -> f32 {
-    let (row, column) = (patch / grid.columns, patch % grid.columns);
-    let longer = grid.rows.max(grid.columns);
-    let margin = (longer * MARGIN / OF)
-        .max(MARGIN)
-        .min((longer / 2).saturating_sub(1));
-    let mirrored = grid.columns - 1 - column;
-    let mut nearest = [f32::NEG_INFINITY; NEIGHBOURS];
-    let mut mirror = f32::NEG_INFINITY;
-    for (other_row, row_of_others) in similarities.chunks_exact(grid.columns).enumerate() {
-        let down = other_row.abs_diff(row);
-        for (other_column, &similarity) in row_of_others.iter().enumerate() {
-            if down.max(other_column.abs_diff(column)) > margin {
-                insert(&mut nearest, similarity);
-            }
-            if down.max(other_column.abs_diff(mirrored)) <= MIRROR_REACH {
-                mirror = mirror.max(similarity);
-            }
-        }
-    }
-    let found = nearest.iter().filter(|s| s.is_finite());
-    let (count, sum) = found.fold((0, 0.0), |(count, sum), s| (count + 1, sum + s));
-    if count == 0 {
-        return 0.0;
-    }
-    (1.0 - sum / count as f32) + MIRROR_WEIGHT * (1.0 - mirror)
 }
 
 /// Keeps the largest values in descending order.

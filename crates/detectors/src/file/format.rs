@@ -7,6 +7,7 @@ use std::path::Path;
 use anomalens_backbones::{Activation, Precision};
 use anomalens_base::write_atomic;
 use anomalens_vision::Levels;
+use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -16,7 +17,7 @@ use crate::training::EpochLog;
 use crate::{Calibration, DetectorError, InputSpec};
 
 /// The version of the file format that this program writes and reads.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// The entry of the safetensors metadata that holds the header.
 const HEADER_KEY: &str = "anomalens";
@@ -92,14 +93,26 @@ impl Content {
             .tensors
             .iter()
             .map(|(name, array)| {
-                let bytes = array.values.iter().flat_map(|x| x.to_le_bytes()).collect();
+                let values = || array.values.iter().copied();
+                // Half the bytes where no bit is lost.
+                let fits = |x: f32| f16::from_f32(x).to_f32().to_bits() == x.to_bits();
+                let bytes = match values().all(fits) {
+                    true => values()
+                        .flat_map(|x| f16::from_f32(x).to_le_bytes())
+                        .collect(),
+                    false => values().flat_map(f32::to_le_bytes).collect(),
+                };
                 (name, array, bytes)
             })
             .collect();
         let views = raw
             .iter()
             .map(|(name, array, bytes)| {
-                let view = TensorView::new(Dtype::F32, array.shape.clone(), bytes)?;
+                let dtype = match bytes.len() == 4 * array.values.len() {
+                    true => Dtype::F32,
+                    false => Dtype::F16,
+                };
+                let view = TensorView::new(dtype, array.shape.clone(), bytes)?;
                 Ok((name, view))
             })
             .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
@@ -184,14 +197,22 @@ fn array(name: &str, view: &TensorView, bytes: usize) -> Result<Array, String> {
             "the tensor `{name}` has a side of {side} in a file of {bytes} bytes"
         ));
     }
-    if view.dtype() != Dtype::F32 {
-        return Err(format!(
-            "the tensor `{name}` has type {:?}, not float32",
-            view.dtype()
-        ));
-    }
-    let (words, _) = view.data().as_chunks::<4>();
-    let values = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
+    let values = match view.dtype() {
+        Dtype::F32 => {
+            let (words, _) = view.data().as_chunks::<4>();
+            words.iter().map(|&word| f32::from_le_bytes(word)).collect()
+        }
+        Dtype::F16 => {
+            let (words, _) = view.data().as_chunks::<2>();
+            let words = words.iter().map(|&word| f16::from_le_bytes(word));
+            words.map(f16::to_f32).collect()
+        }
+        other => {
+            return Err(format!(
+                "the tensor `{name}` has type {other:?}, neither float32 nor float16"
+            ));
+        }
+    };
     Ok(Array {
         shape: view.shape().to_vec(),
         values,

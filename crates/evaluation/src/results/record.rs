@@ -47,6 +47,9 @@ pub struct ResultRecord {
     /// The colours of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub colours: Option<String>,
+    /// The longer side that both were reduced to, where the image is larger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_side: Option<u32>,
     /// The float map at the image's size, as a path below the folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub map: Option<String>,
@@ -164,6 +167,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::picture::Area;
 
     #[test]
     fn texts_that_spreadsheets_would_run_are_made_harmless() {
@@ -208,6 +212,12 @@ mod tests {
             height: 1,
             area: 1,
             peak: 1.0,
+            outer: Area {
+                x: 0,
+                y: 0,
+                width: 1,
+                height: 1,
+            },
         };
         let text = || Some("x".to_owned());
         let full = ResultRecord {
@@ -223,6 +233,7 @@ mod tests {
             heat_map: text(),
             overlay: text(),
             colours: text(),
+            max_side: Some(1),
             map: text(),
             warnings: vec!["x".to_owned()],
             error: text(),

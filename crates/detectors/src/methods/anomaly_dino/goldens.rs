@@ -44,10 +44,7 @@ fn fitted(references: usize, settings: serde_json::Value) -> Box<dyn Detector> {
     let names = ["reference", "other"];
     let references: Vec<ReferenceImage> = names[..references]
         .iter()
-        .map(|name| ReferenceImage {
-            name: (*name).to_owned(),
-            image: query(name),
-        })
+        .map(|name| ReferenceImage::new(*name, query(name)))
         .collect();
     let settings: MethodSettings = serde_json::from_value(settings).unwrap();
     let context = FitContext::new(&settings, dinov2_s()).with_references(&references);

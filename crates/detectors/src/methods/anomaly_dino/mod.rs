@@ -69,9 +69,10 @@ impl Method for AnomalyDino {
         let references: Vec<Vec<Vec<f32>>> = references
             .iter()
             .map(|reference| {
+                let image = reference.open()?;
                 let forms = match settings.rotation {
-                    true => rotations(&reference.image),
-                    false => vec![reference.image.clone()],
+                    true => rotations(&image),
+                    false => vec![Image::clone(&image)],
                 };
                 let features = context.encode(&profile.input, Tta::default(), &forms)?;
                 let tokens = features

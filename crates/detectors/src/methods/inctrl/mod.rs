@@ -41,8 +41,8 @@ use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::{TrainProgress, Trained};
 use crate::{
-    DetectorError, FitContext, Method, MethodInfo, Need, ReferenceImage, Requirements,
-    Settings as _, TrainContext, Trainer, Tta, Variant,
+    DetectorError, FitContext, Method, MethodInfo, Need, Requirements, Settings as _, TrainContext,
+    Trainer, Tta, Variant,
 };
 use checkpoint::Learned;
 use network::{Evidence, Network, Phase, Sizes};
@@ -274,8 +274,9 @@ impl InCtrlDetector {
                 )));
             }
         }
-        for ReferenceImage { name, image } in context.references {
-            let features = context.encode(&self.profile.input, Tta::default(), [image])?;
+        for reference in context.references {
+            let (name, image) = (&reference.name, reference.open()?);
+            let features = context.encode(&self.profile.input, Tta::default(), [&*image])?;
             let new = Kept::new(&features[0], &self.settings, &self.network)?;
             if kept.insert(name.clone(), new).is_some() {
                 return Err(refuse(format!(

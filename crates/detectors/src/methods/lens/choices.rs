@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use anomalens_backbones::{Grid, ImageEncoder};
 use anomalens_vision::Image;
@@ -52,7 +53,8 @@ pub(super) fn choose(
     context: &FitContext<'_>,
     settings: Settings,
 ) -> Result<(Settings, Vec<Note>), DetectorError> {
-    let images = looked_at(context);
+    let images = looked_at(context)?;
+    let images: Vec<&Image> = images.iter().map(|image| &**image).collect();
     let mut notes = vec![];
     let mut note = |setting: &str, value: String, reason: String| {
         notes.push(Note::Chosen {
@@ -143,20 +145,27 @@ pub(super) fn choose(
 
 /// Some references, from everywhere among their names, without copies and those of one colour: copies
 /// would seem to lie alike. The order of the files changes nothing.
-pub(super) fn looked_at<'a>(context: &FitContext<'a>) -> Vec<&'a Image> {
+pub(super) fn looked_at(context: &FitContext<'_>) -> Result<Vec<Arc<Image>>, DetectorError> {
     let mut references: Vec<&ReferenceImage> = context.references.iter().collect();
     references.sort_by(|a, b| a.name.cmp(&b.name));
+    let every = references.len().div_ceil(LOOKED_AT).max(1);
+    let wanted = references.len().div_ceil(every);
     let mut seen = HashSet::new();
-    let mut is_new = |image: &Image| {
+    let mut images = vec![];
+    // Evenly spread ones, then their neighbours where one cannot be used.
+    let order = (0..every).flat_map(|first| references[first..].iter().step_by(every));
+    for reference in order {
+        if images.len() == wanted {
+            break;
+        }
+        let image = reference.open()?;
         let mut hasher = DefaultHasher::new();
         (image.width(), image.as_bytes()).hash(&mut hasher);
-        seen.insert(hasher.finish())
-    };
-    let images = references.into_iter().map(|reference| &reference.image);
-    let images = images.filter(|image| !is_flat(image) && is_new(image));
-    let images: Vec<&Image> = images.collect();
-    let every = images.len().div_ceil(LOOKED_AT).max(1);
-    images.into_iter().step_by(every).collect()
+        if !is_flat(&image) && seen.insert(hasher.finish()) {
+            images.push(image);
+        }
+    }
+    Ok(images)
 }
 
 impl Settings {

@@ -77,8 +77,9 @@ impl Method for Lens {
         Requirements {
             references: match evidence {
                 Some(Evidence::References) => Need::Required,
-                Some(Evidence::Batch | Evidence::OwnImage) => Need::No,
-                Some(Evidence::Auto) | None => Need::Optional,
+                Some(Evidence::Batch) => Need::No,
+                // Normal images give an image's own residual its unit.
+                Some(Evidence::OwnImage | Evidence::Auto) | None => Need::Optional,
             },
             joint: evidence == Some(Evidence::Batch),
             ..self.info().requirements

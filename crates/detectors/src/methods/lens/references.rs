@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use anomalens_backbones::{Grid, ImageFeatures};
+use anomalens_backbones::{Grid, ImageFeatures, LayerId};
 use anomalens_vision::{Image, Map};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::choices::looked_at;
 use super::foreground::Foreground;
@@ -20,7 +21,7 @@ use crate::components::residual::{Among, among, banks, map};
 use crate::detector::{Array, NormalRange, Scored, State};
 use crate::pipeline::is_flat;
 use crate::settings::Checked;
-use crate::{DetectorError, FitContext, Note, ReferenceImage, Tta};
+use crate::{DetectorError, FitContext, Note, ReferenceAugmentation, Tta};
 
 /// Quantile of the references' residuals beyond which patches are drawn as anomalous.
 const UPPER_QUANTILE: f64 = 0.995;
@@ -30,6 +31,12 @@ const BANK: usize = 24_576;
 
 /// Patches of a reference that are kept however many references there are.
 const LEAST: usize = 32;
+
+/// From so many references on each is kept upright alone: they show every direction themselves.
+const MANY: usize = 256;
+
+/// Bytes that a number of a patch takes in memory: as it is kept, and as it is searched.
+const BYTES: usize = 10;
 
 /// One of so many patches that are kept shows the ground, where there is one.
 const GROUND: usize = 8;
@@ -79,7 +86,10 @@ impl Kept {
         let mut weights = weights.collect::<Result<Vec<_>, _>>()?.concat();
         let mut patches = grid.len();
         if weights.len() > most {
-            let of_upright = (most / 2).min(patches);
+            let of_upright = match forms {
+                [_] => most,
+                _ => (most / 2).min(patches),
+            };
             let mut kept = vec![];
             for (range, most) in [
                 (0..patches, of_upright),
@@ -96,7 +106,9 @@ impl Kept {
             weights = kept.iter().map(|&row| weights[row as usize]).collect();
             let kept = Tensor::new(kept, &Device::Cpu)?;
             for block in &mut blocks {
-                *block = block.index_select(&kept, 0)?;
+                // In 16 bits, as a file keeps them.
+                let half = block.index_select(&kept, 0)?.to_dtype(DType::F16)?;
+                *block = half.to_dtype(DType::F32)?;
             }
         }
         weights.truncate(patches);
@@ -167,8 +179,10 @@ impl References {
             .map(|kept| (kept.blocks.as_slice(), kept.weights.len()))
             .collect();
         let (mut scores, mut residuals, mut quarters) = (vec![], vec![], vec![]);
+        let mut names = vec![];
         for Among { index, mut map } in among(&patches, MEASURED)? {
             let kept = all[index];
+            names.extend(by_name.keys().nth(index).cloned());
             weigh(&mut map, &kept.weights);
             let others = all.iter().enumerate().filter(|(j, _)| *j != index);
             let others = others.map(|(_, other)| other.means.as_slice());
@@ -178,6 +192,12 @@ impl References {
             scores.extend(map);
             quarters.push(&kept.quarters);
         }
+        let odd = Residuals::odd(&residuals).into_iter();
+        let notes = odd.map(|(index, times)| Note::OddReference {
+            name: names[index].clone(),
+            tenths: (10.0 * times).round() as u32,
+        });
+        let notes = notes.collect();
         let mut unit = Residuals::unit(&residuals, Quarters::of(&quarters));
         if settings.lie_in_any_direction(all.len()) {
             // A thing that lies otherwise has another mean token.
@@ -189,7 +209,7 @@ impl References {
             range: NormalRange::of(scores, UPPER_QUANTILE),
             unit,
             foreground,
-            notes: vec![],
+            notes,
             by_name,
         })
     }
@@ -217,9 +237,11 @@ impl References {
             (None, Some(true)) => ground(context, checked)?,
             (known, _) => known,
         };
-        let most = BANK / (kept.len() + context.references.len()).max(1);
+        let total = (kept.len() + context.references.len()).max(1);
+        let most = most_of_each(total, context, settings)?;
         let mut notes = vec![];
-        for ReferenceImage { name, image } in context.references {
+        for reference in context.references {
+            let (name, image) = (&reference.name, &*reference.open()?);
             if is_flat(image) {
                 notes.push(Note::FlatReference { name: name.clone() });
                 continue;
@@ -230,7 +252,10 @@ impl References {
                      rename the file"
                 )));
             }
-            let forms = settings.augmentation().of(image);
+            let forms = match total >= MANY {
+                true => ReferenceAugmentation::Upright.of(image),
+                false => settings.augmentation().of(image),
+            };
             let (forms, grid) = compared(context, checked, settings.tta, &forms)?;
             match kept.iter().find(|(_, kept)| kept.means == forms[0].means) {
                 Some((of, _)) => notes.push(Note::CopiedReference {
@@ -238,7 +263,7 @@ impl References {
                     of: of.clone(),
                 }),
                 None => {
-                    let new = Kept::new(&forms, grid, foreground.as_ref(), most.max(LEAST))?;
+                    let new = Kept::new(&forms, grid, foreground.as_ref(), most)?;
                     kept.insert(name.clone(), new);
                 }
             }
@@ -252,10 +277,9 @@ impl References {
                 ));
             }
         }
-        Ok(Self {
-            notes,
-            ..Self::new(kept, foreground, settings)?
-        })
+        let mut all = Self::new(kept, foreground, settings)?;
+        notes.append(&mut all.notes);
+        Ok(Self { notes, ..all })
     }
 
     /// The result of one image.
@@ -399,12 +423,37 @@ impl References {
     }
 }
 
+/// Patches that are kept of each of so many references.
+fn most_of_each(
+    references: usize,
+    context: &FitContext<'_>,
+    settings: &Settings,
+) -> Result<usize, DetectorError> {
+    let Some(megabytes) = settings.max_memory else {
+        return Ok((BANK / references).max(LEAST));
+    };
+    let mut bytes = 0;
+    for &block in &settings.blocks {
+        bytes += BYTES * context.encoder.spec().layer(LayerId::Block(block))?.dim;
+    }
+    let most = (megabytes as usize * (1 << 20)) / bytes.max(1) / references;
+    if most < LEAST {
+        let needed = (LEAST * references * bytes).div_ceil(1 << 20);
+        return Err(refuse(format!(
+            "{references} normal images need {needed} MB, {LEAST} patches of each; `max_memory` is \
+             {megabytes}"
+        )));
+    }
+    Ok(most)
+}
+
 /// Where the references show an object on a ground, at the size that is worked on.
 fn ground(
     context: &FitContext<'_>,
     checked: &Checked<Settings>,
 ) -> Result<Option<Foreground>, DetectorError> {
-    let images: Vec<Image> = looked_at(context).into_iter().cloned().collect();
+    let images = looked_at(context)?;
+    let images: Vec<Image> = images.into_iter().map(Arc::unwrap_or_clone).collect();
     if images.is_empty() {
         return Ok(None);
     }

@@ -9,7 +9,7 @@ use super::own_image;
 use crate::DetectorError;
 use crate::components::nearest::{matrix, with_values};
 use crate::components::residual::residual;
-use crate::components::self_similarity;
+use crate::components::self_similarity::{self, Distance};
 use crate::components::tokens::{dot, normalise, normalise_rows, standardise_rows};
 
 /// Patches that an image has at most where each is compared with all others.
@@ -71,7 +71,7 @@ pub(super) fn between(one: &[f32], other: &[f32], blocks: usize) -> f32 {
 /// How different from the rest of the image the least familiar of its `patches` are.
 /// `patches` lie on `grid`.
 pub(super) fn own(patches: &[Tensor], grid: Grid) -> Result<f32, DetectorError> {
-    let distances = match grid.len() > LARGE {
+    let found = match grid.len() > LARGE {
         true => {
             // Every comparison costs the square of the patches.
             let step = (grid.len() as f64 / LARGE as f64).sqrt().ceil() as usize;
@@ -88,6 +88,7 @@ pub(super) fn own(patches: &[Tensor], grid: Grid) -> Result<f32, DetectorError> 
         }
         false => self_similarity::between(grid, patches)?,
     };
+    let distances: Vec<f32> = found.iter().map(Distance::of_image).collect();
     Ok(top(&distances, own_image::HIGHEST))
 }
 

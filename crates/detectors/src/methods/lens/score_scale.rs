@@ -18,6 +18,12 @@ const LEAST: Residuals = Residuals {
 /// Least difference between the quarters of an image, for images of one colour.
 const LEAST_WITHIN: f32 = 5e-5;
 
+/// A reference that is more than so many times as far from the others as a middle one does not seem to
+/// belong to them, from so many references on. Normal images of the sets for choosing were up to 1.8
+/// times as far.
+const ODD: f32 = 2.0;
+const ODD_FROM: usize = 4;
+
 /// Where images are of one even surface, quarters of different images differ by less than this part
 /// of what quarters of one image do, and mean tokens by still less: then a mean token that differs
 /// says something. Where they differ by more, as those of things and of lighting that changes do,
@@ -78,6 +84,20 @@ impl Residuals {
                 own * (own / LIKE).max(1.0).powi(12)
             },
         }
+    }
+
+    /// Those of the references that are unlike all others, and how many times as far from them they are
+    /// as a middle one.
+    pub(super) fn odd(references: &[Self]) -> Vec<(usize, f32)> {
+        if references.len() < ODD_FROM {
+            return vec![];
+        }
+        let mut sorted: Vec<f32> = references.iter().map(|one| one.patches).collect();
+        sorted.sort_by(f32::total_cmp);
+        let middle = sorted[sorted.len() / 2].max(LEAST.patches);
+        let times = references.iter().map(|one| one.patches / middle);
+        let times = times.enumerate();
+        times.filter(|(_, times)| *times > ODD).collect()
     }
 
     /// In these units. The image level does not count where the references give no unit for it.
