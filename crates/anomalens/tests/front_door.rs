@@ -2,7 +2,7 @@
 #![cfg(feature = "embedded")]
 #![allow(clippy::unwrap_used)] // test code
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anomalens::backbones::Precision;
 use anomalens::detectors::ReferenceImage;
@@ -124,5 +124,43 @@ fn settings_are_typed_or_named() {
     for (name, result) in wrong {
         let error: Error = result.err().unwrap();
         assert!(!error.to_string().is_empty(), "{name}");
+    }
+}
+
+/// On a real solar cell: other light, within 10 %, counts far less than a small dark spot.
+#[test]
+fn a_change_of_light_is_no_defect() {
+    let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/images/demo.jpg");
+    let cell = Image::open(photo).unwrap().crop(951, 0, 151, 152).unwrap();
+    let (width, height) = (cell.width(), cell.height());
+    let changed = |change: &dyn Fn(f32, usize) -> f32| {
+        let bytes = cell.as_bytes().iter().enumerate();
+        let bytes = bytes.map(|(i, &value)| change(f32::from(value), i).clamp(0.0, 255.0) as u8);
+        Image::new(width, height, bytes.collect()).unwrap()
+    };
+    let bytes = cell.as_bytes();
+    let mean = bytes.iter().map(|&x| f32::from(x)).sum::<f32>() / bytes.len() as f32;
+    let spot = |value: f32, i: usize| {
+        let (x, y) = (i / 3 % width as usize, i / 3 / width as usize);
+        if (40..48).contains(&x) && (60..68).contains(&y) {
+            0.6 * value
+        } else {
+            value
+        }
+    };
+    let references = [ReferenceImage::new("cell", cell.clone())];
+    let detector = AnomalyDetector::builder().fit(&references).unwrap();
+    let score = |image: &Image| detector.predict(image).unwrap().score();
+    let (as_it_is, with_spot) = (score(&cell), score(&changed(&spot)));
+    for (name, image) in [
+        ("brighter", changed(&|x, _| 1.1 * x)),
+        ("darker", changed(&|x, _| 0.9 * x)),
+        ("more contrast", changed(&|x, _| mean + 1.1 * (x - mean))),
+        ("less contrast", changed(&|x, _| mean + 0.9 * (x - mean))),
+        ("warmer", changed(&|x, i| [1.1, 1.0, 0.9][i % 3] * x)),
+        ("colder", changed(&|x, i| [0.9, 1.0, 1.1][i % 3] * x)),
+    ] {
+        let part = (score(&image) - as_it_is) / (with_spot - as_it_is);
+        assert!(part < 0.1, "{name}: {part}");
     }
 }

@@ -28,7 +28,7 @@ pub struct Embedded {
 #[cfg(feature = "embedded")]
 pub const EMBEDDED: Option<Embedded> = Some(Embedded {
     name: "dinov2-s-focus-int8",
-    description: "the first 10 blocks of dinov2-s-focus in 8 bits",
+    description: "the first 10 blocks of dinov2-s-focus in 8 bits; the other two are spoilt",
     licence: "MIT",
     bytes: include_bytes!("../../../assets/dinov2-s-focus-int8.packed.gz"),
 });

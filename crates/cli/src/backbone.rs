@@ -4,7 +4,8 @@ use anomalens::backbones::weights::{Entry, Located, PullEvent, Store};
 use std::io::Write;
 
 use anomalens::backbones::{
-    Activation, Backbone, BackboneOptions, DEFAULT_WEIGHTS, OpenError, Precision, WHOLE_WEIGHTS,
+    Activation, Backbone, BackboneOptions, DEFAULT_WEIGHTS, EMBEDDED, OpenError, Precision,
+    WHOLE_WEIGHTS,
 };
 use anomalens::detectors::{DetectorFile, Method};
 use anyhow::{Result, bail};
@@ -32,6 +33,11 @@ impl Args {
     /// The weights that are meant where no detector file names any.
     pub(super) fn weights(&self) -> &str {
         self.weights.as_deref().unwrap_or(DEFAULT_WEIGHTS)
+    }
+
+    /// Whether the weights are left open, and those in the program would be used.
+    pub(super) fn is_open(&self) -> bool {
+        self.weights.is_none() && EMBEDDED.is_some()
     }
 
     /// Opens the backbone, pulling it if it is not here.

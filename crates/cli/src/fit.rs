@@ -14,8 +14,8 @@ use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::{
-    End, backbone, command_line, data, decode, images, now, print_json, print_line, print_note,
-    settings,
+    End, backbone, command_line, data, decode, images, now, offer, print_json, print_line,
+    print_note, settings,
 };
 
 /// Make a detector file from normal images
@@ -82,7 +82,23 @@ pub(super) fn run(args: &Args) -> Result<End> {
     if normal.is_empty() && options.is_empty() && method.info().name == DEFAULT_METHOD {
         bail!("fit needs normal images: name them with --normal FOLDER");
     }
-    let backbone = args.settings.open(&args.backbone, [method])?;
+    let original = match args.backbone.is_open() && args.settings.trained.is_none() && !args.json {
+        true => offer::original()?,
+        false => None,
+    };
+    let original = original.and_then(|name| {
+        let opened = args.backbone.open_named(name);
+        let told = |error| {
+            print_note(format!(
+                "note: {error:#}; the weights in the program are used"
+            ))
+        };
+        opened.map_err(told).ok()
+    });
+    let backbone = match original {
+        Some(backbone) => backbone,
+        None => args.settings.open(&args.backbone, [method])?,
+    };
     let encoder = backbone.encoder.as_ref();
     let detector = method.fit(&FitContext {
         trained: args.settings.trained.as_deref(),

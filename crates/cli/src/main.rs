@@ -26,6 +26,7 @@ mod fit;
 mod images;
 mod methods;
 mod models;
+mod offer;
 mod progress;
 mod settings;
 mod table;

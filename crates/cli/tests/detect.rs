@@ -6,6 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use anomalens::vision::Image;
 use common::{Run, Sandbox};
 use serde_json::Value;
 
@@ -429,5 +430,73 @@ fn the_report_shows_every_image_and_what_is_doubtful() {
         "data:image/",
     ] {
         assert!(page.contains(part), "{part}");
+    }
+}
+
+/// With the weights in the program: a spot of 160 pixels and one of 20 on a photo of 12 megapixels, and
+/// overlays at the photo's size that leave it as it is where nothing is wrong.
+#[test]
+fn a_small_spot_on_a_large_photo_is_found_in_its_place() {
+    const SIZE: (u32, u32) = (4000, 3000);
+    /// Pixels of the photo that a patch covers: 14 of 1344 of the network's input.
+    const PATCH: i64 = 14 * 3000 / 1344;
+    let sandbox = Sandbox::new();
+    let photo = |name: &str, seed: u32, spot: Option<(i64, i64, i64)>| {
+        let shade = |x: u32, y: u32| {
+            let grain = (x / 4 * 73 + y / 4 * 179 + seed * 31).wrapping_mul(2_654_435_761) >> 27;
+            let stripes = 12.0 * (f64::from(y) / 37.0).sin();
+            let dark = spot.is_some_and(|(column, row, width)| {
+                let (across, down) = (i64::from(x) - column, i64::from(y) - row);
+                4 * (across * across + down * down) < width * width
+            });
+            let shade = 112.0 + stripes + f64::from(grain);
+            if dark { 0.55 * shade } else { shade }
+        };
+        let pixels = common::png(SIZE.0, SIZE.1, |x, y| [shade(x, y) as u8; 3]);
+        sandbox.write(name, &pixels);
+    };
+    photo("good/0.png", 0, None);
+    photo("good/1.png", 1, None);
+    let fit = sandbox.run("fit --normal good --set reference_augmentation=upright -o x.detector");
+    assert_eq!(fit.code, Some(0), "{fit:?}");
+    assert!(
+        fit.stdout
+            .contains("a patch covers 31 of them, in tiles of"),
+        "{fit:?}"
+    );
+    let spots = [("a", (2600, 900, 160)), ("b", (700, 2100, 20))];
+    for (name, spot) in spots {
+        photo(&format!("test/{name}.png"), 2, Some(spot));
+    }
+    let run = sandbox.run("detect test --detector x.detector --json -o out");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    for (line, (name, (column, row, width))) in run.lines().iter().zip(spots) {
+        let found = |key: &str| line["regions"][0][key].as_i64().unwrap();
+        let (half, [x, y]) = (width / 2, [found("x"), found("y")]);
+        for (side, found, expected) in [
+            ("left", x, column - half),
+            ("right", x + found("width"), column + half),
+            ("top", y, row - half),
+            ("bottom", y + found("height"), row + half),
+        ] {
+            let off = (found - expected).abs();
+            assert!(
+                off <= 3 * PATCH,
+                "{name}: {side} {found}, not {expected}: {line}"
+            );
+        }
+        let overlay = Image::open(sandbox.path(&format!("out/overlays/{name}.png.png"))).unwrap();
+        assert_eq!((overlay.width(), overlay.height()), SIZE);
+        let before = Image::open(sandbox.path(&format!("test/{name}.png"))).unwrap();
+        let far = if name == "a" {
+            (100, 2900)
+        } else {
+            (3900, 100)
+        };
+        assert_eq!(
+            overlay.pixel(far.0, far.1),
+            before.pixel(far.0, far.1),
+            "{name}"
+        );
     }
 }

@@ -166,3 +166,54 @@ fn a_run_that_is_broken_off_gives_what_was_scored() {
         assert_eq!(found.map_or(0, |found| found.failed), 0, "{name}");
     }
 }
+
+#[test]
+fn speed_and_quality_are_measured_together() {
+    let sandbox = Sandbox::new();
+    sandbox.data();
+    let options = "--data folder:data --shots 1 --seed 0 -o tradeoff";
+    let run = sandbox.run(&format!(
+        "bench tradeoff {options} --size 56,112 --tiles auto,56 \
+         --weights tiny.safetensors@f32,tiny.safetensors@half"
+    ));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let cells = sandbox.read("tradeoff/tradeoff.csv");
+    assert_eq!(cells.lines().count(), 1 + 2 * 2 * 2, "{cells}");
+    for line in cells.lines().skip(1) {
+        let fields: Vec<&str> = line.split(',').collect();
+        let auroc: f64 = fields[6].parse().unwrap();
+        let speed: f64 = fields[9].parse().unwrap();
+        assert!((0.0..=1.0).contains(&auroc) && speed > 0.0, "{line}");
+    }
+    assert_eq!(
+        sandbox
+            .read("tradeoff/tradeoff.svg")
+            .matches("<circle")
+            .count(),
+        8
+    );
+    assert!(
+        sandbox
+            .read("tradeoff/tradeoff.md")
+            .contains("| tiny.safetensors | half | 56 |")
+    );
+    for (arguments, expected) in [
+        ("--size big", "neither a number of pixels nor `auto`"),
+        ("--size 57 --weights tiny.safetensors", "multiples of 14"),
+        ("--shots 0", "--shots 1 or more"),
+        ("--method musc", "with normal images"),
+        ("--weights tiny.safetensors@exact", "exact"),
+    ] {
+        let options = options.replace(
+            "--shots 1 ",
+            if arguments.contains("--shots") {
+                ""
+            } else {
+                "--shots 1 "
+            },
+        );
+        let run = sandbox.run(&format!("bench tradeoff {options} {arguments}"));
+        assert_ne!(run.code, Some(0), "{arguments}: {run:?}");
+        assert!(run.stderr.contains(expected), "{arguments}: {run:?}");
+    }
+}

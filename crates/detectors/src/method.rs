@@ -230,11 +230,10 @@ impl ReferenceImage {
             if bytes <= IN_MEMORY {
                 return Ok(Self::new(name, image));
             }
-            let decode = decode.clone();
             Ok(Self {
                 name,
                 source,
-                decode,
+                decode: *decode,
             })
         };
         images.into_iter().map(one).collect()

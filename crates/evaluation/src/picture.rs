@@ -98,8 +98,8 @@ pub struct Drawn {
 }
 
 /// The scores at the ends of the colour scale: normal patches are cold, and what is twice as far
-/// from typical as normal patches ever get is hot. Never stretched to the image at hand, which
-/// would make normal images look anomalous.
+/// from typical as normal patches ever get is hot. Never narrowed to the image at hand, which
+/// would make normal images look anomalous; widened where it is far above, so that its peak is seen.
 pub fn colour_range(range: NormalRange) -> (f32, f32) {
     (
         range.median,
@@ -124,7 +124,9 @@ pub fn draw(image: &Image, prediction: &Prediction, style: Style) -> Result<Draw
     let image = image.resize(width, height, Filter::Bilinear)?;
     let map = bounded_map(prediction, width, height)?;
     let map = map.resize(height as usize, width as usize, Alignment::Edges)?;
-    let range = colour_range(prediction.range);
+    let (cold, hot) = colour_range(prediction.range);
+    let peak = map.values().iter().copied().fold(hot, f32::max);
+    let range = (cold, peak);
     let mut laid = overlay(&image, &map, range, style.colours, OVERLAY_ALPHA)?;
     let enlarged = width.max(height).div_ceil(MAP_SIDE);
     draw_contours(

@@ -51,7 +51,12 @@ pub fn overlay(
     let blend = |(pixel, &score): (&[u8], &f32)| {
         let value = within(score, range);
         // No score, no colour.
-        let share = alpha.clamp(0.0, 1.0) * value.max(0.0).min(1.0);
+        let hot = if value.is_nan() {
+            0.0
+        } else {
+            value.clamp(0.0, 1.0)
+        };
+        let share = alpha.clamp(0.0, 1.0) * hot;
         let colour = colours.colour(value);
         let both = pixel.iter().zip(colour);
         let both = both.map(|(&below, above)| {

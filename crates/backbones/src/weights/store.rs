@@ -144,6 +144,11 @@ impl Store {
         self
     }
 
+    /// Whether the network is forbidden.
+    pub fn is_offline(&self) -> bool {
+        self.offline.is_some()
+    }
+
     /// Where `entry` is, or would be, in the cache.
     pub fn cached_path(&self, entry: &Entry) -> PathBuf {
         self.cache.join(&entry.file)

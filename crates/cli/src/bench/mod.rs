@@ -6,6 +6,7 @@ mod ablation;
 mod cpu;
 mod pipeline;
 mod suite;
+mod tradeoff;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -81,6 +82,7 @@ enum Command {
     },
     /// Train variants of a method and measure them on the same data
     Ablation(ablation::Args),
+    Tradeoff(tradeoff::Args),
     #[command(external_subcommand)]
     Suite(Vec<String>),
 }
@@ -135,6 +137,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             (common.json, result)
         }
         Command::Ablation(args) => return ablation::run(args),
+        Command::Tradeoff(args) => return tradeoff::run(args),
     };
     if json {
         print_json(result)?;

@@ -20,12 +20,12 @@ use crate::detector::Array;
 const GROUND: f32 = 0.5;
 
 /// The least part of the border's patches that lie on one side of the threshold where there is a
-/// ground. Scans and screws have .87 to 1, surfaces .65 to .71.
-const PURE: f64 = 0.8;
+/// ground. Scans and screws have .87 to 1, surfaces .5 to .82.
+const PURE: f64 = 0.85;
 
 /// The least part of the variance along the component that lies between both sides. Scans and screws
-/// have .82 to .9, surfaces .65 to .73.
-const SEPARATE: f64 = 0.77;
+/// have .75 to .91, surfaces .66 to .86.
+const SEPARATE: f64 = 0.74;
 
 /// Patches that are looked at, at most.
 const SAMPLE: usize = 8192;

@@ -19,8 +19,7 @@ const LEAST: Residuals = Residuals {
 const LEAST_WITHIN: f32 = 5e-5;
 
 /// A reference that is more than so many times as far from the others as a middle one does not seem to
-/// belong to them, from so many references on. Normal images of the sets for choosing were up to 1.8
-/// times as far.
+/// belong to them, from so many references on. No normal image of the sets for choosing was.
 const ODD: f32 = 2.0;
 const ODD_FROM: usize = 4;
 
