@@ -172,7 +172,7 @@ pub(crate) fn result_lists() -> Vec<Vec<u8>> {
             "score": 0.25,
             "anomalous": true,
             "probability": 0.5,
-            "regions": [{ "x": 1, "y": 2, "width": 3, "height": 4, "area": 9, "peak": 0.5 }],
+            "regions": [{ "x": 1, "y": 2, "width": 3, "height": 4, "area": 9, "peak": 0.5, "outer": { "x": 0, "y": 1, "width": 9, "height": 8 } }],
             "heat_map": "heat-maps/a.png.png",
             "overlay": "overlays/a.png.png",
         })

@@ -2,7 +2,8 @@
 //! almost every mutation would be refused at the door.
 
 use flate2::Crc;
-use safetensors::SafeTensors;
+use half::f16;
+use safetensors::{Dtype, SafeTensors};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -117,7 +118,14 @@ fn fingerprint(bytes: &[u8]) -> Option<String> {
     let mut hash = Sha256::new();
     for (name, view) in tensors {
         hash.update(format!("{name} {:?}\n", view.shape()));
-        hash.update(view.data());
+        match view.dtype() {
+            Dtype::F16 => {
+                let (halves, _) = view.data().as_chunks::<2>();
+                let values = halves.iter().map(|&half| f16::from_le_bytes(half).to_f32());
+                values.for_each(|value| hash.update(value.to_le_bytes()));
+            }
+            _ => hash.update(view.data()),
+        }
     }
     Some(hex(&hash.finalize()))
 }

@@ -17,6 +17,10 @@ const MAP_SIDE: u32 = 768;
 /// Share of the heat map in an overlay, where it is hottest.
 const OVERLAY_ALPHA: f32 = 0.6;
 
+/// Where a heat map begins to show in an overlay and where it is shown in full: parts of the way from
+/// typical scores to the highest normal ones.
+const SHOWN: (f32, f32) = (0.5, 1.5);
+
 /// Colour of contour lines.
 const CONTOUR_COLOUR: [u8; 3] = [255, 255, 255];
 
@@ -127,7 +131,13 @@ pub fn draw(image: &Image, prediction: &Prediction, style: Style) -> Result<Draw
     let (cold, hot) = colour_range(prediction.range);
     let peak = map.values().iter().copied().fold(hot, f32::max);
     let range = (cold, peak);
-    let mut laid = overlay(&image, &map, range, style.colours, OVERLAY_ALPHA)?;
+    let NormalRange {
+        median,
+        upper_quantile,
+    } = prediction.range;
+    let at = |part: f32| median + part * (upper_quantile - median);
+    let shown = (at(SHOWN.0), at(SHOWN.1));
+    let mut laid = overlay(&image, &map, range, shown, style.colours, OVERLAY_ALPHA)?;
     let enlarged = width.max(height).div_ceil(MAP_SIDE);
     draw_contours(
         &mut laid,

@@ -33,9 +33,8 @@ fn within(score: f32, (low, high): (f32, f32)) -> f32 {
 }
 
 /// Lays the heat map over the image it belongs to; the map may have any resolution. The image stays
-/// as it is where scores are at the lower end of the range.
-///
-/// `alpha` is the share of the heat map at the upper end and beyond, from 0 (image only) to 1.
+/// as it is up to the lower of the scores `shown`; from there on the share of the heat map grows until
+/// it is `alpha` at the upper one, from 0 (image only) to 1.
 ///
 /// # Errors
 /// [`GeometryError::TooLarge`] if the image is too large for a map of its size.
@@ -43,21 +42,19 @@ pub fn overlay(
     image: &Image,
     map: &Map,
     range: (f32, f32),
+    shown: (f32, f32),
     colours: ColourMap,
     alpha: f32,
 ) -> Result<Image, GeometryError> {
     let (rows, columns) = (image.height() as usize, image.width() as usize);
     let map = map.resize(rows, columns, Alignment::Edges)?;
     let blend = |(pixel, &score): (&[u8], &f32)| {
-        let value = within(score, range);
         // No score, no colour.
-        let hot = if value.is_nan() {
-            0.0
-        } else {
-            value.clamp(0.0, 1.0)
+        let share = match within(score, shown) {
+            share if share.is_nan() => 0.0,
+            share => alpha.clamp(0.0, 1.0) * share.clamp(0.0, 1.0),
         };
-        let share = alpha.clamp(0.0, 1.0) * hot;
-        let colour = colours.colour(value);
+        let colour = colours.colour(within(score, range));
         let both = pixel.iter().zip(colour);
         let both = both.map(|(&below, above)| {
             (f32::from(below) * (1.0 - share) + f32::from(above) * share).round() as u8

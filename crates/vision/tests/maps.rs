@@ -172,7 +172,7 @@ fn overlays_blend_at_the_image_size() {
         ("not seen", vec![f32::NAN, 1.0], 1.0, two(grey, red)),
     ] {
         let map = Map::new(1, map.len(), map).unwrap();
-        let blended = overlay(&image, &map, (0.0, 1.0), ColourMap::Jet, alpha).unwrap();
+        let blended = overlay(&image, &map, (0.0, 1.0), (0.0, 1.0), ColourMap::Jet, alpha).unwrap();
         assert_eq!(blended.into_bytes(), expected, "{name}");
     }
 }
