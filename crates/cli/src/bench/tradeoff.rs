@@ -368,7 +368,17 @@ fn figure(cells: &[Cell]) -> String {
             );
         }
     }
+    let mut labels: Vec<(f64, f64)> = vec![];
     for (cell, speed, auroc) in shown {
+        // Labels of neighbours stand one below the other.
+        let (left, mut baseline) = (x(speed) + 7.0, y(auroc) + 4.0);
+        while labels
+            .iter()
+            .any(|(x, y)| (x - left).abs() < 110.0 && (y - baseline).abs() < 13.0)
+        {
+            baseline += 13.0;
+        }
+        labels.push((left, baseline));
         let fill = match cell.size == "auto" && cell.tiles == "auto" {
             true => "#c02020",
             false => "#2060a0",
@@ -383,8 +393,8 @@ fn figure(cells: &[Cell]) -> String {
              {}</text>",
             x(speed),
             y(auroc),
-            x(speed) + 7.0,
-            y(auroc) + 4.0,
+            left,
+            baseline,
             cell.size,
             cell.precision
         );
