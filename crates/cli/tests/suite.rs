@@ -32,7 +32,7 @@ fn a_suite_is_measured_once_and_written_as_tables() {
     assert_eq!(cells.len(), 3 * (4 + 4 + 1));
     assert_eq!(cells[0]["method"], "lens");
     assert_eq!(cells[0]["images"].as_array().unwrap().len(), 8);
-    let told = " GB in DIR/cache/features; ";
+    let told = "features: 0.01 GB in DIR/cache/features; ";
     assert!(whole.stderr.contains(told), "{whole:?}");
     let missing =
         "missing: sdd: neither --root nor --data sdd:PATH is given; get KolektorSDD from ";

@@ -12,7 +12,8 @@ use anomalens::detectors::{
     DEFAULT_METHOD, FitContext, Method, MethodSettings, Need, ReferenceImage, StreamOptions, find,
 };
 use anomalens::evaluation::run::source;
-use anomalens::evaluation::{Candidate, Evaluation, RunOptions};
+use anomalens::evaluation::table::fraction;
+use anomalens::evaluation::{Candidate, Evaluation, RunOptions, Table};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
@@ -192,14 +193,14 @@ pub(super) fn run(args: &Args) -> Result<End> {
         }
     }
     let markdown = format!(
-        "# Speed and quality\n\n    {}\n\n{} threads.\n\n{}",
+        "{}\n    {}\n\n{} threads.\n",
+        table(&cells).markdown(),
         command_line(),
-        rayon::current_num_threads(),
-        table(&cells)
+        rayon::current_num_threads()
     );
     for (name, text) in [
         ("tradeoff.md", &markdown),
-        ("tradeoff.csv", &csv(&cells)),
+        ("tradeoff.csv", &comma_separated(&cells)?),
         ("tradeoff.svg", &figure(&cells)),
     ] {
         let path = args.output.join(name);
@@ -207,7 +208,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     if !args.json {
-        print_line(table(&cells))?;
+        print_line(table(&cells).markdown())?;
         print_line(format!(
             "figure: {}",
             args.output.join("tradeoff.svg").display()
@@ -259,54 +260,41 @@ fn mean(
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-fn three(value: Option<f64>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"))
+fn table(cells: &[Cell]) -> Table {
+    let columns = [
+        "weights",
+        "precision",
+        "size",
+        "tiles",
+        "image AUROC",
+        "pixel AUROC",
+        "AUPRO",
+        "images/s",
+        "fit, s",
+    ];
+    let row = |cell: &Cell| {
+        vec![
+            cell.weights.clone(),
+            cell.precision.clone(),
+            cell.size.clone(),
+            cell.tiles.clone(),
+            fraction(cell.image_auroc),
+            fraction(cell.pixel_auroc),
+            fraction(cell.aupro),
+            format!("{:.1}", cell.images_per_second),
+            format!("{:.1}", cell.fit_seconds),
+        ]
+    };
+    Table {
+        rows: cells.iter().map(row).collect(),
+        ..Table::new("Speed and quality", &columns)
+    }
 }
 
-fn table(cells: &[Cell]) -> String {
-    let mut text = "| weights | precision | size | tiles | image AUROC | pixel AUROC | AUPRO | images/s | fit, s |\n\
-                    | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-        .to_owned();
-    for cell in cells {
-        let _ = writeln!(
-            text,
-            "| {} | {} | {} | {} | {} | {} | {} | {:.1} | {:.1} |",
-            cell.weights,
-            cell.precision,
-            cell.size,
-            cell.tiles,
-            three(cell.image_auroc),
-            three(cell.pixel_auroc),
-            three(cell.aupro),
-            cell.images_per_second,
-            cell.fit_seconds
-        );
-    }
-    text
-}
-
-fn csv(cells: &[Cell]) -> String {
-    let mut text = "weights,precision,size,tiles,shots,seeds,image_auroc,pixel_auroc,aupro,images_per_second,fit_seconds\n"
-        .to_owned();
-    let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
-    for cell in cells {
-        let _ = writeln!(
-            text,
-            "{},{},{},{},{},{},{},{},{},{},{}",
-            cell.weights,
-            cell.precision,
-            cell.size,
-            cell.tiles,
-            cell.shots,
-            cell.seeds,
-            number(cell.image_auroc),
-            number(cell.pixel_auroc),
-            number(cell.aupro),
-            cell.images_per_second,
-            cell.fit_seconds
-        );
-    }
-    text
+fn comma_separated(cells: &[Cell]) -> Result<String> {
+    let mut writer = csv::Writer::from_writer(vec![]);
+    cells.iter().try_for_each(|cell| writer.serialize(cell))?;
+    Ok(String::from_utf8(writer.into_inner()?)?)
 }
 
 /// Images per second to the right, on a logarithmic axis; image AUROC upwards.
@@ -443,7 +431,11 @@ mod tests {
                 !svg.contains("NaN") && !svg.contains("inf"),
                 "{name}: {svg}"
             );
-            assert_eq!(csv(&cells).lines().count(), 1 + cells.len(), "{name}");
+            assert_eq!(
+                comma_separated(&cells).unwrap().lines().count(),
+                cells.len() + usize::from(!cells.is_empty()),
+                "{name}"
+            );
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 
 use anomalens_backbones::{Grid, ImageFeatures, LayerId};
 use anomalens_vision::{Image, Map};
@@ -453,21 +452,25 @@ fn ground(
     checked: &Checked<Settings>,
 ) -> Result<Option<Foreground>, DetectorError> {
     let images = looked_at(context)?;
-    let images: Vec<Image> = images.into_iter().map(Arc::unwrap_or_clone).collect();
     if images.is_empty() {
         return Ok(None);
     }
-    let (compared, grid) = compared(context, checked, Tta::default(), &images)?;
+    let (compared, grid) = compared(
+        context,
+        checked,
+        Tta::default(),
+        images.iter().map(|image| &**image),
+    )?;
     let last: Vec<&Tensor> = compared.iter().filter_map(|i| i.patches.last()).collect();
     Ok(Some(Foreground::of(&last, grid)?.0))
 }
 
 /// Some images as they are compared, and the grid of their patches.
-fn compared(
+fn compared<'a>(
     context: &FitContext<'_>,
     Checked { settings, profile }: &Checked<Settings>,
     tta: Tta,
-    images: &[Image],
+    images: impl IntoIterator<Item = &'a Image>,
 ) -> Result<(Vec<Compared>, Grid), DetectorError> {
     let features = context.encode(&profile.input, tta, images)?;
     let grid = features.first().map(ImageFeatures::grid);
