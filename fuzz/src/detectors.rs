@@ -114,6 +114,7 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
                 sha256: "0".repeat(64),
                 precision: Precision::F32,
                 activation: None,
+                companions: vec![],
             },
             provenance: Provenance {
                 command: "anomalens fit".to_owned(),

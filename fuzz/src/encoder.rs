@@ -85,5 +85,6 @@ fn features(
     Ok(ImageFeatures {
         maps: maps.collect::<Result<_, BackboneError>>()?,
         embedding: request.embedding.map(|_| vec![1.0; DIM]),
+        further: vec![],
     })
 }

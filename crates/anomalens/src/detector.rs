@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anomalens_backbones::weights::Store;
-use anomalens_backbones::{Backbone, BackboneOptions, DEFAULT_WEIGHTS, Precision};
+use anomalens_backbones::{
+    Backbone, BackboneOptions, DEFAULT_COMPANION, DEFAULT_WEIGHTS, EMBEDDED, Precision,
+};
 use anomalens_datasets::{find_images, path_text};
 use anomalens_detectors::{
     BackboneRef, Calibration, DEFAULT_METHOD, Detector, DetectorFile, FitContext, ImageSource,
-    MethodSettings, Provenance, ReferenceImage, Scope, Settings, StreamOptions, find, predict,
+    MethodInfo, MethodSettings, Provenance, ReferenceImage, Scope, Settings, StreamOptions, find,
+    predict,
 };
 use anomalens_evaluation::{Labelled, calibrate, is_result_folder};
 use anomalens_metrics::Rule;
@@ -23,7 +26,7 @@ use crate::{Error, Inspection};
 pub struct Builder {
     method: String,
     settings: MethodSettings,
-    weights: String,
+    weights: Vec<String>,
     precision: Option<Precision>,
     class: Option<String>,
     trained: Option<PathBuf>,
@@ -34,7 +37,7 @@ impl Default for Builder {
         Self {
             method: DEFAULT_METHOD.to_owned(),
             settings: MethodSettings::new(),
-            weights: DEFAULT_WEIGHTS.to_owned(),
+            weights: vec![],
             precision: None,
             class: None,
             trained: None,
@@ -69,7 +72,15 @@ impl Builder {
     /// one that is part of the library. Others are fetched into the cache when they are first used.
     #[must_use]
     pub fn weights(mut self, weights: &str) -> Self {
-        self.weights = weights.to_owned();
+        self.weights = vec![weights.to_owned()];
+        self
+    }
+
+    /// A further backbone beside that of [`weights`](Self::weights), for methods that join what several
+    /// networks see; by default the second one in the library.
+    #[must_use]
+    pub fn and_weights(mut self, weights: &str) -> Self {
+        self.weights.push(weights.to_owned());
         self
     }
 
@@ -134,20 +145,15 @@ impl Builder {
             precision: self.precision,
             activation: None,
         };
-        let backbone = open(&self.weights, options)?;
+        let backbone = open_all(&self.weights, options, method.info())?;
         let detector = method.fit(&FitContext {
             class: self.class.as_deref(),
             trained: self.trained.as_deref(),
             ..FitContext::new(&self.settings, backbone.encoder.as_ref()).with_references(references)
         })?;
         let file = DetectorFile {
+            backbone: BackboneRef::of(&backbone).used_by(detector.as_ref()),
             detector,
-            backbone: BackboneRef {
-                name: backbone.name.clone(),
-                sha256: backbone.sha256.to_string(),
-                precision: backbone.precision,
-                activation: backbone.activation,
-            },
             provenance: Provenance {
                 command: "the library".to_owned(),
                 data: format!("{} normal images in memory", references.len()),
@@ -200,12 +206,16 @@ impl AnomalyDetector {
     /// [`Error`] for a file that is no detector, and for a backbone that is unavailable.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let file = DetectorFile::load(path.as_ref())?;
-        let options = BackboneOptions {
-            precision: Some(file.backbone.precision),
-            activation: file.backbone.activation,
+        let open = |made_with: &BackboneRef| {
+            let options = BackboneOptions {
+                precision: Some(made_with.precision),
+                activation: made_with.activation,
+            };
+            open(&made_with.name, options)
         };
-        let backbone = open(&file.backbone.name, options)?;
-        file.check_backbone(&backbone.sha256.to_string())?;
+        let companions = file.backbone.companions.iter().map(open);
+        let backbone = open(&file.backbone)?.beside(companions.collect::<Result<_, _>>()?);
+        file.check_backbone(&BackboneRef::of(&backbone))?;
         Ok(Self { file, backbone })
     }
 
@@ -344,6 +354,27 @@ fn in_memory(image: Arc<Image>) -> ImageSource {
 fn open(weights: &str, options: BackboneOptions) -> Result<Backbone, Error> {
     let store = Store::from_env().map_err(anomalens_backbones::OpenError::from)?;
     Ok(Backbone::open(weights, options, &store, &|_| ())?)
+}
+
+/// The backbones with these names, or those in the library.
+fn open_all(
+    names: &[String],
+    options: BackboneOptions,
+    method: &MethodInfo,
+) -> Result<Backbone, Error> {
+    let names: Vec<&str> = match names {
+        [] if method.several_networks && !EMBEDDED.is_empty() => {
+            vec![DEFAULT_WEIGHTS, DEFAULT_COMPANION]
+        }
+        [] => vec![DEFAULT_WEIGHTS],
+        [_, _, ..] if !method.several_networks => return Err(Error::OneBackbone(method.name)),
+        names => names.iter().map(String::as_str).collect(),
+    };
+    let mut opened = names.into_iter().map(|name| open(name, options));
+    let first = opened
+        .next()
+        .unwrap_or_else(|| open(DEFAULT_WEIGHTS, options))?;
+    Ok(first.beside(opened.collect::<Result<_, _>>()?))
 }
 
 /// Now, in UTC, to the second.

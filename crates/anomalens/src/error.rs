@@ -40,6 +40,9 @@ pub enum Error {
         /// What the system says.
         reason: String,
     },
+    /// Several backbones are named for a method that uses one.
+    #[error("{0} uses one backbone: name one")]
+    OneBackbone(&'static str),
     /// The method gave no result for an image.
     #[error("the method gave no score for an image")]
     NotScored,

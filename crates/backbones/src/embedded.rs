@@ -1,4 +1,4 @@
-//! The backbone that is part of the program, so that nothing has to be fetched.
+//! The backbones that are part of the program, so that nothing has to be fetched.
 
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -26,21 +26,35 @@ pub struct Embedded {
 
 /// The weights in this program, if it was built with the feature `embedded`.
 #[cfg(feature = "embedded")]
-pub const EMBEDDED: Option<Embedded> = Some(Embedded {
-    name: "dinov2-s-focus-int8",
-    description: "the first 10 blocks of dinov2-s-focus in 8 bits; the other two are spoilt",
-    licence: "MIT",
-    bytes: include_bytes!("../../../assets/dinov2-s-focus-int8.packed.gz"),
-});
+pub const EMBEDDED: &[Embedded] = &[
+    Embedded {
+        name: "dinov2-s-focus-int8",
+        description: "the first 10 blocks of dinov2-s-focus in 8 bits; the other two are spoilt",
+        licence: "MIT",
+        bytes: include_bytes!("../../../assets/dinov2-s-focus-int8.packed.gz"),
+    },
+    Embedded {
+        name: "efficientnet-lite0-int8",
+        description: "the first 5 stages of efficientnet-lite0 in 8 bits",
+        licence: "Apache-2.0",
+        bytes: include_bytes!("../../../assets/efficientnet-lite0-int8.packed.gz"),
+    },
+];
 
 /// The weights in this program, if it was built with the feature `embedded`.
 #[cfg(not(feature = "embedded"))]
-pub const EMBEDDED: Option<Embedded> = None;
+pub const EMBEDDED: &[Embedded] = &[];
 
 /// The backbone to use where none is named: it is here, or can be fetched without an account.
 pub const DEFAULT_WEIGHTS: &str = match EMBEDDED {
-    Some(Embedded { name, .. }) => name,
-    None => WHOLE_WEIGHTS,
+    [Embedded { name, .. }, ..] => name,
+    [] => WHOLE_WEIGHTS,
+};
+
+/// The backbone to use beside it, for methods that join what several networks see.
+pub const DEFAULT_COMPANION: &str = match EMBEDDED {
+    [_, Embedded { name, .. }, ..] => name,
+    _ => "efficientnet-lite0",
 };
 
 /// More than any backbone in a program unpacks to.
@@ -51,8 +65,8 @@ pub const WHOLE_WEIGHTS: &str = "dinov2-s-focus";
 
 impl Embedded {
     /// Those called `name`, if they are in this program.
-    pub fn find(name: &str) -> Option<Self> {
-        EMBEDDED.filter(|embedded| embedded.name == name)
+    pub fn find(name: &str) -> Option<&'static Self> {
+        EMBEDDED.iter().find(|embedded| embedded.name == name)
     }
 
     /// The network, which computes in 8 bits.

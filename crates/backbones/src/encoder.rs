@@ -1,6 +1,7 @@
 //! What every network is to the rest of the program: preprocessed images in, features out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anomalens_kernels::{FeatureRequest, ImageFeatures, Images, LayerId, Precision};
 use anomalens_vision::Preprocessed;
@@ -136,6 +137,56 @@ pub trait ImageEncoder: Send + Sync {
     /// [`BackboneError`] that names the tensor which is missing or has a wrong shape.
     fn text(&self) -> Result<Option<ClipText>, BackboneError> {
         Ok(None)
+    }
+
+    /// The networks that see the same images beside it, where several are used together.
+    fn companions(&self) -> &[Arc<dyn ImageEncoder>] {
+        &[]
+    }
+}
+
+impl dyn ImageEncoder + '_ {
+    /// The network with this number among those that are used together: 0 is itself.
+    ///
+    /// # Errors
+    /// [`BackboneError::NoSuchNetwork`].
+    pub fn network(&self, number: usize) -> Result<&dyn ImageEncoder, BackboneError> {
+        if number == 0 {
+            return Ok(self);
+        }
+        let found = self.companions().get(number - 1).map(Arc::as_ref);
+        found.ok_or_else(|| BackboneError::NoSuchNetwork {
+            number: number + 1,
+            count: self.companions().len() + 1,
+        })
+    }
+}
+
+/// Several networks that see the same images. Alone it is the first of them.
+pub(crate) struct Together {
+    pub(crate) first: Arc<dyn ImageEncoder>,
+    pub(crate) companions: Vec<Arc<dyn ImageEncoder>>,
+}
+
+impl ImageEncoder for Together {
+    fn spec(&self) -> &EncoderSpec {
+        self.first.spec()
+    }
+
+    fn encode(
+        &self,
+        images: &[Preprocessed],
+        request: &FeatureRequest,
+    ) -> Result<Vec<ImageFeatures>, BackboneError> {
+        self.first.encode(images, request)
+    }
+
+    fn text(&self) -> Result<Option<ClipText>, BackboneError> {
+        self.first.text()
+    }
+
+    fn companions(&self) -> &[Arc<dyn ImageEncoder>] {
+        &self.companions
     }
 }
 

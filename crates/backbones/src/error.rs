@@ -73,6 +73,14 @@ pub enum BackboneError {
         /// Its last layer, if it has any.
         last: Option<LayerId>,
     },
+    /// Several networks are used together, and another one is asked for.
+    #[error("there is no network {number}: {count} are used together")]
+    NoSuchNetwork {
+        /// The network, counted from 1.
+        number: usize,
+        /// How many there are.
+        count: usize,
+    },
     /// Packed weights hold only the first blocks, and a later one is needed.
     #[error(
         "these weights of {encoder} hold the blocks up to {held} only, but block {block} is \

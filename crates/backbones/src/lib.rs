@@ -39,7 +39,9 @@ pub use anomalens_kernels::{
 };
 
 pub use describe::{Description, describe};
-pub use embedded::{DEFAULT_WEIGHTS, EMBEDDED, Embedded, WHOLE_WEIGHTS, write_embedded};
+pub use embedded::{
+    DEFAULT_COMPANION, DEFAULT_WEIGHTS, EMBEDDED, Embedded, WHOLE_WEIGHTS, write_embedded,
+};
 pub use encoder::{EncoderSpec, ImageEncoder, LayerInfo, Normalisation};
 pub use error::BackboneError;
 pub use feature_cache::{CacheUsage, CachedEncoder, FeatureCache, FeatureKey, Numbers};

@@ -13,6 +13,7 @@ use crate::clip::{Architecture, ClipTensors, ClipVision};
 use crate::cnn::{self, ConvEncoder};
 use crate::dinov2::DinoV2;
 use crate::embedded::Embedded;
+use crate::encoder::Together;
 use crate::weights::{ContentHash, Kind, PullEvent, Registry, Store, WeightsError};
 use crate::{
     Activation, BackboneError, Engine, ImageEncoder, Isa, Kernels, PackedCopy, Precision, resnet,
@@ -31,8 +32,10 @@ pub struct Backbone {
     pub activation: Option<Activation>,
     /// How it is computed on this processor.
     pub runs_as: RunsAs,
-    /// The network.
+    /// The network, and beside it those of `companions`.
     pub encoder: Arc<dyn ImageEncoder>,
+    /// Further networks that see the same images ([`Backbone::beside`]).
+    pub companions: Vec<Backbone>,
 }
 
 /// What is left to choose about a backbone.
@@ -165,7 +168,7 @@ impl Backbone {
             return Self::seeded(weights, what, options);
         }
         if let Some(embedded) = Embedded::find(weights) {
-            return Self::embedded(&embedded, options);
+            return Self::embedded(embedded, options);
         }
         let entry = Registry::builtin().find(weights)?;
         if entry.kind != Kind::Backbone {
@@ -206,6 +209,7 @@ impl Backbone {
             activation,
             runs_as: RunsAs::new(precision)?,
             encoder: network.encoder(),
+            companions: vec![],
         })
     }
 
@@ -227,6 +231,7 @@ impl Backbone {
             activation: None,
             runs_as: RunsAs::new(has)?,
             encoder: network.encoder,
+            companions: vec![],
         })
     }
 
@@ -269,7 +274,25 @@ impl Backbone {
             activation,
             runs_as: RunsAs::new(precision)?,
             encoder,
+            companions: vec![],
         })
+    }
+
+    /// This network with `companions` beside it, for methods that join what several see.
+    #[must_use]
+    pub fn beside(self, companions: Vec<Self>) -> Self {
+        if companions.is_empty() {
+            return self;
+        }
+        let encoder = Arc::new(Together {
+            first: self.encoder,
+            companions: companions.iter().map(|one| one.encoder.clone()).collect(),
+        });
+        Self {
+            encoder,
+            companions,
+            ..self
+        }
     }
 }
 

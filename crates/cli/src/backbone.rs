@@ -4,10 +4,10 @@ use anomalens::backbones::weights::{Entry, Located, PullEvent, Store};
 use std::io::Write;
 
 use anomalens::backbones::{
-    Activation, Backbone, BackboneOptions, DEFAULT_WEIGHTS, EMBEDDED, OpenError, Precision,
-    WHOLE_WEIGHTS,
+    Activation, Backbone, BackboneOptions, DEFAULT_COMPANION, DEFAULT_WEIGHTS, EMBEDDED, OpenError,
+    Precision, WHOLE_WEIGHTS,
 };
-use anomalens::detectors::{DetectorFile, Method};
+use anomalens::detectors::{BackboneRef, DetectorFile, Method};
 use anyhow::{Result, bail};
 
 use super::progress::Progress;
@@ -15,10 +15,10 @@ use super::progress::Progress;
 /// Which backbone to use, and how.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Backbone: a name from `anomalens models list`, or a weight file [default: that of the
-    /// detector file, or else the one in the program]
+    /// Backbone: a name from `anomalens models list`, or a weight file; lens joins what several see
+    /// (repeatable) [default: that of the detector file, or else those in the program]
     #[arg(long, value_name = "NAME|FILE")]
-    weights: Option<String>,
+    weights: Vec<String>,
     /// Precision of the backbone; half and int8 are faster and take less memory [default:
     /// that of the detector file, or else half, int8 for the one in the program]
     #[arg(long, value_name = "f32|half|int8")]
@@ -30,35 +30,64 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// The weights that are meant where no detector file names any.
-    pub(super) fn weights(&self) -> &str {
-        self.weights.as_deref().unwrap_or(DEFAULT_WEIGHTS)
-    }
-
     /// Whether the weights are left open, and those in the program would be used.
     pub(super) fn is_open(&self) -> bool {
-        self.weights.is_none() && EMBEDDED.is_some()
+        self.weights.is_empty() && !EMBEDDED.is_empty()
     }
 
-    /// Opens the backbone, pulling it if it is not here.
-    pub(super) fn open(&self) -> Result<Backbone> {
-        self.open_named(self.weights())
+    /// The one network that is meant where no detector file names any: `default` if none is named.
+    pub(super) fn one_or<'a>(&'a self, default: &'a str) -> Result<&'a str> {
+        match self.weights.as_slice() {
+            [] => Ok(default),
+            [one] => Ok(one),
+            several => bail!(
+                "one backbone is used here, and --weights names {}",
+                several.len()
+            ),
+        }
     }
 
-    /// The same where none is named: `default`.
+    /// Opens the one backbone that is meant, `default` if none is named, pulling it if it is not
+    /// here.
     pub(super) fn open_or(&self, default: &str) -> Result<Backbone> {
-        self.open_named(self.weights.as_deref().unwrap_or(default))
+        self.open_named(self.one_or(default)?)
     }
 
-    /// The same for `methods`: where none is named, one that has the blocks which they need.
+    /// The backbone for `methods`: where none is named, one that has the blocks which they need, and
+    /// beside it a small one for methods that join what several see.
     pub(super) fn open_for_methods<'m>(
         &self,
         methods: impl IntoIterator<Item = &'m dyn Method>,
     ) -> Result<Backbone> {
-        match methods.into_iter().any(|method| method.info().last_blocks) {
-            true => self.open_or(WHOLE_WEIGHTS),
-            false => self.open(),
+        let methods: Vec<_> = methods.into_iter().map(|method| method.info()).collect();
+        if let [first, companions @ ..] = self.weights.as_slice() {
+            let one_network = methods.iter().find(|method| !method.several_networks);
+            if let (Some(method), [_, ..]) = (one_network, companions) {
+                bail!("{} uses one backbone: name one with --weights", method.name);
+            }
+            let first = self.open_named(first)?;
+            let companions = companions.iter().map(|name| self.open_named(name));
+            return Ok(first.beside(companions.collect::<Result<_>>()?));
         }
+        let backbone = self.open_named(match methods.iter().any(|method| method.last_blocks) {
+            true => WHOLE_WEIGHTS,
+            false => DEFAULT_WEIGHTS,
+        })?;
+        match methods.iter().any(|method| method.several_networks) {
+            true => self.with_companion(backbone),
+            false => Ok(backbone),
+        }
+    }
+
+    /// `backbone` beside the small network that is used where none is named.
+    pub(super) fn with_companion(&self, backbone: Backbone) -> Result<Backbone> {
+        if EMBEDDED.is_empty() {
+            return Ok(backbone); // Nothing is fetched that was not asked for.
+        }
+        Ok(backbone.beside(vec![quietly(
+            DEFAULT_COMPANION,
+            BackboneOptions::default(),
+        )?]))
     }
 
     /// The same with other weights.
@@ -86,13 +115,20 @@ impl Args {
                  with {activation}; leave --activation out, or fit the detector again"
             );
         }
-        let weights = self.weights.as_deref().unwrap_or(&made_with.name);
-        let options = BackboneOptions {
-            precision: Some(made_with.precision),
-            activation: made_with.activation,
-        };
-        let backbone = open(weights, options)?;
-        detector.check_backbone(&backbone.sha256.to_string())?;
+        let mut opened = vec![];
+        for (place, made_with) in made_with.all().enumerate() {
+            let weights = self.weights.get(place).unwrap_or(&made_with.name);
+            let options = BackboneOptions {
+                precision: Some(made_with.precision),
+                activation: made_with.activation,
+            };
+            opened.push(match place {
+                0 => open(weights, options)?,
+                _ => quietly(weights, options)?,
+            });
+        }
+        let backbone = opened.remove(0).beside(opened);
+        detector.check_backbone(&BackboneRef::of(&backbone))?;
         Ok(backbone)
     }
 }
@@ -106,17 +142,7 @@ pub(super) fn identity(backbone: &Backbone) -> String {
 
 /// Opens the backbone `weights`, pulling it if it is not here, and prints what computes it.
 pub(super) fn open(weights: &str, options: impl Into<BackboneOptions>) -> Result<Backbone> {
-    let progress = Progress::bytes(weights);
-    let backbone = Backbone::open(weights, options, &Store::from_env()?, &|event| {
-        show(&progress, event)
-    });
-    progress.finish();
-    let backbone = match backbone {
-        Err(error @ OpenError::FixedPrecision { .. }) => {
-            bail!("{error}; leave --precision out, or name another backbone with --weights")
-        }
-        backbone => backbone?,
-    };
+    let backbone = quietly(weights, options)?;
     let Backbone { name, runs_as, .. } = &backbone;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let plural = if threads == 1 { "" } else { "s" };
@@ -126,6 +152,21 @@ pub(super) fn open(weights: &str, options: impl Into<BackboneOptions>) -> Result
         "backbone {name}: {runs_as}, {threads} thread{plural}"
     );
     Ok(backbone)
+}
+
+/// The same without a word on what computes it.
+fn quietly(weights: &str, options: impl Into<BackboneOptions>) -> Result<Backbone> {
+    let progress = Progress::bytes(weights);
+    let backbone = Backbone::open(weights, options, &Store::from_env()?, &|event| {
+        show(&progress, event)
+    });
+    progress.finish();
+    match backbone {
+        Err(error @ OpenError::FixedPrecision { .. }) => {
+            bail!("{error}; leave --precision out, or name another backbone with --weights")
+        }
+        backbone => Ok(backbone?),
+    }
 }
 
 /// Pulls a weight file or data package.

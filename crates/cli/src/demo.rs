@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use anomalens::backbones::Backbone;
 use anomalens::backbones::weights::{Registry, Store};
+use anomalens::backbones::{Backbone, DEFAULT_WEIGHTS};
 use anomalens::datasets::{DataRef, DataSet, Sample, Split};
 use anomalens::detectors::methods::lens::Evidence;
 use anomalens::detectors::{DEFAULT_METHOD, MethodSettings, find as find_method};
@@ -62,7 +62,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<End> {
     std::fs::create_dir_all(&args.output)
         .with_context(|| format!("cannot make the folder {}", args.output.display()))?;
-    let backbone = args.backbone.open()?;
+    let backbone = args.backbone.open_or(DEFAULT_WEIGHTS)?;
     let (mut data, unavailable) = match solar_cells(args.full) {
         Ok(data) => (data, None),
         Err(error) => (SYNTHETIC.parse::<data::Reference>()?.open()?, Some(error)),

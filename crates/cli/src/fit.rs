@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anomalens::backbones::Backbone;
 use anomalens::datasets::{ImageFile, Sample, few_shot};
 use anomalens::detectors::{
     BackboneRef, DEFAULT_METHOD, Detector, DetectorFile, FitContext, ImageSource, Method,
@@ -96,7 +95,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         opened.map_err(told).ok()
     });
     let backbone = match original {
-        Some(backbone) => backbone,
+        Some(backbone) => args.backbone.with_companion(backbone)?,
         None => args.settings.open(&args.backbone, [method])?,
     };
     let encoder = backbone.encoder.as_ref();
@@ -109,8 +108,8 @@ pub(super) fn run(args: &Args) -> Result<End> {
     let sets = args.data.iter().map(data::Reference::to_string);
     let data: Vec<String> = paths.chain(sets).collect();
     let file = DetectorFile {
+        backbone: BackboneRef::of(&backbone).used_by(detector.as_ref()),
         detector,
-        backbone: reference(&backbone),
         provenance: provenance(data.join(" ")),
         calibration: None,
         levels: decode.levels,
@@ -285,16 +284,6 @@ pub(super) fn check_output(path: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Which weights a detector was made with.
-pub(super) fn reference(backbone: &Backbone) -> BackboneRef {
-    BackboneRef {
-        name: backbone.name.clone(),
-        sha256: backbone.sha256.to_string(),
-        precision: backbone.precision,
-        activation: backbone.activation,
-    }
 }
 
 /// Where a detector comes from that this command makes.

@@ -33,6 +33,7 @@ fn paragraph(info: &MethodInfo) -> String {
         requirements,
         backbones,
         last_blocks: _,
+        several_networks: _,
     } = info;
     let default = match *name == DEFAULT_METHOD {
         true => " (default)",

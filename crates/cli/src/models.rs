@@ -344,7 +344,7 @@ fn pack_weights(
 
 fn list(store: &Store, entries: &[Entry], json: bool) -> Result<()> {
     let mut rows = Vec::new();
-    if let Some(embedded) = EMBEDDED {
+    for embedded in EMBEDDED {
         if json {
             print_json(json!({
                 "name": embedded.name,

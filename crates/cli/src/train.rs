@@ -8,7 +8,8 @@ use anomalens::detectors::training::{
     Cache, EpochLog, TrainEvent, TrainLog, TrainOptions, Trained, TrainingSample,
 };
 use anomalens::detectors::{
-    DetectorFile, FitContext, Need, Provenance, TrainContext, Trainer, find as find_method,
+    BackboneRef, DetectorFile, FitContext, Need, Provenance, TrainContext, Trainer,
+    find as find_method,
 };
 use anomalens::evaluation::{Fold, training_samples};
 use anomalens::report::{ReportContext, write_loss_curve, write_report};
@@ -193,7 +194,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     let data: Vec<String> = args.data.iter().map(data::Reference::to_string).collect();
     let file = DetectorFile {
         detector,
-        backbone: fit::reference(&backbone),
+        backbone: BackboneRef::of(&backbone),
         provenance: Provenance {
             losses: epochs.clone(),
             ..fit::provenance(data.join(" "))

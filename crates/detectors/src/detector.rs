@@ -28,6 +28,8 @@ pub struct Profile {
     pub method: &'static str,
     /// What images go through up to their features.
     pub input: InputSpec,
+    /// Further ways in which each image is seen; their features come with those of `input`.
+    pub further: Vec<InputSpec>,
     /// Which images must be scored together.
     pub scope: Scope,
     /// In which views each image is scored; the pipeline merges the results.
@@ -96,6 +98,7 @@ impl Profile {
         Self {
             method,
             input,
+            further: vec![],
             scope: Scope::Single,
             tta: Tta::default(),
             enlargement: Enlargement::default(),
@@ -109,7 +112,12 @@ impl Profile {
         features: &ImageFeatures,
         width: usize,
     ) -> Result<Grid, DetectorError> {
-        for &layer in &self.input.request.layers {
+        let layers = &self.input.request.layers;
+        let count = match self.input.join_cells {
+            Some(_) => 1,
+            None => layers.len(),
+        };
+        for &layer in layers.iter().take(count) {
             let map = features
                 .map(layer)
                 .ok_or(DetectorError::MissingLayer(layer))?;

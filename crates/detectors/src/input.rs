@@ -1,6 +1,6 @@
 //! What a method wants from a backbone.
 
-use anomalens_backbones::FeatureRequest;
+use anomalens_backbones::{self as backbones, FeatureRequest, ImageEncoder};
 use anomalens_vision::Preprocess;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,8 @@ pub enum Normalisation {
     Clip,
     /// Those of ImageNet.
     Imagenet,
+    /// From -1 to 1: EfficientNet-Lite.
+    Levels,
 }
 
 impl Normalisation {
@@ -22,7 +24,23 @@ impl Normalisation {
         match self {
             Self::Clip => Preprocess::clip_square(size),
             Self::Imagenet => Preprocess::imagenet_square(size),
+            Self::Levels => Preprocess {
+                mean: backbones::Normalisation::LEVELS.mean,
+                std: backbones::Normalisation::LEVELS.std,
+                ..Preprocess::imagenet_square(size)
+            },
         }
+    }
+
+    /// What `encoder` was trained with.
+    pub(crate) fn of(encoder: &dyn ImageEncoder) -> Self {
+        let found = encoder.spec().normalisation;
+        let known = [
+            (backbones::Normalisation::CLIP, Self::Clip),
+            (backbones::Normalisation::LEVELS, Self::Levels),
+        ];
+        let known = known.into_iter().find(|(of, _)| *of == found);
+        known.map_or(Self::Imagenet, |(_, it)| it)
     }
 
     /// The shorter side resized to `size`, the central square of that, normalised.
@@ -37,6 +55,9 @@ impl Normalisation {
 /// The way of an image up to its features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InputSpec {
+    /// The network, of several that see the same images; 0 is the first.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub network: usize,
     /// From pixels to the network's input.
     pub preprocess: Preprocess,
     /// Which features are taken.
@@ -45,15 +66,22 @@ pub struct InputSpec {
     /// `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tiles: Option<usize>,
+    /// Side in cells of the squares over which the maps of a convolutional network are averaged before
+    /// they are joined to one map on the finest grid (PatchCore, section 3.1);
+    /// they stay as they are if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join_cells: Option<usize>,
 }
 
 impl InputSpec {
     /// Images preprocessed like this, in one pass through the network.
     pub fn new(preprocess: Preprocess, request: FeatureRequest) -> Self {
         Self {
+            network: 0,
             preprocess,
             request,
             tiles: None,
+            join_cells: None,
         }
     }
 
@@ -79,13 +107,17 @@ impl InputSpec {
 
     /// The request that serves both, if one pass through the network can.
     pub fn join(&self, other: &Self) -> Option<Self> {
-        if self.preprocess != other.preprocess || self.tiles != other.tiles {
-            return None;
-        }
-        Some(Self {
-            preprocess: self.preprocess.clone(),
-            request: self.request.join(&other.request)?,
-            tiles: self.tiles,
-        })
+        let request = self.request.join(&other.request)?;
+        let with = |one: &Self| Self {
+            request: request.clone(),
+            ..one.clone()
+        };
+        // A joined map is of all layers of its request: another one would change it.
+        let stays = |one: &Self| one.join_cells.is_none() || one.request == request;
+        (with(self) == with(other) && stays(self) && stays(other)).then(|| with(self))
     }
+}
+
+fn is_first(network: &usize) -> bool {
+    *network == 0
 }

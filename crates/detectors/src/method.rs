@@ -59,6 +59,8 @@ pub struct MethodInfo {
     /// Whether its default settings need the last blocks of a network, which backbones that were cut
     /// short do not have.
     pub last_blocks: bool,
+    /// Whether it joins what several networks see.
+    pub several_networks: bool,
 }
 
 /// A way to separate anomalous from normal images, before it has seen any.

@@ -176,6 +176,7 @@ fn saved_and_loaded(detector: Box<dyn Detector>) -> Box<dyn Detector> {
             sha256: "0".repeat(64),
             precision: Precision::F32,
             activation: None,
+            companions: vec![],
         },
         provenance: Provenance {
             command: String::new(),

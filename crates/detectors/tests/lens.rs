@@ -12,8 +12,8 @@ use anomalens_backbones::{
     LayerId, LayerInfo, Normalisation, Precision,
 };
 use anomalens_detectors::{
-    FitContext, ImageSource, MethodSettings, Prediction, ReferenceImage, StreamOptions, find,
-    predict,
+    Detector, FitContext, ImageSource, MethodSettings, Prediction, ReferenceImage, StreamOptions,
+    find, predict,
 };
 use anomalens_vision::{Image, Preprocessed};
 use candle_core::{Device, Tensor};
@@ -57,6 +57,33 @@ static SPEC: LazyLock<EncoderSpec> = LazyLock::new(|| {
     }
 });
 
+/// Two networks that see the same images; they are alike.
+struct Two(Vec<Arc<dyn ImageEncoder>>);
+
+impl Two {
+    fn new() -> Self {
+        Self(vec![Arc::new(Projection)])
+    }
+}
+
+impl ImageEncoder for Two {
+    fn spec(&self) -> &EncoderSpec {
+        &SPEC
+    }
+
+    fn encode(
+        &self,
+        images: &[Preprocessed],
+        request: &FeatureRequest,
+    ) -> Result<Vec<ImageFeatures>, BackboneError> {
+        Projection.encode(images, request)
+    }
+
+    fn companions(&self) -> &[Arc<dyn ImageEncoder>] {
+        &self.0
+    }
+}
+
 impl ImageEncoder for Projection {
     fn spec(&self) -> &EncoderSpec {
         &SPEC
@@ -99,6 +126,7 @@ fn features(image: &Preprocessed, request: &FeatureRequest) -> candle_core::Resu
             .map(map)
             .collect::<candle_core::Result<_>>()?,
         embedding: None,
+        further: vec![],
     })
 }
 
@@ -115,12 +143,16 @@ impl Random {
 
 /// A woven texture with noise; with a blot if it is anomalous.
 fn texture(seed: u64, anomalous: bool) -> Image {
-    const SIDE: usize = 96;
+    texture_of(96, seed, anomalous)
+}
+
+/// The same of so many pixels in width and height.
+fn texture_of(side: usize, seed: u64, anomalous: bool) -> Image {
     let mut random = Random(seed);
     let (phase, light) = (6.0 * random.next(), 20.0 * random.next());
     let (x0, y0) = (20 + seed as usize % 50, 30 + 3 * seed as usize % 40);
-    let pixels = (0..SIDE * SIDE).flat_map(|i| {
-        let (y, x) = ((i / SIDE) as f32, (i % SIDE) as f32);
+    let pixels = (0..side * side).flat_map(|i| {
+        let (y, x) = ((i / side) as f32, (i % side) as f32);
         let weave = 40.0 * ((0.5 * x + phase).sin() * (0.3 * y).cos());
         let distance = (x - x0 as f32).hypot(y - y0 as f32);
         let blot = if anomalous && distance < 7.0 {
@@ -132,7 +164,7 @@ fn texture(seed: u64, anomalous: bool) -> Image {
         [value, 0.9 * value, 0.8 * value + 10.0].map(|x| x as u8)
     });
     let pixels = pixels.collect::<Vec<u8>>();
-    Image::new(SIDE as u32, SIDE as u32, pixels).unwrap()
+    Image::new(side as u32, side as u32, pixels).unwrap()
 }
 
 /// Scores, and the sum of each map, of six images.
@@ -158,14 +190,27 @@ fn results(settings: serde_json::Value, references: u64) -> Vec<f32> {
             image: Arc::new(texture(i, i % 3 == 1)),
         })
         .collect();
+    let found = predictions(&Projection, detector.as_ref(), &sources);
+    let numbers = found.into_iter().flat_map(|prediction| {
+        let range = prediction.range;
+        let map = prediction.map.values().iter().sum::<f32>();
+        [prediction.score, map, range.median, range.upper_quantile]
+    });
+    numbers.collect()
+}
+
+fn predictions(
+    encoder: &dyn ImageEncoder,
+    detector: &dyn Detector,
+    sources: &[ImageSource],
+) -> Vec<Prediction> {
     let mut found: Vec<Option<Prediction>> = sources.iter().map(|_| None).collect();
-    let detectors = [detector.as_ref()];
-    let options = StreamOptions::default();
     let skip = HashSet::new();
+    let options = StreamOptions::default();
     predict(
-        &Projection,
-        &detectors,
-        &sources,
+        encoder,
+        &[detector],
+        sources,
         &skip,
         &options,
         &mut |outcome| {
@@ -174,12 +219,7 @@ fn results(settings: serde_json::Value, references: u64) -> Vec<f32> {
         },
     )
     .unwrap();
-    let numbers = found.into_iter().flatten().flat_map(|prediction| {
-        let range = prediction.range;
-        let map = prediction.map.values().iter().sum::<f32>();
-        [prediction.score, map, range.median, range.upper_quantile]
-    });
-    numbers.collect()
+    found.into_iter().flatten().collect()
 }
 
 #[test]
@@ -275,4 +315,100 @@ fn memory_is_kept_or_refused() {
         error.as_ref().is_some_and(|e| e.contains(expected)),
         "{error:?}"
     );
+}
+
+/// Networks that are alike and see large images give what one of them gives, in a file too.
+#[test]
+fn several_networks_and_sizes_are_joined() {
+    let lens = find("lens").unwrap();
+    let (one, two) = (Projection, Two::new());
+    // (name, side of the images, settings, looks or why there are none)
+    for (name, side, settings, expected) in [
+        ("small images", 96, json!({}), Ok(1)),
+        ("large images", 448, json!({}), Ok(2)),
+        ("both, as given", 96, json!({ "networks": 2 }), Ok(2)),
+        ("one, as given", 448, json!({ "networks": 1 }), Ok(1)),
+        (
+            "tiles and whole",
+            448,
+            json!({ "tiles": 280, "overview": true }),
+            Ok(4),
+        ),
+        (
+            "blocks of the first",
+            448,
+            json!({ "blocks": [5, 6] }),
+            Ok(2),
+        ),
+        (
+            "no such network",
+            448,
+            json!({ "networks": 3 }),
+            Err("there are 2"),
+        ),
+        (
+            "no network",
+            448,
+            json!({ "networks": 0 }),
+            Err("there are 2"),
+        ),
+        (
+            "whole and whole",
+            448,
+            json!({ "overview": true }),
+            Err("these are seen whole"),
+        ),
+    ] {
+        let settings = settings.as_object().unwrap().clone();
+        let references = |range: std::ops::Range<u64>| -> Vec<ReferenceImage> {
+            let one = |i| ReferenceImage::new(format!("{i}.png"), texture_of(side, i, false));
+            range.map(one).collect()
+        };
+        let (few, more) = (references(100..102), references(102..103));
+        let fit = |encoder: &dyn ImageEncoder, settings: &MethodSettings| {
+            lens.fit(&FitContext::new(settings, encoder).with_references(&few))
+        };
+        let detector = match (fit(&two, &settings), expected) {
+            (Ok(detector), Ok(looks)) => {
+                assert_eq!(detector.profile().further.len() + 1, looks, "{name}");
+                detector
+            }
+            (Err(error), Err(expected)) => {
+                assert!(error.to_string().contains(expected), "{name}: {error}");
+                continue;
+            }
+            (found, expected) => panic!("{name}: {:?} {expected:?}", found.err()),
+        };
+        let sources = [7, 8].map(|seed| ImageSource::Memory {
+            name: seed.to_string(),
+            image: Arc::new(texture_of(side, seed, seed == 7)),
+        });
+        let found = predictions(&two, detector.as_ref(), &sources);
+        assert!(found[0].score > found[1].score, "{name}");
+        let loaded = lens.load(detector.state()).unwrap();
+        assert_eq!(
+            predictions(&two, loaded.as_ref(), &sources),
+            found,
+            "{name}"
+        );
+
+        // Networks that are alike see alike.
+        if !settings.contains_key("blocks") && !settings.contains_key("overview") {
+            let mut alone = settings.clone();
+            alone.remove("networks");
+            let alone = fit(&one, &alone).unwrap();
+            let alone = predictions(&one, alone.as_ref(), &sources);
+            for (found, alone) in found.iter().zip(alone) {
+                let difference = (found.score - alone.score).abs();
+                assert!(difference < 1e-5, "{name}: {} {}", found.score, alone.score);
+            }
+        }
+
+        let none = MethodSettings::new();
+        let context = FitContext::new(&none, &two).with_references(&more);
+        let changed = lens.update_references(detector.state(), &context, &["100.png".to_owned()]);
+        let changed = changed.unwrap();
+        assert_eq!(changed.references(), ["101.png", "102.png"], "{name}");
+        assert_eq!(changed.profile(), detector.profile(), "{name}");
+    }
 }

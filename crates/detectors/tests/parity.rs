@@ -287,6 +287,7 @@ fn file(detector: Box<dyn Detector>) -> DetectorFile {
             sha256: "0".repeat(64),
             precision: Precision::Half,
             activation: None,
+            companions: vec![],
         },
         provenance: Provenance {
             command: "a test".into(),
@@ -547,8 +548,21 @@ fn wrong_and_damaged_files_are_refused_with_the_reason() {
         );
     }
     let other = file(fit(find("musc").unwrap()));
-    let error = other.check_backbone(&"1".repeat(64)).unwrap_err();
+    let backbone = |sha256: &str, companions| BackboneRef {
+        sha256: sha256.repeat(64),
+        companions,
+        ..other.backbone.clone()
+    };
+    let error = other.check_backbone(&backbone("1", vec![])).unwrap_err();
     assert!(matches!(error, DetectorError::OtherBackbone { .. }));
+    let two = backbone("0", vec![backbone("2", vec![])]);
+    assert!(other.check_backbone(&two).is_ok());
+    let of_two = DetectorFile {
+        backbone: two,
+        ..file(fit(find("musc").unwrap()))
+    };
+    let error = of_two.check_backbone(&other.backbone).unwrap_err();
+    assert!(error.to_string().contains("SHA-256 none"), "{error}");
 }
 
 /// A calibration as it may be.

@@ -47,6 +47,8 @@ pub struct ImageFeatures {
     pub maps: Vec<FeatureMap>,
     /// `[embedding width]`, if it was requested.
     pub embedding: Option<Vec<f32>>,
+    /// Those of the same image as it is seen otherwise, by another network or at another size.
+    pub further: Vec<ImageFeatures>,
 }
 
 impl ImageFeatures {
@@ -64,8 +66,10 @@ impl ImageFeatures {
         self.maps.iter().find(|map| map.layer == layer)
     }
 
-    /// The tokens after `block` (counted from 1) of a transformer, if they are there.
-    pub fn block(&self, block: usize) -> Option<&FeatureMap> {
-        self.map(LayerId::Block(block))
+    /// The tokens after the block of a transformer or the stage of a convolutional network with this
+    /// number, counted from 1, if they are there.
+    pub fn layer(&self, number: usize) -> Option<&FeatureMap> {
+        let mut maps = self.maps.iter();
+        maps.find(|map| map.layer.number() == number)
     }
 }

@@ -14,6 +14,14 @@ pub enum LayerId {
     Stage(usize),
 }
 
+impl LayerId {
+    /// Its number among those of its kind.
+    pub fn number(self) -> usize {
+        let (Self::Block(number) | Self::Stage(number)) = self;
+        number
+    }
+}
+
 impl fmt::Display for LayerId {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {

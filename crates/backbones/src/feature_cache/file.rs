@@ -134,5 +134,9 @@ pub(super) fn decode(bytes: &[u8]) -> Option<ImageFeatures> {
         Some(length) => Some(take(Some(length))?),
         None => None,
     };
-    left.is_empty().then_some(ImageFeatures { maps, embedding })
+    left.is_empty().then_some(ImageFeatures {
+        maps,
+        embedding,
+        further: vec![],
+    })
 }

@@ -265,6 +265,7 @@ mod tests {
                 Ok(ImageFeatures {
                     maps: request.layers.iter().map(map).collect::<Result<_, _>>()?,
                     embedding: request.embedding.map(|_| vec![pixel; 3]),
+                    further: vec![],
                 })
             });
             features.collect()

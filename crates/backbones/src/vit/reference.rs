@@ -123,6 +123,7 @@ impl Reference {
         Ok(ImageFeatures {
             maps,
             embedding: embedding.transpose()?,
+            further: vec![],
         })
     }
 

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anomalens::backbones::{
-    Dpam, Embedding, Engine, FeatureRequest, ImageEncoder, SelfAttention, TokenStage,
+    DEFAULT_WEIGHTS, Dpam, Embedding, Engine, FeatureRequest, ImageEncoder, SelfAttention,
+    TokenStage,
 };
 use anomalens::benchmark::BenchmarkError;
 use anomalens::detectors::DEFAULT_METHOD;
@@ -101,11 +102,12 @@ struct Common {
 
 impl Common {
     /// The weights, of an architecture if they are random.
-    fn weights(&self, arch: Option<&str>) -> String {
-        match arch {
-            Some(arch) => format!("{}:{arch}", self.backbone.weights()),
-            None => self.backbone.weights().to_owned(),
-        }
+    fn weights(&self, arch: Option<&str>) -> Result<String> {
+        let weights = self.backbone.one_or(DEFAULT_WEIGHTS)?;
+        Ok(match arch {
+            Some(arch) => format!("{weights}:{arch}"),
+            None => weights.to_owned(),
+        })
     }
 }
 
@@ -122,7 +124,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             size,
             batch,
         } => {
-            let weights = common.weights(arch.as_deref());
+            let weights = common.weights(arch.as_deref())?;
             let result = encoder(common, &weights, *dpam, *size, *batch)?;
             (common.json, result)
         }

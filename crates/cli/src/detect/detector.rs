@@ -2,7 +2,7 @@
 
 use anomalens::backbones::Backbone;
 use anomalens::detectors::{
-    Detector, DetectorError, DetectorFile, FitContext, Scope, find as find_method,
+    BackboneRef, Detector, DetectorError, DetectorFile, FitContext, Scope, find as find_method,
 };
 use anyhow::{Context, Result, bail};
 
@@ -55,7 +55,8 @@ pub(super) fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Back
         0 => "none".to_owned(),
         count => format!("{count} normal images"),
     };
-    let (backbone_ref, provenance) = (fit::reference(&backbone), fit::provenance(data));
+    let backbone_ref = BackboneRef::of(&backbone).used_by(detector.as_ref());
+    let provenance = fit::provenance(data);
     Ok((
         DetectorFile {
             detector,

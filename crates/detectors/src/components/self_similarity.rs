@@ -163,7 +163,7 @@ fn spread<'a>(values: impl Iterator<Item = &'a f32>) -> f32 {
 /// The patch tokens after `block`, scaled to length 1, `[patches, width]`.
 fn directions(image: &ImageFeatures, block: usize) -> Result<Tensor, DetectorError> {
     let tokens = image
-        .block(block)
+        .layer(block)
         .ok_or(DetectorError::MissingLayer(LayerId::Block(block)))?;
     let mut patches = tokens.tokens.clone();
     normalise_rows(&mut patches, tokens.dim);
@@ -199,6 +199,7 @@ mod tests {
         ImageFeatures {
             maps: vec![map],
             embedding: None,
+            further: vec![],
         }
     }
 

@@ -52,7 +52,7 @@ pub(crate) fn normalise(row: &mut [f32]) {
 
 /// The tokens of an image after `block`.
 pub(crate) fn after(image: &ImageFeatures, block: usize) -> Result<&FeatureMap, DetectorError> {
-    let map = image.block(block);
+    let map = image.layer(block);
     map.ok_or(DetectorError::MissingLayer(LayerId::Block(block)))
 }
 

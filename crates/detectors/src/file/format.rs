@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use anomalens_backbones::{Activation, Precision};
+use anomalens_backbones::{Activation, Backbone, Precision};
 use anomalens_base::write_atomic;
 use anomalens_vision::Levels;
 use half::f16;
@@ -12,7 +12,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::detector::{Array, State};
+use crate::detector::{Array, Detector, State};
 use crate::training::EpochLog;
 use crate::{Calibration, DetectorError, InputSpec};
 
@@ -34,6 +34,35 @@ pub struct BackboneRef {
     /// The activation of its blocks, where its weights do not tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation: Option<Activation>,
+    /// Further networks that see the same images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub companions: Vec<BackboneRef>,
+}
+
+impl BackboneRef {
+    /// What tells `backbone` from others.
+    pub fn of(backbone: &Backbone) -> Self {
+        Self {
+            name: backbone.name.clone(),
+            sha256: backbone.sha256.to_string(),
+            precision: backbone.precision,
+            activation: backbone.activation,
+            companions: backbone.companions.iter().map(Self::of).collect(),
+        }
+    }
+
+    /// Without the companions that `detector` has no use for.
+    #[must_use]
+    pub fn used_by(mut self, detector: &dyn Detector) -> Self {
+        let further = detector.profile().further.iter().map(|input| input.network);
+        self.companions.truncate(further.max().unwrap_or(0));
+        self
+    }
+
+    /// Its weights, then those of its companions.
+    pub fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.companions)
+    }
 }
 
 /// Where a detector came from.
@@ -65,6 +94,9 @@ pub(crate) struct Header {
     pub(crate) method: String,
     pub(crate) config: serde_json::Value,
     pub(crate) input: InputSpec,
+    /// Further ways in which images are seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) further: Vec<InputSpec>,
     pub(crate) backbone: BackboneRef,
     pub(crate) provenance: Provenance,
     #[serde(default, skip_serializing_if = "Option::is_none")]

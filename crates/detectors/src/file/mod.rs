@@ -39,6 +39,7 @@ impl DetectorFile {
             method: self.detector.method().to_owned(),
             config,
             input: self.detector.input().clone(),
+            further: self.detector.profile().further.clone(),
             backbone: self.backbone.clone(),
             provenance: self.provenance.clone(),
             calibration: self.calibration.clone(),
@@ -60,6 +61,7 @@ impl DetectorFile {
     fn made_of(content: Content) -> Result<Self, String> {
         let method = find(&content.header.method).map_err(|e| e.to_string())?;
         let input = content.header.input.clone();
+        let further = content.header.further.clone();
         let backbone = content.header.backbone.clone();
         let provenance = content.header.provenance.clone();
         let calibration = content.header.calibration.clone();
@@ -67,7 +69,7 @@ impl DetectorFile {
         let detector = method
             .load(content.into_state())
             .map_err(|e| e.to_string())?;
-        if *detector.input() != input {
+        if *detector.input() != input || detector.profile().further != further {
             return Err(
                 "its preprocessing does not follow from its settings; it was made by another \
                  version and must be fitted again"
@@ -114,18 +116,22 @@ impl DetectorFile {
         }
     }
 
-    /// Checks that weights with the hash `sha256` are those that the detector was made with.
+    /// Checks that the weights of `found` are those that the detector was made with.
     ///
     /// # Errors
     /// [`DetectorError::OtherBackbone`].
-    pub fn check_backbone(&self, sha256: &str) -> Result<(), DetectorError> {
-        if self.backbone.sha256 == sha256 {
-            return Ok(());
+    pub fn check_backbone(&self, found: &BackboneRef) -> Result<(), DetectorError> {
+        let mut found = found.all();
+        for expected in self.backbone.all() {
+            let found = found.next().map(|found| found.sha256.as_str());
+            if found != Some(&expected.sha256) {
+                return Err(DetectorError::OtherBackbone {
+                    expected: expected.name.clone(),
+                    expected_sha256: expected.sha256.clone(),
+                    found_sha256: found.unwrap_or("none").to_owned(),
+                });
+            }
         }
-        Err(DetectorError::OtherBackbone {
-            expected: self.backbone.name.clone(),
-            expected_sha256: self.backbone.sha256.clone(),
-            found_sha256: sha256.to_owned(),
-        })
+        Ok(())
     }
 }

@@ -3,11 +3,13 @@
 //! ```text
 //! source.rs   images in files and in memory
 //! tta.rs      test-time augmentation: moved views of an image, and how their results are merged
+//! cells.rs    maps of a convolutional network joined to one
 //! tiles.rs    large inputs in overlapping parts
 //! stream.rs   batches of features; the next images are decoded while the network works
 //! predict.rs  a backbone and detectors together
 //! ```
 
+mod cells;
 mod predict;
 mod source;
 mod stream;

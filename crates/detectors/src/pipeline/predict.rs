@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use anomalens_backbones::{ImageEncoder, ImageFeatures};
 use anomalens_vision::{DecodeNote, GeometryError, Image, Map, Rect};
 
-use super::stream::{ImageSize, Views, stream_views};
+use super::stream::{ImageSize, Looks, Views, stream_views};
 use super::tta::merge;
 use crate::{
-    Detector, DetectorError, Enlargement, ImageSource, InputSpec, NormalRange, Note, Scope, Scored,
-    SourceError, StreamOptions, Tta,
+    Detector, DetectorError, Enlargement, ImageSource, InputSpec, NormalRange, Note, Profile,
+    Scope, Scored, SourceError, StreamOptions, Tta,
 };
 
 /// What a detector says of one image.
@@ -112,6 +112,7 @@ pub fn predict(
 /// Detectors that share one pass through the network.
 struct Pass<'a> {
     input: InputSpec,
+    further: Vec<InputSpec>,
     tta: Tta,
     /// The group of images that some of them need.
     group: Option<usize>,
@@ -128,7 +129,8 @@ fn passes<'a>(detectors: &[&'a dyn Detector]) -> Vec<Pass<'a>> {
         };
         let fitting = passes.iter_mut().find_map(|pass| {
             let joined = pass.input.join(detector.input())?;
-            let views_agree = pass.tta == detector.profile().tta;
+            let Profile { further, tta, .. } = detector.profile();
+            let views_agree = pass.tta == *tta && pass.further == *further;
             let groups_agree = group.is_none() || pass.group.is_none() || group == pass.group;
             (views_agree && groups_agree).then_some((pass, joined))
         });
@@ -140,6 +142,7 @@ fn passes<'a>(detectors: &[&'a dyn Detector]) -> Vec<Pass<'a>> {
             }
             None => passes.push(Pass {
                 input: detector.input().clone(),
+                further: detector.profile().further.clone(),
                 tta: detector.profile().tta,
                 group,
                 detectors: vec![(i, detector)],
@@ -198,8 +201,11 @@ impl Run<'_> {
         let (encoder, pass, options) = (self.encoder, self.pass, self.options);
         stream_views(
             encoder,
-            &pass.input,
-            pass.tta,
+            &Looks {
+                input: &pass.input,
+                further: &pass.further,
+                tta: pass.tta,
+            },
             &sources,
             options,
             |i, views| {

@@ -38,9 +38,39 @@ impl Default for StreamOptions {
     }
 }
 
-/// An image on its way: its views as inputs to the network, and what stays of it.
+/// How images are seen.
+#[derive(Clone, Copy)]
+pub(super) struct Looks<'a> {
+    pub(super) input: &'a InputSpec,
+    /// Further inputs, whose features come with those of the first.
+    pub(super) further: &'a [InputSpec],
+    pub(super) tta: Tta,
+}
+
+impl<'a> Looks<'a> {
+    fn one(input: &'a InputSpec, tta: Tta) -> Self {
+        Self {
+            input,
+            further: &[],
+            tta,
+        }
+    }
+
+    /// Pixels of a patch of each input, by which views are moved.
+    fn patches(&self, encoder: &dyn ImageEncoder) -> Result<Vec<usize>, DetectorError> {
+        let patch = |input: &InputSpec| Ok(encoder.network(input.network)?.spec().multiple);
+        self.all().map(patch).collect()
+    }
+
+    fn all(self) -> impl Iterator<Item = &'a InputSpec> {
+        std::iter::once(self.input).chain(self.further)
+    }
+}
+
+/// An image on its way: its inputs to the networks, those of each view together, and what stays of
+/// it.
 struct Prepared {
-    views: Vec<Preprocessed>,
+    views: Vec<Vec<Preprocessed>>,
     size: ImageSize,
     flat: bool,
     notes: Vec<DecodeNote>,
@@ -98,8 +128,8 @@ pub fn stream_features(
     options: &StreamOptions,
     mut sink: impl FnMut(usize, Encoded) -> ControlFlow<()>,
 ) -> Result<(), DetectorError> {
-    let tta = Tta::default();
-    stream_views(encoder, input, tta, sources, options, |index, views| {
+    let looks = Looks::one(input, Tta::default());
+    stream_views(encoder, &looks, sources, options, |index, views| {
         let first = |Views {
                          mut views, size, ..
                      }: Views| (views.swap_remove(0), size);
@@ -110,13 +140,12 @@ pub fn stream_features(
 /// [`stream_features`] with all views of each image.
 pub(super) fn stream_views(
     encoder: &dyn ImageEncoder,
-    input: &InputSpec,
-    tta: Tta,
+    looks: &Looks<'_>,
     sources: &[ImageSource],
     options: &StreamOptions,
     mut sink: impl FnMut(usize, Result<Views, SourceError>) -> ControlFlow<()>,
 ) -> Result<(), DetectorError> {
-    let patch = encoder.spec().multiple;
+    let patches = looks.patches(encoder)?;
     let batch = options.batch.max(1);
     let (sender, receiver) = sync_channel::<Vec<Result<Prepared, SourceError>>>(1);
     std::thread::scope(|scope| {
@@ -124,7 +153,7 @@ pub(super) fn stream_views(
             let open = |source: &ImageSource| {
                 let image = source.open(&options.decode)?;
                 options.notes.add(source.path(), &image);
-                let prepared = Prepared::new(&image, input, tta, patch);
+                let prepared = Prepared::new(&image, looks, &patches);
                 let prepared = prepared.map_err(|error| source.unfit(error))?;
                 let pixels = options.keep_pixels.then_some(image);
                 Ok(Prepared { pixels, ..prepared })
@@ -137,7 +166,7 @@ pub(super) fn stream_views(
         });
         let mut index = 0;
         for prepared in receiver {
-            for encoded in encode_prepared(encoder, input, tta, prepared)? {
+            for encoded in encode_prepared(encoder, looks, prepared)? {
                 if sink(index, encoded).is_break() {
                     return Ok(());
                 }
@@ -156,12 +185,14 @@ pub(crate) fn encode_images<'i>(
     tta: Tta,
     images: impl IntoIterator<Item = &'i Image>,
 ) -> Result<Vec<ImageFeatures>, DetectorError> {
+    let looks = Looks::one(input, tta);
+    let patches = looks.patches(encoder)?;
     let images: Vec<&Image> = images.into_iter().collect();
     let mut features = Vec::with_capacity(images.len());
     for images in images.chunks(StreamOptions::default().batch) {
         let prepared = images
             .par_iter()
-            .map(|image| Prepared::new(image, input, tta, encoder.spec().multiple));
+            .map(|image| Prepared::new(image, &looks, &patches));
         let mut left: Vec<_> = prepared
             .collect::<Result<Vec<_>, _>>()?
             .into_iter()
@@ -169,23 +200,26 @@ pub(crate) fn encode_images<'i>(
             .collect();
         for _ in 0..tta.count() {
             let view = left.iter_mut().map(Iterator::next).collect();
-            features.extend(encode_inputs(encoder, input, view)?.into_iter().flatten());
+            features.extend(encode_view(encoder, &looks, view)?.into_iter().flatten());
         }
     }
     Ok(features)
 }
 
 impl Prepared {
-    fn new(
-        image: &Image,
-        input: &InputSpec,
-        tta: Tta,
-        patch: usize,
-    ) -> Result<Self, GeometryError> {
+    fn new(image: &Image, looks: &Looks<'_>, patches: &[usize]) -> Result<Self, GeometryError> {
         let (width, height) = (image.width(), image.height());
-        let footprint = input.preprocess.footprint(width, height)?;
+        let footprint = looks.input.preprocess.footprint(width, height)?;
+        let mut views: Vec<Vec<Preprocessed>> = vec![vec![]; looks.tta.count()];
+        for (input, &patch) in looks.all().zip(patches) {
+            let of_input = looks.tta.views(input.preprocess.apply(image)?, patch);
+            views
+                .iter_mut()
+                .zip(of_input)
+                .for_each(|(view, one)| view.push(one));
+        }
         Ok(Self {
-            views: tta.views(input.preprocess.apply(image)?, patch),
+            views,
             size: ImageSize {
                 width,
                 height,
@@ -201,8 +235,7 @@ impl Prepared {
 /// Encodes the images that could be prepared; errors keep their places.
 fn encode_prepared(
     encoder: &dyn ImageEncoder,
-    input: &InputSpec,
-    tta: Tta,
+    looks: &Looks<'_>,
     prepared: Vec<Result<Prepared, SourceError>>,
 ) -> Result<Vec<Result<Views, SourceError>>, DetectorError> {
     let (mut left, mut encoded) = (vec![], vec![]);
@@ -229,9 +262,9 @@ fn encode_prepared(
         left.push(views.into_iter());
         encoded.push(started);
     }
-    for _ in 0..tta.count() {
+    for _ in 0..looks.tta.count() {
         let view = left.iter_mut().map(Iterator::next).collect();
-        let features = encode_inputs(encoder, input, view)?;
+        let features = encode_view(encoder, looks, view)?;
         for (image, features) in encoded.iter_mut().zip(features) {
             if let Ok(image) = image {
                 image.views.extend(features);
@@ -241,15 +274,27 @@ fn encode_prepared(
     Ok(encoded)
 }
 
-/// Encodes the inputs that are there; each result in its input's place.
-fn encode_inputs(
+/// Encodes one view of the images that are there; each result in its image's place.
+fn encode_view(
     encoder: &dyn ImageEncoder,
-    input: &InputSpec,
-    inputs: Vec<Option<Preprocessed>>,
+    looks: &Looks<'_>,
+    images: Vec<Option<Vec<Preprocessed>>>,
 ) -> Result<Vec<Option<ImageFeatures>>, DetectorError> {
-    let there: Vec<bool> = inputs.iter().map(Option::is_some).collect();
-    let inputs: Vec<Preprocessed> = inputs.into_iter().flatten().collect();
-    let mut features = input.encode(encoder, &inputs)?.into_iter();
-    let mut next = |is_there: bool| if is_there { features.next() } else { None };
+    let there: Vec<bool> = images.iter().map(Option::is_some).collect();
+    let mut left: Vec<_> = images.into_iter().flatten().map(Vec::into_iter).collect();
+    let mut encoded: Vec<ImageFeatures> = vec![];
+    for input in looks.all() {
+        let inputs: Vec<Preprocessed> = left.iter_mut().filter_map(Iterator::next).collect();
+        let features = input.encode(encoder, &inputs)?;
+        match encoded.is_empty() {
+            true => encoded = features,
+            false => {
+                let images = encoded.iter_mut().zip(features);
+                images.for_each(|(image, further)| image.further.push(further));
+            }
+        }
+    }
+    let mut encoded = encoded.into_iter();
+    let mut next = |is_there: bool| if is_there { encoded.next() } else { None };
     Ok(there.into_iter().map(&mut next).collect())
 }

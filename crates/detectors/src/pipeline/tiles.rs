@@ -4,7 +4,9 @@
 
 use anomalens_backbones::{FeatureMap, Grid, ImageEncoder, ImageFeatures};
 use anomalens_vision::Preprocessed;
+use rayon::prelude::*;
 
+use super::cells::joined_cells;
 use crate::{DetectorError, InputSpec};
 
 /// Neighbours overlap by this part of a tile at least.
@@ -51,6 +53,21 @@ impl InputSpec {
     /// # Errors
     /// Those of the network.
     pub fn encode(
+        &self,
+        encoder: &dyn ImageEncoder,
+        inputs: &[Preprocessed],
+    ) -> Result<Vec<ImageFeatures>, DetectorError> {
+        let features = self.seen(encoder.network(self.network)?, inputs)?;
+        Ok(match self.join_cells {
+            Some(side) => {
+                let joined = features.into_par_iter();
+                joined.map(|one| joined_cells(one, side)).collect()
+            }
+            None => features,
+        })
+    }
+
+    fn seen(
         &self,
         encoder: &dyn ImageEncoder,
         inputs: &[Preprocessed],
@@ -237,6 +254,7 @@ mod tests {
                 ImageFeatures {
                     maps: request.layers.iter().map(map).collect(),
                     embedding: Some(vec![2.0]),
+                    further: vec![],
                 }
             };
             Ok(images.iter().map(one).collect())

@@ -304,6 +304,7 @@ mod tests {
             let features = ImageFeatures {
                 maps: vec![],
                 embedding: Some(vec![0.0]),
+                further: vec![],
             };
             Ok(vec![features; images.len()])
         }

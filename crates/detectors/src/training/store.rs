@@ -162,6 +162,7 @@ impl<'a> FeatureStore<'a> {
                 let features = ImageFeatures {
                     maps: features.maps.into_iter().map(kept).collect(),
                     embedding: features.embedding,
+                    further: vec![],
                 };
                 cache
                     .add(&keys[sample], &features)

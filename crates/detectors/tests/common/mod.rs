@@ -84,6 +84,7 @@ fn features(image: &Preprocessed, request: &FeatureRequest) -> ImageFeatures {
     ImageFeatures {
         maps: request.layers.iter().map(map).collect(),
         embedding: request.embedding.map(|_| mean(&patches)),
+        further: vec![],
     }
 }
 

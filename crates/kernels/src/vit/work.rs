@@ -38,6 +38,7 @@ impl Plan<'_> {
         ImageFeatures {
             maps: request.layers.iter().map(map).collect(),
             embedding: request.embedding.map(|_| vec![0.0; vit.embedding_width()]),
+            further: vec![],
         }
     }
 }

@@ -18,7 +18,7 @@ use anomalens::benchmark::{
     Bench, BenchResult, Cell, Entry, Suite, Written, suite, suites, write_tables,
 };
 use anomalens::detectors::training::{Cache, TrainOptions};
-use anomalens::detectors::{MethodSettings, find as find_method};
+use anomalens::detectors::{BackboneRef, MethodSettings, find as find_method};
 use anomalens::evaluation::{Fold, Resolution, RunOptions, Table};
 use anomalens::report::Heading;
 use anyhow::{Result, bail};
@@ -156,7 +156,7 @@ fn measure(args: &Args) -> Result<End> {
         train_on,
         entries,
         encoder: &*encoder(&backbone, cache.as_ref())?,
-        backbone: fit::reference(&backbone),
+        backbone: BackboneRef::of(&backbone),
         training: TrainOptions {
             epochs: args.epochs.map(usize::from),
             seed: TRAINING_SEED,

@@ -56,6 +56,7 @@ impl Method for AnomalyDino {
             },
             backbones: "any; DINOv2 in the paper",
             last_blocks: true,
+            several_networks: false,
         }
     }
 

@@ -132,6 +132,7 @@ fn prompts_and_scores() {
                 })
                 .collect(),
             embedding: Some(embedding),
+            further: vec![],
         };
         let scored = detector.score(&[&features]).unwrap().remove(0);
         scores.push(scored.score);

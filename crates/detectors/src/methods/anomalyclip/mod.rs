@@ -86,6 +86,7 @@ impl Method for AnomalyClip {
             },
             backbones: "CLIP; others with trained embeddings instead of prompts",
             last_blocks: true,
+            several_networks: false,
         }
     }
 

@@ -73,6 +73,7 @@ impl Method for InCtrl {
             },
             backbones: "CLIP; others without the text prior",
             last_blocks: true,
+            several_networks: false,
         }
     }
 

@@ -14,7 +14,7 @@ use candle_core::Tensor;
 
 use super::foreground::{Evidence, Foreground};
 use super::residual::Compared;
-use super::settings::{Settings, of_twelve, small};
+use super::settings::{SMALL_BELOW, Settings, of_twelve, small};
 use crate::components::residual::{banks, map};
 use crate::pipeline::is_flat;
 use crate::settings::Checked;
@@ -23,9 +23,6 @@ use crate::{Choice, DetectorError, FitContext, Note, ReferenceAugmentation, Refe
 /// References that are looked at, at most.
 const LOOKED_AT: usize = 8;
 
-/// Images whose shorter side is below this are small: scans, or parts of photographs.
-const SMALL_BELOW: u32 = 448;
-
 /// Blocks that are compared in larger images, of twelve.
 const PARTS: [usize; 3] = [6, 8, 10];
 
@@ -33,7 +30,7 @@ const PARTS: [usize; 3] = [6, 8, 10];
 const SURFACE: u32 = 336;
 
 /// The most for what goes through the network in one piece, and the side of a tile.
-const PIECE: u32 = 672;
+pub(super) const PIECE: u32 = 672;
 
 /// From this shorter side on images are seen in tiles, at this size.
 const LARGE: u32 = 1344;
@@ -114,7 +111,8 @@ pub(super) fn choose(
 
     let shape = Shape::of(&images);
     let (size, tile) = settings.size(context.encoder, &shape, object);
-    if size[0].min(size[1]) >= SMALL_BELOW && !context.settings.contains_key("blocks") {
+    let open = !context.settings.contains_key("blocks") && !settings.blocks.is_empty();
+    if size[0].min(size[1]) >= SMALL_BELOW && open {
         chosen.blocks = of_twelve(&PARTS, context.encoder.spec().blocks());
         let value = serde_json::json!(chosen.blocks).to_string();
         note(
@@ -130,7 +128,7 @@ pub(super) fn choose(
         0 => String::new(),
         side => format!(", in tiles of {side}"),
     };
-    let patch = context.encoder.spec().multiple as f64;
+    let patch = settings.patch(context.encoder)? as f64;
     let covers = patch * f64::from(shape.shorter) / f64::from(size[0].min(size[1]));
     note(
         "input_size",
@@ -254,12 +252,14 @@ impl Overview {
             let tta = crate::Tta::default();
             let features = context.encode(&profile.input, tta, images.iter().copied())?;
             let grid = features.first().map(|features| features.grid());
-            let compared = features.iter().map(|f| Compared::of(f, &settings.blocks));
+            let compared = features
+                .iter()
+                .map(|f| Compared::of(f, settings.compared()));
             Ok::<_, DetectorError>((compared.collect::<Result<Vec<_>, _>>()?, grid))
         };
         let forms = |forms: &[Image]| {
             let (forms, _) = encode(&forms.iter().collect::<Vec<_>>())?;
-            let blocks = (0..settings.blocks.len()).map(|block| {
+            let blocks = (0..settings.compared().len()).map(|block| {
                 let all: Vec<&Tensor> = forms.iter().map(|form| &form.patches[block]).collect();
                 Tensor::cat(&all, 0)
             });

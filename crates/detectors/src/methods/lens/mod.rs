@@ -4,6 +4,8 @@
 //!
 //! ```text
 //! settings.rs     settings
+//! looks.rs        the networks and sizes that see each image, and their results joined
+//! look.rs         one of them: its settings, and what images are compared with
 //! choices.rs      what the references decide: size, turning, ground
 //! foreground.rs   the object, and the ground around it
 //! own_image.rs    evidence: the rest of the image itself
@@ -21,6 +23,8 @@
 mod batch;
 mod choices;
 mod foreground;
+mod look;
+mod looks;
 mod own_image;
 mod power_mean;
 mod references;
@@ -36,16 +40,14 @@ use anomalens_backbones::{ImageEncoder, ImageFeatures};
 pub use settings::{Evidence, Settings};
 
 use crate::detector::{Array, Detector, Profile, Scored, State};
-use crate::file::format::Content;
 use crate::settings::Checked;
 use crate::training::{TrainProgress, Trained};
 use crate::{
     DetectorError, FitContext, Method, MethodInfo, MethodSettings, Need, Note, Requirements,
     Settings as _, TrainContext, Trainer, Variant,
 };
-use own_image::OwnImage;
+use look::Look;
 use power_mean::PowerMean;
-use references::References;
 
 /// The method's name.
 pub const NAME: &str = "lens";
@@ -68,6 +70,7 @@ impl Method for Lens {
             },
             backbones: "any",
             last_blocks: false,
+            several_networks: true,
         }
     }
 
@@ -87,55 +90,12 @@ impl Method for Lens {
     }
 
     fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
-        let (defaults, head) = match context.trained {
-            Some(path) => read_trained(path)?,
-            None => (Settings::defaults(context.encoder)?, PowerMean::learned()?),
-        };
-        let mut settings = defaults.replaced_by(context.settings)?;
-        if settings.evidence == Evidence::Auto {
-            settings.evidence = match context.references {
-                [] => Evidence::OwnImage,
-                _ => Evidence::References,
-            };
-        }
-        let (settings, chosen) = match settings.evidence {
-            Evidence::References => choices::choose(context, settings)?,
-            _ => (settings.settled(context.encoder), vec![]),
-        };
-        let checked = Checked::new(settings)?;
-        let source = match checked.settings.evidence {
-            Evidence::Batch => Source::Batch,
-            Evidence::References => {
-                context.require_references(NAME)?;
-                let references = References::default().with(context, &[], &checked)?;
-                Source::References(references.with_notes(chosen))
-            }
-            Evidence::Auto | Evidence::OwnImage => {
-                Source::OwnImage(OwnImage::fit(context, &checked)?)
-            }
-        };
-        Ok(Box::new(LensDetector {
-            checked,
-            head,
-            source,
-        }))
+        let (looks, notes) = looks::fit(context)?;
+        Ok(Box::new(LensDetector::new(looks, notes)?))
     }
 
-    fn load(&self, mut state: State) -> Result<Box<dyn Detector>, DetectorError> {
-        let checked: Checked<Settings> = Checked::load(&state)?;
-        Ok(Box::new(LensDetector {
-            head: PowerMean::load(&mut state)?,
-            source: match checked.settings.evidence {
-                Evidence::Batch => Source::Batch,
-                Evidence::References => {
-                    Source::References(References::load(&mut state, &checked.settings)?)
-                }
-                Evidence::Auto | Evidence::OwnImage => {
-                    Source::OwnImage(OwnImage::load(&mut state)?)
-                }
-            },
-            checked,
-        }))
+    fn load(&self, state: State) -> Result<Box<dyn Detector>, DetectorError> {
+        Ok(Box::new(LensDetector::new(looks::load(state)?, vec![])?))
     }
 
     fn trainer(&self) -> Option<&dyn Trainer> {
@@ -144,22 +104,15 @@ impl Method for Lens {
 
     fn update_references(
         &self,
-        mut state: State,
+        state: State,
         context: &FitContext<'_>,
         remove: &[String],
     ) -> Result<Box<dyn Detector>, DetectorError> {
-        let checked: Checked<Settings> = Checked::load(&state)?;
-        if checked.settings.evidence != Evidence::References {
-            return Err(DetectorError::FixedReferences(NAME));
-        }
-        let head = PowerMean::load(&mut state)?;
-        let references = References::load(&mut state, &checked.settings)?;
-        let source = Source::References(references.with(context, remove, &checked)?);
-        Ok(Box::new(LensDetector {
-            checked,
-            head,
-            source,
-        }))
+        let looks = looks::load(state)?.into_iter();
+        let changed = looks.map(|look| look.with(context, remove));
+        let looks = changed.collect::<Result<Vec<_>, _>>()?;
+        let notes = looks.first().map_or(vec![], |first| first.notes().to_vec());
+        Ok(Box::new(LensDetector::new(looks, notes)?))
     }
 }
 
@@ -181,10 +134,9 @@ impl Trainer for Lens {
             evidence: Evidence::References,
             ..Settings::defaults(context.encoder)?.replaced_by(context.settings)?
         };
-        Ok(Box::new(LensDetector::without_references(
-            Checked::new(settings.settled(context.encoder))?,
-            PowerMean::new()?,
-        )))
+        let checked = Checked::new(settings.settled(context.encoder))?;
+        let detector = LensDetector::without_references(checked, PowerMean::new()?)?;
+        Ok(Box::new(detector))
     }
 
     fn variants(&self, _: &dyn ImageEncoder) -> Result<Vec<Variant>, DetectorError> {
@@ -201,87 +153,67 @@ impl Trainer for Lens {
 
 /// Ready to score images.
 struct LensDetector {
-    checked: Checked<Settings>,
-    head: PowerMean,
-    source: Source,
-}
-
-/// What images are compared with, made ready.
-enum Source {
-    OwnImage(OwnImage),
-    References(References),
-    Batch,
+    /// At least one.
+    looks: Vec<Look>,
+    profile: Profile,
+    notes: Vec<Note>,
 }
 
 impl LensDetector {
     /// What training leaves: a detector for references, without any yet.
-    fn without_references(checked: Checked<Settings>, head: PowerMean) -> Self {
-        Self {
-            checked,
-            head,
-            source: Source::References(References::default()),
-        }
+    fn without_references(
+        checked: Checked<Settings>,
+        head: PowerMean,
+    ) -> Result<Self, DetectorError> {
+        Self::new(vec![Look::without_references(checked, head)], vec![])
+    }
+
+    fn new(looks: Vec<Look>, notes: Vec<Note>) -> Result<Self, DetectorError> {
+        let Some((first, further)) = looks.split_first() else {
+            return Err(refuse("it looks at nothing"));
+        };
+        let profile = Profile {
+            further: further.iter().map(Look::input).collect(),
+            ..first.checked.profile.clone()
+        };
+        Ok(Self {
+            looks,
+            profile,
+            notes,
+        })
     }
 }
 
 impl Detector for LensDetector {
     fn profile(&self) -> &Profile {
-        &self.checked.profile
+        &self.profile
     }
 
     fn notes(&self) -> &[Note] {
-        match &self.source {
-            Source::References(references) => references.notes(),
-            Source::OwnImage(_) | Source::Batch => &[],
-        }
+        &self.notes
     }
 
     fn references(&self) -> Vec<&str> {
-        match &self.source {
-            Source::References(references) => references.names().collect(),
-            Source::OwnImage(_) | Source::Batch => vec![],
-        }
+        self.looks.first().map_or(vec![], Look::references)
     }
 
     fn score(&self, images: &[&ImageFeatures]) -> Result<Vec<Scored>, DetectorError> {
-        let each = |score: &dyn Fn(&ImageFeatures) -> Result<Scored, DetectorError>| {
-            images.iter().map(|image| score(image)).collect()
-        };
-        match &self.source {
-            Source::OwnImage(own) => each(&|image| own.score(image, &self.checked)),
-            Source::References(references) => {
-                each(&|image| references.score(image, &self.checked, &self.head))
-            }
-            Source::Batch => batch::score(images, &self.checked),
+        let mut joined = vec![];
+        for (place, look) in self.looks.iter().enumerate() {
+            let seen = images.iter().map(|image| match place {
+                0 => Some(*image),
+                _ => image.further.get(place - 1),
+            });
+            let seen = seen.collect::<Option<Vec<_>>>();
+            let seen = seen.ok_or_else(|| refuse("an image was not seen in every way"))?;
+            joined.push(look.score(&seen)?);
         }
+        looks::join(joined)
     }
 
     fn state(&self) -> State {
-        let mut tensors = self.head.arrays();
-        match &self.source {
-            Source::OwnImage(own) => tensors.push(own.array()),
-            Source::References(references) => {
-                tensors.extend(references.arrays(&self.checked.settings.blocks));
-            }
-            Source::Batch => {}
-        }
-        self.checked.state(tensors)
+        looks::state(&self.looks)
     }
-}
-
-/// The settings and weights in a file that training wrote.
-fn read_trained(path: &std::path::Path) -> Result<(Settings, PowerMean), DetectorError> {
-    let content = Content::read(path)?;
-    if content.header.method != NAME {
-        return Err(refuse(format!(
-            "{} is a detector of {}, not of {NAME}",
-            path.display(),
-            content.header.method
-        )));
-    }
-    let mut state = content.into_state();
-    let settings = Checked::<Settings>::load(&state)?.settings;
-    Ok((settings, PowerMean::load(&mut state)?))
 }
 
 /// The error for settings that are impossible.

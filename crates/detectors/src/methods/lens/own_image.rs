@@ -117,7 +117,7 @@ fn compared(
     image: &ImageFeatures,
     settings: &Settings,
 ) -> Result<(f32, impl Iterator<Item = f32>), DetectorError> {
-    let found = self_distances(image, &settings.blocks)?;
+    let found = self_distances(image, settings.compared())?;
     let distances: Vec<f32> = found.iter().map(Distance::of_image).collect();
     let places = found.into_iter().map(|distance| distance.of_place());
     Ok((top(&distances, HIGHEST), places))

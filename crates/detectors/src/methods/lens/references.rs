@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use anomalens_backbones::{Grid, ImageFeatures, LayerId};
+use anomalens_backbones::{Grid, ImageFeatures};
 use anomalens_vision::{Image, Map};
 use candle_core::{DType, Device, Tensor};
 
@@ -293,7 +293,7 @@ impl References {
             return Err(DetectorError::NoReferences(NAME));
         };
         let grid = profile.check(image, first.width())?;
-        let compared = Compared::of(image, &settings.blocks)?;
+        let compared = Compared::of(image, settings.compared())?;
         let mut map = map(&compared.patches, &self.banks)?;
         weigh(
             &mut map,
@@ -304,7 +304,7 @@ impl References {
             false => 0.0,
         };
         let means = self.by_name.values().map(|kept| kept.means.as_slice());
-        let blocks = settings.blocks.len();
+        let blocks = settings.compared().len();
         let residuals = Residuals::new(&map, own, &compared.means, means, blocks);
         let score = head.score(residuals.ratios(self.unit), settings)?;
         let unit = self.unit.patches;
@@ -370,7 +370,7 @@ impl References {
         let mut references = BTreeMap::new();
         for name in names {
             let mut rows_of_all: Option<usize> = None;
-            let tokens = settings.blocks.iter().map(|block| {
+            let tokens = settings.compared().iter().map(|block| {
                 let kept = tokens_name(&name, *block);
                 match tensors.remove(&kept) {
                     Some(Array { shape, values })
@@ -432,8 +432,8 @@ fn most_of_each(
         return Ok((BANK / references).max(LEAST));
     };
     let mut bytes = 0;
-    for &block in &settings.blocks {
-        bytes += BYTES * context.encoder.spec().layer(LayerId::Block(block))?.dim;
+    for layer in settings.layers() {
+        bytes += BYTES * context.encoder.spec().layer(layer)?.dim;
     }
     let most = (megabytes as usize * (1 << 20)) / bytes.max(1) / references;
     if most < LEAST {
@@ -474,7 +474,9 @@ fn compared<'a>(
 ) -> Result<(Vec<Compared>, Grid), DetectorError> {
     let features = context.encode(&profile.input, tta, images)?;
     let grid = features.first().map(ImageFeatures::grid);
-    let compared = features.iter().map(|f| Compared::of(f, &settings.blocks));
+    let compared = features
+        .iter()
+        .map(|f| Compared::of(f, settings.compared()));
     let nowhere = Grid {
         rows: 0,
         columns: 0,

@@ -31,7 +31,7 @@ impl Compared {
     pub(super) fn of(image: &ImageFeatures, blocks: &[usize]) -> Result<Self, DetectorError> {
         let blocks = blocks.iter().map(|&block| {
             let tokens = image
-                .block(block)
+                .layer(block)
                 .ok_or(DetectorError::MissingLayer(LayerId::Block(block)))?;
             Ok((tokens.tokens.clone(), tokens.dim))
         });

@@ -1,6 +1,6 @@
 //! Settings of lens.
 
-use anomalens_backbones::ImageEncoder;
+use anomalens_backbones::{BackboneError, EncoderSpec, FeatureRequest, ImageEncoder, LayerId};
 use anomalens_vision::{Preprocess, Resize};
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +13,17 @@ use crate::{Choice, DetectorError, InputSpec, MethodSettings, ReferenceAugmentat
 /// below.
 const SMALL: u32 = 224;
 
+/// Images whose shorter side is below this are small: scans, or parts of photographs.
+pub(super) const SMALL_BELOW: u32 = 448;
+
 /// Blocks whose tokens are compared, of twelve.
 const BLOCKS: [usize; 2] = [6, 9];
+
+/// Strides in pixels of the stages of convolutional networks that are compared.
+const STRIDES: [usize; 2] = [8, 16];
+
+/// Side of the squares of cells over which their maps are averaged.
+const CELLS: usize = 3;
 
 /// The settings, with defaults that were chosen on auxiliary data alone (docs/research).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +36,9 @@ pub struct Settings {
     pub own_image: bool,
     /// Whether the mean token of an image is compared with those of others too.
     pub image_level: bool,
+    /// How many of the networks see each image, where there are several.
+    #[serde(default = "open")]
+    pub networks: Choice<usize>,
     /// The shorter side of what the network sees, in pixels.
     pub image_size: Choice<u32>,
     /// Width and height that images are stretched to, in pixels; follows from `image_size` and the
@@ -34,12 +46,18 @@ pub struct Settings {
     pub input_size: Choice<[u32; 2]>,
     /// Side of the tiles in which larger inputs are seen, in pixels; 0 for none.
     pub tiles: Choice<u32>,
+    /// Whether images that are seen in tiles are seen whole too, at a smaller size.
+    #[serde(default = "open")]
+    pub overview: Choice<bool>,
     /// How pixels are normalised.
     pub normalisation: Normalisation,
     /// In how many views each image is scored.
     pub tta: Tta,
-    /// Blocks whose tokens are compared, counted from 1; their residuals are averaged.
+    /// Blocks of a transformer whose tokens are compared, counted from 1; their residuals are averaged.
     pub blocks: Vec<usize>,
+    /// Stages of a convolutional network, counted from 1, whose maps are joined and compared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<usize>,
     /// In which forms each reference image is stored.
     pub reference_augmentation: Choice<ReferenceAugmentation>,
     /// Whether patches of the ground around an object count less.
@@ -83,22 +101,27 @@ impl Settings {
     /// # Errors
     /// Those of opening a text encoder.
     pub fn defaults(encoder: &dyn ImageEncoder) -> Result<Self, DetectorError> {
-        let blocks = encoder.spec().blocks();
-        // Networks with a text encoder were trained with CLIP's normalisation.
-        let normalisation = match encoder.text()? {
-            Some(_) => Normalisation::Clip,
-            None => Normalisation::Imagenet,
+        let spec = encoder.spec();
+        let (blocks, stages) = match spec.blocks() {
+            0 => (
+                vec![],
+                STRIDES.iter().filter_map(|&s| last_of(spec, s)).collect(),
+            ),
+            many => (of_twelve(&BLOCKS, many), vec![]),
         };
         Ok(Self {
             evidence: Evidence::Auto,
             own_image: true,
             image_level: true,
+            networks: Choice::Auto,
             image_size: Choice::Auto,
             input_size: Choice::Auto,
             tiles: Choice::Auto,
-            normalisation,
+            overview: Choice::Auto,
+            normalisation: Normalisation::of(encoder),
             tta: Tta::default(),
-            blocks: of_twelve(&BLOCKS, blocks),
+            blocks,
+            stages,
             reference_augmentation: Choice::Auto,
             foreground: Choice::Auto,
             max_memory: None,
@@ -122,6 +145,34 @@ impl Settings {
         }
     }
 
+    /// The layers that are taken from the network.
+    pub(super) fn layers(&self) -> impl Iterator<Item = LayerId> {
+        let blocks = self.blocks.iter().map(|&block| LayerId::Block(block));
+        blocks.chain(self.stages.iter().map(|&stage| LayerId::Stage(stage)))
+    }
+
+    /// The numbers of the layers whose tokens are compared, as they come out of the pipeline.
+    pub(super) fn compared(&self) -> &[usize] {
+        match self.blocks.as_slice() {
+            [] => self.stages.get(..1).unwrap_or_default(), // They are joined.
+            blocks => blocks,
+        }
+    }
+
+    /// Whether pictures are large, so that small details count.
+    pub(super) fn is_large(&self) -> bool {
+        let size = self.input_size.given();
+        size.is_some_and(|[width, height]| width.min(height) >= SMALL_BELOW)
+    }
+
+    /// Pixels of the input from one patch to the next.
+    pub(super) fn patch(&self, encoder: &dyn ImageEncoder) -> Result<usize, DetectorError> {
+        let spec = encoder.spec();
+        let strides = self.layers().map(|layer| Ok(spec.layer(layer)?.stride));
+        let strides = strides.collect::<Result<Vec<usize>, BackboneError>>()?;
+        Ok(strides.into_iter().min().unwrap_or(spec.multiple))
+    }
+
     /// Whether things lie in any direction, as the form of so many references says; a single one
     /// does not.
     pub(super) fn lie_in_any_direction(&self, references: usize) -> bool {
@@ -139,6 +190,16 @@ impl Settings {
 pub(super) fn of_twelve(blocks: &[usize], many: usize) -> Vec<usize> {
     let block = |block: &usize| (block * many / 12).max(1);
     blocks.iter().map(block).collect()
+}
+
+fn open<T>() -> Choice<T> {
+    Choice::Auto
+}
+
+/// The last stage of a convolutional network with this stride.
+fn last_of(spec: &EncoderSpec, stride: usize) -> Option<usize> {
+    let stages = spec.layers.iter().filter(|layer| layer.stride == stride);
+    stages.map(|layer| layer.id.number()).max()
 }
 
 /// The side for small images.
@@ -167,14 +228,23 @@ impl crate::Settings for Settings {
             return refuse("`input_size` must be above 0");
         }
         let tiles = self.tiles.given().filter(|&side| side > 0);
-        let square = InputSpec::square(NAME, side, &self.blocks)?;
+        match (self.blocks.is_empty(), self.stages.is_empty()) {
+            (true, true) => return refuse("`blocks` names no block, and `stages` no stage"),
+            (false, false) => return refuse("a network has `blocks` or `stages`, not both"),
+            _ => {}
+        }
+        if side == 0 {
+            return refuse("`image_size` must be above 0");
+        }
         let input = InputSpec {
+            network: 0,
             preprocess: Preprocess {
                 resize: Resize::Stretch { height, width },
                 ..self.normalisation.square(side)
             },
+            request: FeatureRequest::layers(self.layers()),
             tiles: tiles.map(|side| side as usize),
-            ..square
+            join_cells: (!self.stages.is_empty()).then_some(CELLS),
         };
         Ok(Profile {
             scope: match self.evidence {

@@ -44,6 +44,11 @@ pub(super) fn train(
         evidence: Evidence::References,
         ..Settings::defaults(encoder)?.replaced_by(context.settings)?
     };
+    if settings.blocks.is_empty() {
+        return Err(refuse(
+            "its weights are learned with the blocks of a transformer; name one with --weights",
+        ));
+    }
     let checked = Checked::new(settings.settled(encoder))?;
     let Checked { settings, profile } = &checked;
     let (height, width) = profile.input.preprocess.output_size(1, 1)?;
@@ -88,7 +93,7 @@ pub(super) fn train(
     };
     let log = run(&plan, &learner, &mut optimiser, options, progress)?;
     Ok(Trained {
-        detector: Box::new(LensDetector::without_references(checked, head)),
+        detector: Box::new(LensDetector::without_references(checked, head)?),
         log,
     })
 }

@@ -31,6 +31,7 @@ fn seeded() -> Vec<ImageFeatures> {
             })
             .collect(),
         embedding: Some(classes[image].clone()),
+        further: vec![],
     };
     (0..images).map(of_image).collect()
 }

@@ -58,6 +58,7 @@ impl Method for Musc {
             },
             backbones: "any; CLIP ViT-L/14-336 in the paper",
             last_blocks: true,
+            several_networks: false,
         }
     }
 

@@ -97,32 +97,30 @@ impl crate::Settings for Settings {
         let InputSpec {
             preprocess,
             request,
-            tiles,
+            ..
         } = InputSpec::square(NAME, self.image_size, &self.blocks)?;
         let request = FeatureRequest {
             embedding: (!self.rescore.is_empty()).then_some(Embedding::Normed),
             ..request
         };
         let input = match self.family {
-            Family::Clip => InputSpec {
-                preprocess: Preprocess::clip_square(self.image_size),
-                request: FeatureRequest {
+            Family::Clip => InputSpec::new(
+                Preprocess::clip_square(self.image_size),
+                FeatureRequest {
                     positions: Some(PositionResize::Bicubic),
                     ..request
                 },
-                tiles,
-            },
-            Family::DinoV2 => InputSpec {
-                preprocess: Preprocess {
+            ),
+            Family::DinoV2 => InputSpec::new(
+                Preprocess {
                     filter: Filter::Bilinear,
                     ..preprocess
                 },
-                request: FeatureRequest {
+                FeatureRequest {
                     positions: Some(PositionResize::BicubicPadded),
                     ..request.at(TokenStage::Normed)
                 },
-                tiles,
-            },
+            ),
         };
         Ok(Profile {
             scope: Scope::Joint(self.group.unwrap_or(usize::MAX)),

@@ -66,9 +66,9 @@ fn score_in_order(
     for image in images {
         profile.check(image, width)?;
     }
-    let mut maps = mutual_maps(images, &settings.blocks, width)?;
+    let mut maps = mutual_maps(images, settings.compared(), width)?;
     if settings.own_image {
-        add_own(&mut maps, images, &settings.blocks)?;
+        add_own(&mut maps, images, settings.compared())?;
     }
     let range = NormalRange::of(maps.concat(), UPPER_QUANTILE);
     let maps: Vec<Map> = maps
@@ -79,7 +79,7 @@ fn score_in_order(
     // The highest patch alone.
     let mut scores: Vec<f32> = maps.iter().map(|map| map.top_mean(0.0)).collect();
     if settings.image_level {
-        add_image_level(&mut scores, &maps, images, &settings.blocks)?;
+        add_image_level(&mut scores, &maps, images, settings.compared())?;
     }
     let scored = scores.into_iter().zip(maps);
     Ok(scored
