@@ -283,6 +283,40 @@ fn narrow_numbers_give_nearly_the_same_features() {
     }
 }
 
+/// Without any file of weights on the machine.
+#[cfg(feature = "embedded")]
+#[test]
+fn the_stages_in_the_program_give_nearly_the_original_features() {
+    use anomalens_backbones::{Backbone, BackboneOptions, DEFAULT_COMPANION};
+
+    let cache = tempfile::tempdir().unwrap();
+    let store = Store::new(cache.path());
+    let options = BackboneOptions::default();
+    let backbone = Backbone::open(DEFAULT_COMPANION, options, &store, &|_| {}).unwrap();
+    let encoder = backbone.encoder.as_ref();
+    let image = picture(encoder.spec().normalisation, 224);
+    let layers = [3, 5].map(LayerId::Stage);
+    let features = |encoder: &dyn ImageEncoder| {
+        let image = std::slice::from_ref(&image);
+        encoder
+            .encode(image, &FeatureRequest::layers(layers))
+            .unwrap()
+            .remove(0)
+    };
+    let (exact, found) = (features(lite0(Precision::F32).as_ref()), features(encoder));
+    for layer in layers {
+        let cosine = lowest_cosine(&found, &exact, layer);
+        assert!(cosine >= 0.995, "{layer}: {cosine}");
+    }
+    let error = encoder.encode(&[image], &stages(6)).unwrap_err();
+    let expected = BackboneError::StageNotHeld {
+        stage: 7,
+        encoder: "EfficientNet-Lite0".to_owned(),
+        held: 5,
+    };
+    assert_eq!(error.to_string(), expected.to_string());
+}
+
 #[test]
 fn images_need_not_be_square_nor_of_one_size() {
     let encoder = lite0(Precision::F32);

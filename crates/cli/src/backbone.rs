@@ -115,6 +115,10 @@ impl Args {
                  with {activation}; leave --activation out, or fit the detector again"
             );
         }
+        let (named, used) = (self.weights.len(), made_with.all().count());
+        if named > used {
+            bail!("the detector uses {used} backbone(s), and --weights names {named}");
+        }
         let mut opened = vec![];
         for (place, made_with) in made_with.all().enumerate() {
             let weights = self.weights.get(place).unwrap_or(&made_with.name);
