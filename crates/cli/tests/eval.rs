@@ -203,6 +203,10 @@ fn speed_and_quality_are_measured_together() {
         ("--shots 0", "--shots 1 or more"),
         ("--method musc", "with normal images"),
         ("--weights tiny.safetensors@exact", "exact"),
+        (
+            "--method anomaly-dino --weights tiny.safetensors+tiny.safetensors",
+            "uses one backbone",
+        ),
     ] {
         let options = options.replace(
             "--shots 1 ",

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anomalens::backbones::{BackboneOptions, DEFAULT_WEIGHTS, Precision};
+use anomalens::backbones::{
+    Backbone, BackboneOptions, DEFAULT_COMPANION, DEFAULT_WEIGHTS, Precision,
+};
 use anomalens::base::write_atomic;
 use anomalens::datasets::{DataSet, few_shot};
 use anomalens::detectors::{
@@ -51,8 +53,13 @@ pub(super) struct Args {
         default_value = "auto"
     )]
     tiles: Vec<Choice>,
-    /// Backbones, each with a precision if wanted: NAME or NAME@half
-    #[arg(long, value_name = "NAME[@PRECISION]", value_delimiter = ',', default_value = DEFAULT_WEIGHTS)]
+    /// Backbones, each with a precision if wanted: NAME or NAME@half; A+B are used together
+    #[arg(
+        long,
+        value_name = "NAME[@PRECISION][+...]",
+        value_delimiter = ',',
+        default_values_t = [Weights::default()]
+    )]
     weights: Vec<Weights>,
     /// Number of normal images
     #[arg(long, value_name = "K", default_value_t = 4)]
@@ -103,28 +110,64 @@ impl std::fmt::Display for Choice {
     }
 }
 
-/// A backbone, and its precision if it is given.
-#[derive(Debug, Clone)]
-struct Weights {
-    name: String,
-    precision: Option<Precision>,
-}
+/// Backbones that are used together, each with a precision.
+#[derive(Debug, Clone, PartialEq)]
+struct Weights(Vec<(String, Option<Precision>)>);
 
 impl std::str::FromStr for Weights {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, precision) = match text.rsplit_once('@') {
-            Some((name, precision)) => {
-                let precision = precision.parse().map_err(|e| format!("{text}: {e}"))?;
-                (name, Some(precision))
-            }
-            None => (text, None),
+        let one = |text: &str| {
+            let (name, precision) = match text.rsplit_once('@') {
+                Some((name, precision)) => {
+                    let precision = precision.parse().map_err(|e| format!("{text}: {e}"))?;
+                    (name, Some(precision))
+                }
+                None => (text, None),
+            };
+            Ok((name.to_owned(), precision))
         };
-        Ok(Self {
-            name: name.to_owned(),
-            precision,
-        })
+        text.split('+').map(one).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        let names = [DEFAULT_WEIGHTS, DEFAULT_COMPANION];
+        Self(names.map(|name| (name.to_owned(), None)).to_vec())
+    }
+}
+
+impl std::fmt::Display for Weights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let one = |(name, precision): &(String, Option<Precision>)| match precision {
+            Some(precision) => format!("{name}@{precision}"),
+            None => name.clone(),
+        };
+        f.write_str(&self.0.iter().map(one).collect::<Vec<_>>().join("+"))
+    }
+}
+
+impl Weights {
+    fn names(&self) -> String {
+        let names = self.0.iter().map(|(name, _)| name.as_str());
+        names.collect::<Vec<_>>().join(" + ")
+    }
+
+    fn open(&self, method: &dyn Method) -> Result<Backbone> {
+        if self.0.len() > 1 && !method.info().several_networks {
+            bail!("{} uses one backbone: name one", method.info().name);
+        }
+        let mut opened = self.0.iter().map(|(name, precision)| {
+            let options = BackboneOptions {
+                precision: *precision,
+                activation: None,
+            };
+            backbone::open(name, options)
+        });
+        let first = opened.next().context("no backbone is named")??;
+        Ok(first.beside(opened.collect::<Result<_>>()?))
     }
 }
 
@@ -154,11 +197,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         .with_context(|| format!("cannot make the folder {}", args.output.display()))?;
     let mut cells = vec![];
     for weights in &args.weights {
-        let options = BackboneOptions {
-            precision: weights.precision,
-            activation: None,
-        };
-        let backbone = backbone::open(&weights.name, options)?;
+        let backbone = weights.open(method)?;
         for &size in &args.size {
             for &tiles in &args.tiles {
                 let mut settings = MethodSettings::new();
@@ -172,7 +211,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
                     runs.extend(measured(args, &data, method, &settings, &backbone, seed)?);
                 }
                 let cell = Cell {
-                    weights: backbone.name.clone(),
+                    weights: weights.names(),
                     precision: backbone.precision.to_string(),
                     size: size.to_string(),
                     tiles: tiles.to_string(),
