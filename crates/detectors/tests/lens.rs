@@ -317,7 +317,7 @@ fn memory_is_kept_or_refused() {
     );
 }
 
-/// Networks that are alike and see large images give what one of them gives, in a file too.
+/// Networks that are alike give what one of them gives, in a file too.
 #[test]
 fn several_networks_and_sizes_are_joined() {
     let lens = find("lens").unwrap();
@@ -325,19 +325,25 @@ fn several_networks_and_sizes_are_joined() {
     // (name, side of the images, settings, looks or why there are none)
     for (name, side, settings, expected) in [
         ("small images", 96, json!({}), Ok(1)),
-        ("large images", 448, json!({}), Ok(2)),
+        ("large images of a surface", 448, json!({}), Ok(1)),
+        (
+            "large images of an object",
+            448,
+            json!({ "foreground": true }),
+            Ok(2),
+        ),
         ("both, as given", 96, json!({ "networks": 2 }), Ok(2)),
         ("one, as given", 448, json!({ "networks": 1 }), Ok(1)),
         (
             "tiles and whole",
             448,
-            json!({ "tiles": 280, "overview": true }),
+            json!({ "tiles": 280, "overview": true, "networks": 2 }),
             Ok(4),
         ),
         (
             "blocks of the first",
             448,
-            json!({ "blocks": [5, 6] }),
+            json!({ "blocks": [5, 6], "networks": 2 }),
             Ok(2),
         ),
         (

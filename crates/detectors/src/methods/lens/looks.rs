@@ -1,7 +1,7 @@
 //! The networks and sizes that see each image, and their results joined to one.
 //!
 //! A detector has one look at least. The others were chosen as everything else is (docs/research/lens.md):
-//! a second network sees large pictures, where small details count.
+//! a second network sees large pictures of an object, where small details count.
 
 use anomalens_vision::{Alignment, Map};
 use serde::{Deserialize, Serialize};
@@ -36,8 +36,8 @@ pub(super) fn fit(context: &FitContext<'_>) -> Result<(Vec<Look>, Vec<Note>), De
     let companions = context.encoder.companions();
     if let (Choice::Auto, [_, ..]) = (first.checked.settings.networks, companions) {
         let reason = match count {
-            1 => "the first network alone sees small pictures best",
-            _ => "in large pictures several networks see more than one",
+            1 => "the first network alone sees surfaces and small pictures best",
+            _ => "in large pictures of an object several networks see more than one",
         };
         notes.push(Note::Chosen {
             setting: "networks".to_owned(),
@@ -96,7 +96,13 @@ fn networks(context: &FitContext<'_>, first: &Settings) -> Result<usize, Detecto
             "`networks` is {wanted}, and there are {there}: name more with --weights"
         ))),
         Choice::Given(wanted) => Ok(wanted),
-        Choice::Auto if first.evidence == Evidence::References && first.is_large() => Ok(there),
+        Choice::Auto
+            if first.evidence == Evidence::References
+                && first.is_large()
+                && first.foreground == Choice::Given(true) =>
+        {
+            Ok(there)
+        }
         Choice::Auto => Ok(1),
     }
 }
