@@ -25,6 +25,10 @@ pub(super) struct Args {
     /// Megabytes that the normal images may take in memory: the setting `max_memory` of lens
     #[arg(long, value_name = "MB")]
     max_memory: Option<u32>,
+    /// The prompts of methods that compare images with text: a name, or a JSON file: the setting
+    /// `prompts`
+    #[arg(long, value_name = "NAME|FILE")]
+    prompts: Option<String>,
     /// Trained parameters, for methods that need or accept them: a file from `anomalens train`, or a
     /// published checkpoint
     #[arg(long, value_name = "FILE")]
@@ -43,6 +47,9 @@ impl Args {
             if let Some(number) = number {
                 options.insert(name.to_owned(), number.into());
             }
+        }
+        if let Some(prompts) = &self.prompts {
+            options.insert("prompts".to_owned(), prompts.as_str().into());
         }
         for setting in &self.settings {
             let Some((name, value)) = setting.split_once('=') else {

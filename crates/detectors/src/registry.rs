@@ -2,16 +2,18 @@
 
 use anomalens_base::nearest;
 
-use crate::methods::{anomaly_dino, anomalyclip, inctrl, lens, musc};
+use crate::methods::{anomaly_dino, anomalyclip, clip, inctrl, lens, musc};
 use crate::{DetectorError, Method};
 
 /// One line for each method, in the order of the documentation.
-const METHODS: [&dyn Method; 5] = [
+const METHODS: [&dyn Method; 7] = [
     &lens::Lens,
     &anomaly_dino::AnomalyDino,
     &anomalyclip::AnomalyClip,
     &inctrl::InCtrl,
     &musc::Musc,
+    &clip::Clip::<false>,
+    &clip::Clip::<true>,
 ];
 
 /// The method where none is named.

@@ -5,6 +5,7 @@
 //! coreset.rs                 rows that cover all others
 //! nearest.rs                 nearest neighbours in sets of tokens
 //! residual.rs                how far patches are from the most similar ones of references
+//! prompts.rs                 prompts of normal and of anomalous things; prompts/: those of the papers
 //! neighbourhood.rs           tokens averaged over neighbourhoods
 //! mutual_scoring.rs          images of a batch score each other's patches
 //! principal_components.rs    tokens shortened to the principal components of a batch
@@ -19,6 +20,7 @@ pub(crate) mod mutual_scoring;
 pub(crate) mod nearest;
 pub(crate) mod neighbourhood;
 pub(crate) mod principal_components;
+pub(crate) mod prompts;
 pub(crate) mod reference_augmentation;
 pub(crate) mod residual;
 pub(crate) mod self_similarity;

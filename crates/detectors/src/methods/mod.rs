@@ -2,6 +2,7 @@
 
 pub mod anomaly_dino;
 pub mod anomalyclip;
+pub mod clip;
 pub mod inctrl;
 pub mod lens;
 pub mod musc;

@@ -17,6 +17,7 @@ use super::references::{Kept, References};
 use super::settings::Settings;
 use super::train::{BETAS, DECAY, FocalLoss, LEARNING_RATE};
 use super::{InCtrlDetector, residual, text};
+use crate::components::prompts::Texts;
 use crate::testing::{Goldens, close, exact, flat, inputs};
 use crate::training::{Adam, Batch, Learner, TrainingSample};
 use crate::{Detector, Settings as _};
@@ -59,7 +60,7 @@ struct Frozen {
     /// Of all sixteen images.
     features: Vec<ImageFeatures>,
     /// The prompts' embeddings for each class.
-    texts: [[Vec<f32>; 2]; 4],
+    texts: [Texts; 4],
 }
 
 /// The same for all tests, computed once.
@@ -191,7 +192,7 @@ fn every_part_of_the_score() {
                 let name = format!("{part} of image {image} with {shots} shots");
                 close(&name, found, &golden(part), 1e-4);
             };
-            check("text_features", &texts[image].concat());
+            check("text_features", &texts[image].0.concat());
             let patches = residual::patches(&features[image], &detector.settings).unwrap();
             let blocks = patches.iter().zip(&detector.references.banks);
             let maps = blocks.map(|(own, bank)| residual::residuals(own, bank).unwrap());
@@ -336,12 +337,12 @@ fn three_steps_of_training() {
 
 #[test]
 fn prompts_are_those_of_the_original() {
-    let [normal, anomalous] = text::prompts("metal_nut");
+    let [normal, anomalous] = text::prompts("metal_nut").unwrap();
     assert_eq!((normal.len(), anomalous.len()), (154, 88));
     assert_eq!(normal[0], "a cropped photo of the metal nut.");
     assert_eq!(anomalous[1], "a cropped photo of a damaged metal nut.");
     assert_eq!(
-        text::prompts("cat"),
+        text::prompts("cat").unwrap(),
         [
             ["a photo of cat for anomaly detection."],
             ["a photo without cat for anomaly detection."]

@@ -37,6 +37,7 @@ use candle_core::{Device, Tensor};
 pub use layout::BatchLayout;
 pub use settings::Settings;
 
+use crate::components::prompts::Texts;
 use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::{TrainProgress, Trained};
@@ -164,7 +165,7 @@ struct InCtrlDetector {
     profile: Profile,
     network: Network,
     /// Normal, anomalous; each of length 1. None without the text prior.
-    texts: Option<[Vec<f32>; 2]>,
+    texts: Option<Texts>,
     references: References,
 }
 
@@ -249,11 +250,7 @@ impl InCtrlDetector {
         let texts = match (settings.text_prior, state.tensors.remove(TEXTS)) {
             // What `train` leaves behind has no class yet.
             (false, _) | (true, None) => None,
-            (true, Some(texts)) if texts.shape.len() == 2 && texts.shape[0] == 2 => {
-                let (normal, anomalous) = texts.values.split_at(texts.shape[1]);
-                Some([normal.to_vec(), anomalous.to_vec()])
-            }
-            (true, Some(_)) => return Err(unusable(TEXTS)),
+            (true, Some(texts)) => Some(Texts::from_array(&texts).ok_or_else(|| unusable(TEXTS))?),
         };
         Ok(Self {
             profile,
@@ -325,7 +322,7 @@ impl InCtrlDetector {
     ) -> Result<Evidence, DetectorError> {
         let embedding = image.embedding.as_deref().unwrap_or_default();
         let text = self.texts.as_ref();
-        let text = text.map_or(0.0, |texts| text::score(embedding, texts));
+        let text = text.map_or(0.0, |texts| texts.probability(embedding, text::TEMPERATURE));
         Ok(Evidence {
             text: Tensor::new(&[text], &Device::Cpu)?,
             map: Tensor::new(map, &Device::Cpu)?.unsqueeze(0)?,
@@ -352,12 +349,8 @@ impl Detector for InCtrlDetector {
         let mut tensors = BTreeMap::new();
         tensors.extend(checkpoint::arrays(&self.network));
         tensors.extend(self.references.arrays(&self.settings.blocks));
-        if let Some([normal, anomalous]) = &self.texts {
-            let texts = Array {
-                shape: vec![2, normal.len()],
-                values: [normal.as_slice(), anomalous].concat(),
-            };
-            tensors.insert(TEXTS.to_owned(), texts);
+        if let Some(texts) = &self.texts {
+            tensors.insert(TEXTS.to_owned(), texts.array());
         }
         State {
             config: self.settings.to_json().into(),

@@ -12,6 +12,7 @@ use super::network::{Evidence, Network, Phase, Scores};
 use super::references::References;
 use super::settings::Settings;
 use super::{InCtrlDetector, NAME, checkpoint, refuse, residual, text};
+use crate::components::prompts::Texts;
 use crate::training::{
     Adam, Batch, Episodes, Learner, Losses, Record, Run, STEPS, TrainProgress, Trained,
     TrainingSample, fingerprint, focal, run,
@@ -115,7 +116,7 @@ pub(super) struct FocalLoss<'a> {
     pub(super) settings: &'a Settings,
     pub(super) network: &'a Network,
     /// The prompts of each class; none without the text prior.
-    pub(super) texts: BTreeMap<String, [Vec<f32>; 2]>,
+    pub(super) texts: BTreeMap<String, Texts>,
 }
 
 impl Learner for FocalLoss<'_> {
@@ -198,7 +199,9 @@ impl FocalLoss<'_> {
             .zip(embedding.to_vec2::<f32>()?)
             .map(|(sample, embedding)| {
                 let texts = self.texts.get(&sample.class);
-                texts.map_or(0.0, |texts| text::score(&embedding, texts))
+                texts.map_or(0.0, |texts| {
+                    texts.probability(&embedding, text::TEMPERATURE)
+                })
             });
         Ok(Evidence {
             text: Tensor::new(scores.collect::<Vec<f32>>(), &Device::Cpu)?,

@@ -1,0 +1,132 @@
+//! CLIP and CLIP-AC as AnomalyCLIP's tables have them (Zhou et al., ICLR 2024, section 4; Radford et
+//! al., ICML 2021): an image is as anomalous as its embedding is nearer to prompts of anomalous things
+//! than to prompts of normal ones, and so is each of its patches. Both differ in their prompts alone.
+//!
+//! Their code is not published. The two prompts of CLIP are those with which a row of the tables was
+//! made again; CLIP-AC's templates are those of the CLIP repository (`prompts` names others).
+
+#[cfg(test)]
+mod goldens;
+mod settings;
+
+use anomalens_backbones::ImageFeatures;
+use anomalens_vision::Map;
+
+pub use settings::Settings;
+
+use crate::components::prompts::{Ensemble, Texts};
+use crate::detector::{Detector, NormalRange, Profile, Scored, State};
+use crate::settings::Checked;
+use crate::{DetectorError, FitContext, Method, MethodInfo, Need, Requirements, Settings as _};
+
+/// Name of the prompts' embeddings in a detector file.
+const TEXTS: &str = "text_features";
+
+/// Probabilities: half is undecided.
+const RANGE: NormalRange = NormalRange {
+    median: 0.0,
+    upper_quantile: 0.5,
+};
+
+/// CLIP, or with `AC` CLIP-AC.
+pub struct Clip<const AC: bool>;
+
+impl<const AC: bool> Method for Clip<AC> {
+    fn info(&self) -> &'static MethodInfo {
+        const INFO: MethodInfo = MethodInfo {
+            name: Settings::<false>::METHOD,
+            summary: "zero-shot: the embeddings of an image and its patches compared with a \
+                      normal and an anomalous prompt",
+            paper: "Radford et al., Learning Transferable Visual Models From Natural Language \
+                    Supervision, ICML 2021; as in Zhou et al., AnomalyCLIP, ICLR 2024",
+            requirements: Requirements {
+                references: Need::No,
+                training: Need::No,
+                joint: false,
+                class: true,
+            },
+            backbones: "CLIP",
+            last_blocks: true,
+            several_networks: false,
+        };
+        match AC {
+            false => &INFO,
+            true => &MethodInfo {
+                name: Settings::<true>::METHOD,
+                summary: "zero-shot: as clip, with prompts in 80 templates",
+                ..INFO
+            },
+        }
+    }
+
+    fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
+        let defaults = Settings::<AC>::defaults(context.encoder);
+        let mut settings = defaults.replaced_by(context.settings)?;
+        if let (Some(class), false) = (context.class, context.settings.contains_key("class")) {
+            settings.class = class.to_owned();
+        }
+        let checked = Checked::new(settings)?;
+        let ensemble = Ensemble::open(&checked.settings.prompts);
+        let ensemble = ensemble.map_err(|reason| refuse::<AC>(format!("`prompts`: {reason}")))?;
+        let text = context.encoder.text()?.ok_or_else(|| {
+            refuse::<AC>(
+                "it needs a backbone with a text encoder, such as --weights clip-vit-l14-336",
+            )
+        })?;
+        let texts = ensemble.texts(&text, &checked.settings.class)?;
+        Ok(Box::new(ClipDetector { checked, texts }))
+    }
+
+    fn load(&self, mut state: State) -> Result<Box<dyn Detector>, DetectorError> {
+        let checked: Checked<Settings<AC>> = Checked::load(&state)?;
+        let method = Settings::<AC>::METHOD;
+        let texts = Texts::from_array(&state.take(method, TEXTS)?);
+        let texts = texts.ok_or_else(|| DetectorError::tensor(method, TEXTS))?;
+        Ok(Box::new(ClipDetector { checked, texts }))
+    }
+}
+
+fn refuse<const AC: bool>(reason: impl ToString) -> DetectorError {
+    DetectorError::settings(Settings::<AC>::METHOD, reason.to_string())
+}
+
+/// The prompts' embeddings, ready to score images.
+struct ClipDetector<const AC: bool> {
+    checked: Checked<Settings<AC>>,
+    texts: Texts,
+}
+
+impl<const AC: bool> ClipDetector<AC> {
+    fn score_one(&self, image: &ImageFeatures) -> Result<Scored, DetectorError> {
+        let Checked { settings, profile } = &self.checked;
+        let width = self.texts.0[0].len();
+        let grid = profile.check(image, width)?;
+        let temperature = settings.temperature as f32;
+        let tokens = image.maps.first().map_or(&[][..], |map| &map.tokens);
+        let patches = tokens.chunks_exact(width);
+        let map = patches.map(|patch| self.texts.probability(patch, temperature));
+        let embedding = image.embedding.as_deref().ok_or(DetectorError::Width {
+            expected: width,
+            found: 0,
+        })?;
+        Ok(Scored {
+            score: self.texts.probability(embedding, temperature),
+            map: Map::new(grid.rows, grid.columns, map.collect())?,
+            range: RANGE,
+        })
+    }
+}
+
+impl<const AC: bool> Detector for ClipDetector<AC> {
+    fn profile(&self) -> &Profile {
+        &self.checked.profile
+    }
+
+    fn score(&self, images: &[&ImageFeatures]) -> Result<Vec<Scored>, DetectorError> {
+        images.iter().map(|image| self.score_one(image)).collect()
+    }
+
+    fn state(&self) -> State {
+        self.checked.state([(TEXTS.to_owned(), self.texts.array())])
+    }
+}
