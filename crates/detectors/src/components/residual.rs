@@ -15,7 +15,7 @@ pub(crate) fn residual(cosine: f32) -> f32 {
 /// Patches `[n, width]` of length 1, ready to be searched.
 pub(crate) fn bank(patches: &Tensor) -> Result<UnitVectors, DetectorError> {
     let width = patches.dim(1)?;
-    UnitVectors::new(patches.flatten_all()?.to_vec1()?, width, Precision::Int8)
+    UnitVectors::new(patches.flatten_all()?.to_vec1()?, width, Precision::Half)
 }
 
 /// For each block the patches of some images, each given as the patches after each block, in one
