@@ -2,16 +2,19 @@
 
 use anomalens_base::nearest;
 
-use crate::methods::{anomaly_dino, anomalyclip, inctrl, lens, musc};
+use crate::methods::{anomaly_dino, anomalyclip, inctrl, lens, musc, padim, patchcore, spade};
 use crate::{DetectorError, Method};
 
 /// One line for each method, in the order of the documentation.
-const METHODS: [&dyn Method; 5] = [
+const METHODS: [&dyn Method; 8] = [
     &lens::Lens,
     &anomaly_dino::AnomalyDino,
     &anomalyclip::AnomalyClip,
     &inctrl::InCtrl,
     &musc::Musc,
+    &patchcore::PatchCore,
+    &padim::Padim,
+    &spade::Spade,
 ];
 
 /// The method where none is named.

@@ -5,3 +5,6 @@ pub mod anomalyclip;
 pub mod inctrl;
 pub mod lens;
 pub mod musc;
+pub mod padim;
+pub mod patchcore;
+pub mod spade;
