@@ -8,12 +8,13 @@ use std::sync::Arc;
 use anomalens_backbones::weights::Store;
 use anomalens_backbones::{
     Backbone, BackboneOptions, DEFAULT_COMPANION, DEFAULT_WEIGHTS, EMBEDDED, Precision,
+    WHOLE_WEIGHTS,
 };
 use anomalens_datasets::{find_images, path_text};
 use anomalens_detectors::{
-    BackboneRef, Calibration, DEFAULT_METHOD, Detector, DetectorFile, FitContext, ImageSource,
-    MethodInfo, MethodSettings, Provenance, ReferenceImage, Scope, Settings, StreamOptions, find,
-    predict,
+    BackboneRef, Calibration, DEFAULT_METHOD, DefaultWeights, Detector, DetectorFile, FitContext,
+    ImageSource, MethodInfo, MethodSettings, Provenance, ReferenceImage, Scope, Settings,
+    StreamOptions, find, predict,
 };
 use anomalens_evaluation::{Labelled, calibrate, is_result_folder};
 use anomalens_metrics::Rule;
@@ -366,7 +367,11 @@ fn open_all(
         [] if method.several_networks && !EMBEDDED.is_empty() => {
             vec![DEFAULT_WEIGHTS, DEFAULT_COMPANION]
         }
-        [] => vec![DEFAULT_WEIGHTS],
+        [] => vec![match method.weights {
+            DefaultWeights::InProgram => DEFAULT_WEIGHTS,
+            DefaultWeights::AllBlocks => WHOLE_WEIGHTS,
+            DefaultWeights::Convolutional => DEFAULT_COMPANION,
+        }],
         [_, _, ..] if !method.several_networks => return Err(Error::OneBackbone(method.name)),
         names => names.iter().map(String::as_str).collect(),
     };

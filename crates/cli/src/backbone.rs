@@ -7,7 +7,7 @@ use anomalens::backbones::{
     Activation, Backbone, BackboneOptions, DEFAULT_COMPANION, DEFAULT_WEIGHTS, EMBEDDED, OpenError,
     Precision, WHOLE_WEIGHTS,
 };
-use anomalens::detectors::{BackboneRef, DetectorFile, Method};
+use anomalens::detectors::{BackboneRef, DefaultWeights, DetectorFile, Method};
 use anyhow::{Result, bail};
 
 use super::progress::Progress;
@@ -53,8 +53,9 @@ impl Args {
         self.open_named(self.one_or(default)?)
     }
 
-    /// The backbone for `methods`: where none is named, one that has the blocks which they need, and
-    /// beside it a small one for methods that join what several see.
+    /// The backbone for `methods`: where none is named, one that has the blocks which they need (a
+    /// convolutional one if all of them take that), and beside it a small one for methods that join
+    /// what several see.
     pub(super) fn open_for_methods<'m>(
         &self,
         methods: impl IntoIterator<Item = &'m dyn Method>,
@@ -69,9 +70,11 @@ impl Args {
             let companions = companions.iter().map(|name| self.open_named(name));
             return Ok(first.beside(companions.collect::<Result<_>>()?));
         }
-        let backbone = self.open_named(match methods.iter().any(|method| method.last_blocks) {
+        let any = |weights| methods.iter().any(|method| method.weights == weights);
+        let backbone = self.open_named(match any(DefaultWeights::AllBlocks) {
             true => WHOLE_WEIGHTS,
-            false => DEFAULT_WEIGHTS,
+            false if any(DefaultWeights::InProgram) => DEFAULT_WEIGHTS,
+            false => DEFAULT_COMPANION,
         })?;
         match methods.iter().any(|method| method.several_networks) {
             true => self.with_companion(backbone),

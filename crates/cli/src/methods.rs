@@ -32,7 +32,7 @@ fn paragraph(info: &MethodInfo) -> String {
         paper,
         requirements,
         backbones,
-        last_blocks: _,
+        weights: _,
         several_networks: _,
     } = info;
     let default = match *name == DEFAULT_METHOD {

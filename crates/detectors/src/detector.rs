@@ -208,6 +208,26 @@ pub struct NormalRange {
 }
 
 impl NormalRange {
+    /// As it stands in a detector file.
+    pub(crate) fn array(self) -> Array {
+        Array::vector(vec![self.median, self.upper_quantile])
+    }
+
+    /// Takes it out of the state of a detector of `method`.
+    pub(crate) fn take(
+        state: &mut State,
+        method: &'static str,
+        name: &str,
+    ) -> Result<Self, DetectorError> {
+        match *state.take(method, name)?.values.as_slice() {
+            [median, upper_quantile] => Ok(Self {
+                median,
+                upper_quantile,
+            }),
+            _ => Err(DetectorError::tensor(method, name)),
+        }
+    }
+
     /// The same in units of `unit`.
     pub(crate) fn scaled_by(self, unit: f32) -> Self {
         Self {

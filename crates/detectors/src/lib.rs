@@ -42,8 +42,8 @@ pub use error::{DetectorError, SourceError};
 pub use file::{BackboneRef, DetectorFile, FORMAT_VERSION, Provenance};
 pub use input::{InputSpec, Normalisation};
 pub use method::{
-    FitContext, Method, MethodInfo, Need, ReferenceImage, Requirements, TrainContext, Trainer,
-    Variant,
+    DefaultWeights, FitContext, Method, MethodInfo, Need, ReferenceImage, Requirements,
+    TrainContext, Trainer, Variant,
 };
 pub use note::Note;
 pub use pipeline::{

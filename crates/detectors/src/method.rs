@@ -56,11 +56,22 @@ pub struct MethodInfo {
     pub requirements: Requirements,
     /// The backbones that it works with.
     pub backbones: &'static str,
-    /// Whether its default settings need the last blocks of a network, which backbones that were cut
-    /// short do not have.
-    pub last_blocks: bool,
+    /// The backbone that it takes where none is named.
+    pub weights: DefaultWeights,
     /// Whether it joins what several networks see.
     pub several_networks: bool,
+}
+
+/// Which backbone is taken where none is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DefaultWeights {
+    /// The transformer in the program, which was cut short.
+    InProgram,
+    /// A transformer with all its blocks.
+    AllBlocks,
+    /// A convolutional network.
+    Convolutional,
 }
 
 /// A way to separate anomalous from normal images, before it has seen any.
@@ -199,6 +210,9 @@ pub struct ReferenceImage {
 /// Bytes of normal images that [`ReferenceImage::read_all`] keeps in memory.
 const IN_MEMORY: usize = 512 << 20;
 
+/// References that are encoded together.
+const TOGETHER: usize = 8;
+
 impl ReferenceImage {
     /// One in memory.
     pub fn new(name: impl Into<String>, image: impl Into<Arc<Image>>) -> Self {
@@ -291,6 +305,24 @@ impl<'a> FitContext<'a> {
             [] => Err(DetectorError::NoReferences(method)),
             some => Ok(some),
         }
+    }
+
+    /// Calls `each` with the features of every one of `references`, in their order. Only a few are in
+    /// memory at any time.
+    pub(crate) fn each_reference<'r>(
+        &self,
+        input: &InputSpec,
+        references: impl IntoIterator<Item = &'r ReferenceImage>,
+        mut each: impl FnMut(ImageFeatures) -> Result<(), DetectorError>,
+    ) -> Result<(), DetectorError> {
+        let mut references = references.into_iter().peekable();
+        while references.peek().is_some() {
+            let opened = references.by_ref().take(TOGETHER).map(ReferenceImage::open);
+            let opened = opened.collect::<Result<Vec<_>, _>>()?;
+            let features = self.encode(input, Tta::default(), opened.iter().map(Arc::as_ref))?;
+            features.into_iter().try_for_each(&mut each)?;
+        }
+        Ok(())
     }
 
     /// The features of `images`, view after view of each batch; those of the first view come

@@ -2,11 +2,13 @@
 
 use anomalens_base::nearest;
 
-use crate::methods::{anomaly_dino, anomalyclip, clip, inctrl, lens, musc};
+use crate::methods::{
+    anomaly_dino, anomalyclip, clip, inctrl, lens, musc, padim, patchcore, spade,
+};
 use crate::{DetectorError, Method};
 
 /// One line for each method, in the order of the documentation.
-const METHODS: [&dyn Method; 7] = [
+const METHODS: [&dyn Method; 10] = [
     &lens::Lens,
     &anomaly_dino::AnomalyDino,
     &anomalyclip::AnomalyClip,
@@ -14,6 +16,9 @@ const METHODS: [&dyn Method; 7] = [
     &musc::Musc,
     &clip::Clip::<false>,
     &clip::Clip::<true>,
+    &patchcore::PatchCore,
+    &padim::Padim,
+    &spade::Spade,
 ];
 
 /// The method where none is named.

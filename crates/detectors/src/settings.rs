@@ -126,6 +126,20 @@ fn parse<S: Settings>(value: Value) -> Result<S, DetectorError> {
     serde_json::from_value(value).map_err(|error| DetectorError::settings(S::METHOD, error))
 }
 
+/// The setting `name` of `method` as it is given, or its default: for settings that decide on the defaults
+/// of others.
+pub(crate) fn given_or_default<T: DeserializeOwned + Default>(
+    method: &'static str,
+    given: &MethodSettings,
+    name: &str,
+) -> Result<T, DetectorError> {
+    match given.get(name) {
+        None => Ok(T::default()),
+        Some(value) => T::deserialize(value)
+            .map_err(|error| DetectorError::settings(method, format_args!("`{name}`: {error}"))),
+    }
+}
+
 /// Refuses a part of the patches outside `(0, 1]`.
 pub(crate) fn check_fraction(
     method: &'static str,

@@ -7,9 +7,12 @@ use std::sync::LazyLock;
 use anomalens_backbones::checkpoint::Checkpoint;
 use anomalens_backbones::dinov2::DinoV2;
 use anomalens_backbones::weights::{Registry, Store};
-use anomalens_backbones::{Engine, Kernels, Precision};
+use anomalens_backbones::{
+    BackboneError, EncoderSpec, Engine, FeatureMap, FeatureRequest, Grid, ImageEncoder,
+    ImageFeatures, Kernels, LayerId, Normalisation, Precision,
+};
 use anomalens_vision::Preprocessed;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 /// DINOv2-S with real weights in float32; the first run on a machine downloads them (97 MB).
 pub(crate) fn dinov2_s() -> &'static DinoV2 {
@@ -20,6 +23,65 @@ pub(crate) fn dinov2_s() -> &'static DinoV2 {
         DinoV2::new(&checkpoint, &exact()).unwrap()
     });
     &NETWORK
+}
+
+/// Stands where the settings of a method ask for a network.
+pub(crate) struct NoNetwork;
+
+impl ImageEncoder for NoNetwork {
+    fn spec(&self) -> &EncoderSpec {
+        static SPEC: LazyLock<EncoderSpec> = LazyLock::new(|| EncoderSpec {
+            name: "none".to_owned(),
+            layers: vec![],
+            embedding: 0,
+            multiple: 1,
+            normalisation: Normalisation::IMAGENET,
+            precision: Precision::F32,
+        });
+        &SPEC
+    }
+
+    fn encode(
+        &self,
+        _: &[Preprocessed],
+        _: &FeatureRequest,
+    ) -> Result<Vec<ImageFeatures>, BackboneError> {
+        Ok(vec![])
+    }
+}
+
+/// The maps `NAME` of a golden, `[images, channels, rows, columns]` each, as the stages with these numbers:
+/// the features of each image.
+pub(crate) fn stages(goldens: &Goldens, names: &[(&str, usize)]) -> Vec<ImageFeatures> {
+    let maps = names.iter().map(|&(name, stage)| {
+        let maps = goldens.get(name);
+        let (_, dim, rows, columns) = maps.dims4().unwrap();
+        let image = move |map: Tensor| FeatureMap {
+            layer: LayerId::Stage(stage),
+            grid: Grid { rows, columns },
+            dim,
+            tokens: flat(&map.permute((1, 2, 0)).unwrap().contiguous().unwrap()),
+            class_token: None,
+        };
+        let images = (0..maps.dims4().unwrap().0).map(|i| image(maps.get(i).unwrap()));
+        images.collect::<Vec<_>>()
+    });
+    let maps: Vec<Vec<FeatureMap>> = maps.collect();
+    let image = |i: usize| ImageFeatures {
+        maps: maps.iter().map(|map| map[i].clone()).collect(),
+        ..ImageFeatures::default()
+    };
+    (0..maps[0].len()).map(image).collect()
+}
+
+/// Asserts that no difference is above `tolerance`.
+#[track_caller]
+pub(crate) fn near(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let pairs = found.iter().zip(expected);
+    let difference = pairs.fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
+    eprintln!("{name}: {difference:e} of {tolerance:e}");
+    assert!(difference <= tolerance, "{name}: {difference}");
 }
 
 /// The tensors of a file in `tests/goldens`.
@@ -39,6 +101,12 @@ impl Goldens {
 
     pub(crate) fn values(&self, name: &str) -> Vec<f32> {
         flat(self.get(name))
+    }
+
+    /// Values that are stored as integers.
+    pub(crate) fn indices(&self, name: &str) -> Vec<usize> {
+        let values = self.get(name).to_dtype(DType::F32).unwrap();
+        flat(&values).into_iter().map(|x| x as usize).collect()
     }
 }
 

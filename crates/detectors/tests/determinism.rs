@@ -9,10 +9,13 @@ use std::sync::Arc;
 use anomalens_backbones::checkpoint::Checkpoint;
 use anomalens_backbones::clip::{Architecture, ClipVision, TextConfig, VisionConfig};
 use anomalens_backbones::dinov2::DinoV2;
-use anomalens_backbones::{Activation, ImageEncoder, Kernels, Precision};
+use anomalens_backbones::weights::Store;
+use anomalens_backbones::{
+    Activation, Backbone, BackboneOptions, ImageEncoder, Kernels, Precision,
+};
 use anomalens_detectors::{
-    BackboneRef, Detector, DetectorFile, FitContext, ImageSource, Method, MethodSettings, Need,
-    Provenance, ReferenceImage, Scope, StreamOptions, methods, predict,
+    BackboneRef, DefaultWeights, Detector, DetectorFile, FitContext, ImageSource, Method,
+    MethodSettings, Need, Provenance, ReferenceImage, Scope, StreamOptions, methods, predict,
 };
 use anomalens_vision::{Image, Levels};
 use serde_json::json;
@@ -33,9 +36,19 @@ struct Way {
 
 #[test]
 fn every_method_gives_the_same_bits_in_every_way() {
-    for precision in [Precision::F32, Precision::Int8] {
-        let encoder = network(precision);
+    let blocks = |precision| (network(precision), precision, false);
+    let stages = |precision| (residual_network(precision), precision, true);
+    for (encoder, precision, is_convolutional) in [
+        blocks(Precision::F32),
+        blocks(Precision::Int8),
+        stages(Precision::F32),
+        stages(Precision::Int8),
+    ] {
         for method in methods() {
+            let takes_it = method.info().weights == DefaultWeights::Convolutional;
+            if is_convolutional && !takes_it {
+                continue;
+            }
             let encoder = match method.info().name {
                 "clip" | "clip-ac" => with_text(precision),
                 _ => encoder.clone(),
@@ -115,6 +128,17 @@ fn with_text(precision: Precision) -> Arc<dyn ImageEncoder> {
     let activation = Some(architecture.activation);
     let kernels = Kernels::from_env(precision).unwrap();
     Arc::new(ClipVision::new(checkpoint, activation, &kernels).unwrap())
+}
+
+/// A ResNet-18 with seeded weights.
+fn residual_network(precision: Precision) -> Arc<dyn ImageEncoder> {
+    let store = Store::from_env().unwrap();
+    let options = BackboneOptions {
+        precision: Some(precision),
+        activation: None,
+    };
+    let backbone = Backbone::open("seeded:5:resnet18", options, &store, &|_| {});
+    backbone.unwrap().encoder
 }
 
 /// A DINOv2 of width 64 with 12 blocks and seeded weights.

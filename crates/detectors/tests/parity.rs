@@ -27,6 +27,12 @@ const GREY: [u8; 3] = [90, 100, 110];
 const RED: [u8; 3] = [220, 20, 30];
 const SPOT: (usize, usize) = (3, 12);
 
+/// Methods whose image score is of the mean colour, which a small spot hardly changes.
+const OF_WHOLE: [&str; 3] = ["spade", "clip", "clip-ac"];
+
+/// Methods that see the centre of an image.
+const PAPERS_ON_FRAMES: [&str; 3] = ["patchcore", "padim", "spade"];
+
 fn normal(i: u8) -> Image {
     image([GREY[0] + i, GREY[1], GREY[2] + i], None)
 }
@@ -72,6 +78,11 @@ fn fit_on(
     }
     if matches!(name(method), "anomaly-dino" | "musc") {
         settings.entry("image_size").or_insert(224.into());
+    }
+    if PAPERS_ON_FRAMES.contains(&name(method)) {
+        // The whole image as it is.
+        settings.entry("image_size").or_insert(224.into());
+        settings.entry("crop").or_insert(0.into());
     }
     if name(method) == "musc" {
         // Mean colours say nothing about which images are alike.
@@ -343,13 +354,8 @@ fn every_method_finds_the_anomalous_image_and_its_place() {
         let found = scores(fit(method).as_ref(), &sources, &StreamOptions::default());
         let highest = (0..found.len()).max_by(|&a, &b| found[a].score.total_cmp(&found[b].score));
         let scores: Vec<f32> = found.iter().map(|p| p.score).collect();
-        // The embedding of CLIP is one of the whole image, in which a spot hardly counts.
-        let sees_spots = !matches!(name(method), "clip" | "clip-ac");
-        assert!(
-            highest == Some(1) || !sees_spots,
-            "{}: {scores:?}",
-            name(method)
-        );
+        let is_highest = highest == Some(1) || OF_WHOLE.contains(&name(method));
+        assert!(is_highest, "{}: {scores:?}", name(method));
         let map = &found[1].map;
         let peak = (0..map.values().len())
             .max_by(|&a, &b| map.values()[a].total_cmp(&map.values()[b]))
@@ -432,6 +438,14 @@ fn a_single_reference_is_enough() {
         if !uses_references(method) {
             continue;
         }
+        if name(method) == "padim" {
+            let settings = MethodSettings::new();
+            let one = [reference(0)];
+            let context = FitContext::new(&settings, &MeanColour).with_references(&one);
+            let message = method.fit(&context).err().unwrap().to_string();
+            assert!(message.contains("at least two normal images"), "{message}");
+            continue;
+        }
         let detector = fit_on(method, &MethodSettings::new(), &[reference(0)]);
         let folder = tempfile::tempdir().unwrap();
         let sources = save(folder.path(), &[normal(2), anomalous(2)]);
@@ -442,7 +456,8 @@ fn a_single_reference_is_enough() {
             "{}: {found:?}",
             name(method)
         );
-        assert!(found[0] < found[1], "{}: {found:?}", name(method));
+        let is_higher = found[0] < found[1] || OF_WHOLE.contains(&name(method));
+        assert!(is_higher, "{}: {found:?}", name(method));
     }
 }
 
@@ -737,6 +752,41 @@ fn settings_that_cannot_be_are_refused() {
             r#"{"prompts": "nowhere.json"}"#,
             "neither a file nor one of clip, clip-ac",
         ),
+        (
+            "patchcore",
+            r#"{"coreset": 0}"#,
+            "`coreset` must be above 0",
+        ),
+        (
+            "patchcore",
+            r#"{"crop": 512}"#,
+            "must not exceed `image_size`, 256",
+        ),
+        (
+            "patchcore",
+            r#"{"variant": "own"}"#,
+            "unknown variant `own`",
+        ),
+        ("patchcore", r#"{"blocks": []}"#, "names no block"),
+        ("patchcore", r#"{"stages": [2]}"#, "not both"),
+        ("patchcore", r#"{"blocks": [9, 6]}"#, "in their order"),
+        ("patchcore", r#"{"neighbours": 0}"#, "above 0"),
+        ("padim", "{}", "at least two normal images"),
+        (
+            "spade",
+            r#"{"neighbours": 0}"#,
+            "`neighbours` must be above 0",
+        ),
+        (
+            "spade",
+            r#"{"max_memory": 0}"#,
+            "need 1 MB, and `max_memory` is 0",
+        ),
+        (
+            "spade",
+            r#"{"image_size": 0}"#,
+            "`image_size` must be above 0",
+        ),
     ];
     for (method, options, expected) in cases {
         let options: MethodSettings = serde_json::from_str(options).unwrap();
@@ -747,6 +797,24 @@ fn settings_that_cannot_be_are_refused() {
             .expect(expected);
         let message = error.to_string();
         assert!(message.contains(expected), "{method}: {message}");
+    }
+    let two = [reference(0), reference(4)];
+    for (options, expected) in [
+        (r#"{"features": 0}"#, "`features` must be above 0"),
+        (
+            r#"{"regularisation": 0}"#,
+            "`regularisation` must be above 0",
+        ),
+        (
+            r#"{"max_memory": 0}"#,
+            "distributions of 9 features need 1 MB",
+        ),
+    ] {
+        let options: MethodSettings = serde_json::from_str(options).unwrap();
+        let context = FitContext::new(&options, &MeanColour).with_references(&two);
+        let error = find("padim").unwrap().fit(&context).err();
+        let message = error.expect(expected).to_string();
+        assert!(message.contains(expected), "{message}");
     }
     let settings = MethodSettings::new();
     let bare = FitContext::new(&settings, &MeanColour);
@@ -1051,4 +1119,38 @@ fn an_image_of_one_colour_is_flagged() {
     let found = scores(detector.as_ref(), &sources, &StreamOptions::default());
     assert!(found[0].notes.is_empty());
     assert_eq!(found[1].notes, [Note::FlatImage]);
+}
+
+#[test]
+fn variants_of_the_papers_methods_find_the_place_and_are_kept_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = save(folder.path(), &[normal(1), anomalous(2), normal(3)]);
+    let options = StreamOptions::default();
+    for (method, settings, side) in [
+        ("patchcore", r#"{"variant": "anomalib"}"#, 224),
+        (
+            "patchcore",
+            r#"{"selection": "exact", "coreset": 0.01}"#,
+            16,
+        ),
+        ("patchcore", r#"{"selection": "k-centre", "seed": 3}"#, 16),
+        ("patchcore", r#"{"crop": 196}"#, 14),
+        ("padim", r#"{"variant": "anomalib"}"#, 224),
+        ("padim", r#"{"features": 3}"#, 16),
+        ("spade", r#"{"literal_chunks": true, "neighbours": 1}"#, 224),
+        ("spade", r#"{"crop": 196}"#, 196),
+    ] {
+        let name = format!("{method} {settings}");
+        let settings: MethodSettings = serde_json::from_str(settings).unwrap();
+        let detector = fit_with(find(method).unwrap(), &settings);
+        let found = scores(detector.as_ref(), &sources, &options);
+        assert_eq!(found[1].map.rows(), side, "{name}");
+        let [first, second, third] = [0, 1, 2].map(|i| found[i].score);
+        let is_highest = second > first && second > third;
+        assert!(is_highest || OF_WHOLE.contains(&method), "{name}");
+        let path = folder.path().join("file");
+        file(detector).save(&path).unwrap();
+        let loaded = DetectorFile::load(&path).unwrap().detector;
+        assert_eq!(scores(loaded.as_ref(), &sources, &options), found, "{name}");
+    }
 }

@@ -1,4 +1,5 @@
-//! Bilinear resizing of score maps, as PyTorch's `interpolate` does it (without antialiasing).
+//! Resizing of score maps, bilinearly or to the nearest value, as PyTorch's `interpolate` does it
+//! (without antialiasing).
 //!
 //! Sums are made in f64 and rounded once, so that a resized map never leaves the range of the
 //! original. PyTorch computes in f32; the results differ by rounding only.
@@ -75,9 +76,7 @@ impl Map {
         columns: usize,
         alignment: Alignment,
     ) -> Result<Map, GeometryError> {
-        if rows.saturating_mul(columns) > MAX_VALUES || rows.max(columns) as u64 > MAX_SIDE {
-            return Err(self.too_large(rows, columns));
-        }
+        self.check_target(rows, columns)?;
         if rows == 0 || columns == 0 {
             return Map::new(rows, columns, Vec::new());
         }
@@ -102,5 +101,26 @@ impl Map {
                 },
             );
         Map::new(rows, columns, values)
+    }
+
+    /// Resizes to exactly `rows` x `columns`; each pixel takes the value of the one that it lies in.
+    ///
+    /// # Errors
+    /// As [`Map::resize`].
+    pub fn resize_nearest(&self, rows: usize, columns: usize) -> Result<Map, GeometryError> {
+        self.check_target(rows, columns)?;
+        let row = |y: usize| &self.values()[y * self.rows() / rows * self.columns()..];
+        let values = (0..rows).flat_map(|y| {
+            let row = row(y);
+            (0..columns).map(move |x| row[x * self.columns() / columns])
+        });
+        Map::new(rows, columns, values.collect())
+    }
+
+    fn check_target(&self, rows: usize, columns: usize) -> Result<(), GeometryError> {
+        match rows.saturating_mul(columns) > MAX_VALUES || rows.max(columns) as u64 > MAX_SIDE {
+            true => Err(self.too_large(rows, columns)),
+            false => Ok(()),
+        }
     }
 }

@@ -46,4 +46,5 @@ pub use crate::notes::{DecodeNote, NoteLog};
 pub use crate::picture::{draw_contours, heat_map, overlay, sheet};
 pub use crate::preprocess::{Preprocess, Preprocessed, Rect, Resize, RgbConversion};
 pub use crate::resample::Filter;
+pub use crate::smooth::Border;
 pub use crate::sparse::SparseMask;

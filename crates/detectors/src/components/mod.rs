@@ -4,9 +4,12 @@
 //! tokens.rs                  tokens made comparable
 //! coreset.rs                 rows that cover all others
 //! nearest.rs                 nearest neighbours in sets of tokens
+//! gaussian.rs                a normal distribution of the tokens of each place
 //! residual.rs                how far patches are from the most similar ones of references
 //! prompts.rs                 prompts of normal and of anomalous things; prompts/: those of the papers
 //! neighbourhood.rs           tokens averaged over neighbourhoods
+//! joined.rs                  maps of several layers as one
+//! layers.rs                  which layers of a network are compared, and how images come to them
 //! mutual_scoring.rs          images of a batch score each other's patches
 //! principal_components.rs    tokens shortened to the principal components of a batch
 //! canonical.rs               images in an order that does not depend on their files
@@ -16,6 +19,9 @@
 
 pub(crate) mod canonical;
 pub(crate) mod coreset;
+pub(crate) mod gaussian;
+pub(crate) mod joined;
+pub(crate) mod layers;
 pub(crate) mod mutual_scoring;
 pub(crate) mod nearest;
 pub(crate) mod neighbourhood;

@@ -8,19 +8,23 @@ use crate::components::tokens::normalise_rows;
 /// The sum of the tokens in the `side x side` neighbourhood of each patch, as a unit vector; what
 /// lies outside the image counts as zero. (The mean has the same direction.)
 pub(crate) fn average(tokens: &[f32], grid: Grid, width: usize, side: usize) -> Vec<f32> {
-    let reach = side / 2;
-    let mut sums = if reach == 0 || tokens.is_empty() {
-        tokens.to_vec()
-    } else {
-        let columns = window_sums(tokens, grid.rows, grid.columns * width, reach);
-        let mut rows = Vec::with_capacity(columns.len());
-        for row in columns.chunks_exact(grid.columns * width) {
-            rows.extend(window_sums(row, grid.columns, width, reach));
-        }
-        rows
-    };
+    let mut sums = sums(tokens, grid, width, side);
     normalise_rows(&mut sums, width);
     sums
+}
+
+/// The sums themselves.
+pub(crate) fn sums(tokens: &[f32], grid: Grid, width: usize, side: usize) -> Vec<f32> {
+    let reach = side / 2;
+    if reach == 0 || tokens.is_empty() {
+        return tokens.to_vec();
+    }
+    let columns = window_sums(tokens, grid.rows, grid.columns * width, reach);
+    let mut rows = Vec::with_capacity(columns.len());
+    for row in columns.chunks_exact(grid.columns * width) {
+        rows.extend(window_sums(row, grid.columns, width, reach));
+    }
+    rows
 }
 
 /// For each of `count` consecutive vectors of length `length` the sum of those at most `reach`

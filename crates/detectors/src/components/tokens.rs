@@ -28,6 +28,11 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum(a, b, |a, b| a * b)
 }
 
+/// Square of the Euclidean distance of two vectors.
+pub(crate) fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
+    sum(a, b, |a, b| (a - b) * (a - b))
+}
+
 /// The sum of `term` over pairs, in lanes that compilers turn into vector instructions.
 fn sum(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     const LANES: usize = 16;

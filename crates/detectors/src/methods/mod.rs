@@ -6,3 +6,6 @@ pub mod clip;
 pub mod inctrl;
 pub mod lens;
 pub mod musc;
+pub mod padim;
+pub mod patchcore;
+pub mod spade;

@@ -1,8 +1,11 @@
 //! Maps of a convolutional network as patches: every cell is averaged with those around it, and coarse
 //! maps are brought to the grid of the finest (PatchCore, section 3.1).
 
-use anomalens_backbones::{FeatureMap, Grid, ImageFeatures};
+use std::borrow::Cow;
 
+use anomalens_backbones::{FeatureMap, ImageFeatures};
+
+use crate::components::joined::{Cells, Sampling, finest, join};
 use crate::components::neighbourhood::average;
 
 /// The maps of `features` as one, its tokens one map's after the other's: each averaged over a square of
@@ -11,62 +14,28 @@ pub(crate) fn joined_cells(features: ImageFeatures, side: usize) -> ImageFeature
     let Some(first) = features.maps.first() else {
         return features;
     };
-    let grids = features.maps.iter().map(|map| map.grid);
-    let grid = grids.max_by_key(|grid| grid.len()).unwrap_or(first.grid);
     let layer = first.layer;
-    let dim = features.maps.iter().map(|map| map.dim).sum();
-    let mut tokens = vec![0.0; grid.len() * dim];
-    let mut before = 0;
-    for map in &features.maps {
-        let cells = average(&map.tokens, map.grid, map.dim, side);
-        for (at, token) in tokens.chunks_exact_mut(dim).enumerate() {
-            let place = (at / grid.columns, at % grid.columns);
-            let token = &mut token[before..][..map.dim];
-            add_cell(token, &cells, map, grid, place);
-        }
-        before += map.dim;
-    }
+    let averaged = features.maps.iter().map(|map| Cells {
+        tokens: Cow::Owned(average(&map.tokens, map.grid, map.dim, side)),
+        ..Cells::of(map)
+    });
+    let averaged: Vec<Cells> = averaged.collect();
+    let grid = finest(&averaged);
     ImageFeatures {
         maps: vec![FeatureMap {
             layer,
             grid,
-            dim,
-            tokens,
+            dim: averaged.iter().map(|cells| cells.width).sum(),
+            tokens: join(&averaged, grid, Sampling::Bilinear),
             class_token: None,
         }],
         ..features
     }
 }
 
-/// Adds what `cells` of `map` have at a `place` of the finer `grid`.
-fn add_cell(
-    token: &mut [f32],
-    cells: &[f32],
-    map: &FeatureMap,
-    grid: Grid,
-    (row, column): (usize, usize),
-) {
-    for (row, down) in along(row, grid.rows, map.grid.rows) {
-        for (column, right) in along(column, grid.columns, map.grid.columns) {
-            let cell = &cells[(row * map.grid.columns + column) * map.dim..][..map.dim];
-            let values = token.iter_mut().zip(cell);
-            values.for_each(|(sum, value)| *sum += down * right * value);
-        }
-    }
-}
-
-/// The two cells of `coarse` along a side beside the centre of cell `at` of `fine`, and their weights.
-fn along(at: usize, fine: usize, coarse: usize) -> [(usize, f32); 2] {
-    let centre = (at as f32 + 0.5) * coarse as f32 / fine as f32 - 0.5;
-    let centre = centre.clamp(0.0, (coarse - 1) as f32);
-    let lower = centre as usize;
-    let part = centre - lower as f32;
-    [(lower, 1.0 - part), ((lower + 1).min(coarse - 1), part)]
-}
-
 #[cfg(test)]
 mod tests {
-    use anomalens_backbones::LayerId;
+    use anomalens_backbones::{Grid, LayerId};
 
     use super::*;
 

@@ -22,7 +22,8 @@ use crate::components::tokens::{after, normalise_rows};
 use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::{
-    DetectorError, FitContext, Method, MethodInfo, Need, Requirements, Settings as _, Tta,
+    DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
+    Settings as _, Tta,
 };
 
 /// The method's name.
@@ -55,7 +56,7 @@ impl Method for AnomalyDino {
                 class: true,
             },
             backbones: "any; DINOv2 in the paper",
-            last_blocks: true,
+            weights: DefaultWeights::AllBlocks,
             several_networks: false,
         }
     }
@@ -103,13 +104,7 @@ impl Method for AnomalyDino {
             }
             _ => return Err(DetectorError::tensor(NAME, REFERENCES)),
         };
-        let range = match *state.take(NAME, RANGE)?.values.as_slice() {
-            [median, upper_quantile] => NormalRange {
-                median,
-                upper_quantile,
-            },
-            _ => return Err(DetectorError::tensor(NAME, RANGE)),
-        };
+        let range = NormalRange::take(&mut state, NAME, RANGE)?;
         Ok(Box::new(AnomalyDinoDetector {
             checked,
             references,
@@ -137,16 +132,9 @@ impl Detector for AnomalyDinoDetector {
     }
 
     fn state(&self) -> State {
-        let NormalRange {
-            median,
-            upper_quantile,
-        } = self.range;
         self.checked.state([
             (REFERENCES.to_owned(), self.references.array()),
-            (
-                RANGE.to_owned(),
-                Array::vector(vec![median, upper_quantile]),
-            ),
+            (RANGE.to_owned(), self.range.array()),
         ])
     }
 }

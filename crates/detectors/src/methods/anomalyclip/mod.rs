@@ -39,8 +39,8 @@ use crate::training::{
     Adam, Record, Run, TrainProgress, Trained, fingerprint, run, shuffled_batches,
 };
 use crate::{
-    DetectorError, FitContext, Method, MethodInfo, MethodSettings, Need, Requirements,
-    Settings as _, TrainContext, Trainer, Variant,
+    DefaultWeights, DetectorError, FitContext, Method, MethodInfo, MethodSettings, Need,
+    Requirements, Settings as _, TrainContext, Trainer, Variant,
 };
 use checkpoint::Saved;
 use loss::GlocalLoss;
@@ -85,7 +85,7 @@ impl Method for AnomalyClip {
                 class: false,
             },
             backbones: "CLIP; others with trained embeddings instead of prompts",
-            last_blocks: true,
+            weights: DefaultWeights::AllBlocks,
             several_networks: false,
         }
     }

@@ -17,7 +17,10 @@ pub use settings::Settings;
 use crate::components::prompts::{Ensemble, Texts};
 use crate::detector::{Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
-use crate::{DetectorError, FitContext, Method, MethodInfo, Need, Requirements, Settings as _};
+use crate::{
+    DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
+    Settings as _,
+};
 
 /// Name of the prompts' embeddings in a detector file.
 const TEXTS: &str = "text_features";
@@ -46,7 +49,7 @@ impl<const AC: bool> Method for Clip<AC> {
                 class: true,
             },
             backbones: "CLIP",
-            last_blocks: true,
+            weights: DefaultWeights::AllBlocks,
             several_networks: false,
         };
         match AC {

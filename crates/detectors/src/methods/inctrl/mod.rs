@@ -42,8 +42,8 @@ use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::{TrainProgress, Trained};
 use crate::{
-    DetectorError, FitContext, Method, MethodInfo, Need, Requirements, Settings as _, TrainContext,
-    Trainer, Tta, Variant,
+    DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
+    Settings as _, TrainContext, Trainer, Tta, Variant,
 };
 use checkpoint::Learned;
 use network::{Evidence, Network, Phase, Sizes};
@@ -73,7 +73,7 @@ impl Method for InCtrl {
                 class: true,
             },
             backbones: "CLIP; others without the text prior",
-            last_blocks: true,
+            weights: DefaultWeights::AllBlocks,
             several_networks: false,
         }
     }

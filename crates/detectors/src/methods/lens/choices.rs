@@ -14,7 +14,8 @@ use candle_core::Tensor;
 
 use super::foreground::{Evidence, Foreground};
 use super::residual::Compared;
-use super::settings::{SMALL_BELOW, Settings, of_twelve, small};
+use super::settings::{SMALL_BELOW, Settings, small};
+use crate::components::layers::of_twelve;
 use crate::components::residual::{banks, map};
 use crate::pipeline::is_flat;
 use crate::settings::Checked;

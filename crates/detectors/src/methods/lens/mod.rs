@@ -43,8 +43,8 @@ use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::{TrainProgress, Trained};
 use crate::{
-    DetectorError, FitContext, Method, MethodInfo, MethodSettings, Need, Note, Requirements,
-    Settings as _, TrainContext, Trainer, Variant,
+    DefaultWeights, DetectorError, FitContext, Method, MethodInfo, MethodSettings, Need, Note,
+    Requirements, Settings as _, TrainContext, Trainer, Variant,
 };
 use look::Look;
 use power_mean::PowerMean;
@@ -69,7 +69,7 @@ impl Method for Lens {
                 class: false,
             },
             backbones: "any",
-            last_blocks: false,
+            weights: DefaultWeights::InProgram,
             several_networks: true,
         }
     }

@@ -1,10 +1,11 @@
 //! Settings of lens.
 
-use anomalens_backbones::{BackboneError, EncoderSpec, FeatureRequest, ImageEncoder, LayerId};
+use anomalens_backbones::{BackboneError, FeatureRequest, ImageEncoder, LayerId};
 use anomalens_vision::{Preprocess, Resize};
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
+use crate::components::layers::blocks_and_stages;
 use crate::detector::{Profile, Scope};
 use crate::input::Normalisation;
 use crate::{Choice, DetectorError, InputSpec, MethodSettings, ReferenceAugmentation, Tta};
@@ -102,13 +103,7 @@ impl Settings {
     /// Those of opening a text encoder.
     pub fn defaults(encoder: &dyn ImageEncoder) -> Result<Self, DetectorError> {
         let spec = encoder.spec();
-        let (blocks, stages) = match spec.blocks() {
-            0 => (
-                vec![],
-                STRIDES.iter().filter_map(|&s| last_of(spec, s)).collect(),
-            ),
-            many => (of_twelve(&BLOCKS, many), vec![]),
-        };
+        let (blocks, stages) = blocks_and_stages(spec, &BLOCKS, &STRIDES);
         Ok(Self {
             evidence: Evidence::Auto,
             own_image: true,
@@ -186,20 +181,8 @@ impl Settings {
     }
 }
 
-/// The blocks of a network of so `many` that correspond to `blocks` of twelve.
-pub(super) fn of_twelve(blocks: &[usize], many: usize) -> Vec<usize> {
-    let block = |block: &usize| (block * many / 12).max(1);
-    blocks.iter().map(block).collect()
-}
-
 fn open<T>() -> Choice<T> {
     Choice::Auto
-}
-
-/// The last stage of a convolutional network with this stride.
-fn last_of(spec: &EncoderSpec, stride: usize) -> Option<usize> {
-    let stages = spec.layers.iter().filter(|layer| layer.stride == stride);
-    stages.map(|layer| layer.id.number()).max()
 }
 
 /// The side for small images.

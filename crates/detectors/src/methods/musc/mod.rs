@@ -26,7 +26,10 @@ use crate::components::tokens::{after, normalise};
 use crate::components::{mutual_scoring, neighbourhood};
 use crate::detector::{Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
-use crate::{DetectorError, FitContext, Method, MethodInfo, Need, Requirements, Settings as _};
+use crate::{
+    DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
+    Settings as _,
+};
 
 /// The method's name.
 pub const NAME: &str = "musc";
@@ -57,7 +60,7 @@ impl Method for Musc {
                 class: false,
             },
             backbones: "any; CLIP ViT-L/14-336 in the paper",
-            last_blocks: true,
+            weights: DefaultWeights::AllBlocks,
             several_networks: false,
         }
     }
