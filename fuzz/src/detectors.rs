@@ -258,6 +258,8 @@ pub(crate) fn some_settings() -> Vec<Vec<u8>> {
         "image_size=56\nblocks=[3, 6, 9]\ndegrees=[1, 3]",
         "image_size=56\nblocks=[6, 9]\nevidence=\"own-image\"\ntta=2",
         "image_size=56",
+        "image_size=56\nvariant=\"anomalib\"\ncoreset=0.5\nneighbours=9",
+        "image_size=56\ncrop=42\nblocks=[3, 6]\npooled=9\nliteral_chunks=true",
     ]
     .map(|text| text.as_bytes().to_vec())
     .to_vec()

@@ -70,7 +70,8 @@ impl Builder {
     }
 
     /// The backbone: a name in the registry or the path of a weight file. By default it is the small
-    /// one that is part of the library. Others are fetched into the cache when they are first used.
+    /// one that is part of the library, or what the method needs ([`MethodInfo::weights`]). Others are
+    /// fetched into the cache when they are first used.
     #[must_use]
     pub fn weights(mut self, weights: &str) -> Self {
         self.weights = vec![weights.to_owned()];

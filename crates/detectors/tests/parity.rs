@@ -733,6 +733,11 @@ fn settings_that_cannot_be_are_refused() {
         ("patchcore", r#"{"stages": [2]}"#, "not both"),
         ("patchcore", r#"{"blocks": [9, 6]}"#, "in their order"),
         ("patchcore", r#"{"neighbours": 0}"#, "above 0"),
+        (
+            "patchcore",
+            r#"{"dimension": 99999}"#,
+            "`dimension` must be 1 to 16384",
+        ),
         ("padim", "{}", "at least two normal images"),
         (
             "spade",

@@ -23,6 +23,9 @@ const IMAGE_SIZE: u32 = 256;
 /// Numbers of a patch in the original's memory bank.
 const DIMENSION: usize = 1024;
 
+/// Numbers of a patch that a memory bank can have.
+const MOST: usize = 1 << 14;
+
 /// Standard deviation of the Gaussian that smooths maps, in pixels of what the network sees.
 pub(super) const SIGMA: f64 = 4.0;
 
@@ -137,8 +140,11 @@ impl crate::Settings for Settings {
     fn profile(&self) -> Result<Profile, DetectorError> {
         let refuse = |reason: &str| Err(DetectorError::settings(NAME, reason));
         check_fraction(NAME, "coreset", self.coreset)?;
-        if self.dimension == 0 || self.neighbours == 0 {
-            return refuse("`dimension` and `neighbours` must be above 0");
+        if self.neighbours == 0 {
+            return refuse("`neighbours` must be above 0");
+        }
+        if !(1..=MOST).contains(&self.dimension) {
+            return refuse("`dimension` must be 1 to 16384");
         }
         let framing = self.framing();
         let input = framing.input(NAME, layers(NAME, &self.blocks, &self.stages)?)?;
