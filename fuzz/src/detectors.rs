@@ -6,10 +6,10 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
 use anomalens_backbones::clip::ClipVision;
-use anomalens_backbones::{Kernels, Precision};
+use anomalens_backbones::{ImageEncoder, Kernels, Precision};
 use anomalens_detectors::{
-    BackboneRef, Detector, DetectorFile, FitContext, ImageSource, MethodSettings, Need, Provenance,
-    ReferenceImage, StreamOptions, find, methods, predict,
+    BackboneRef, DEFAULT_METHOD, Detector, DetectorFile, FitContext, ImageSource, InputSpec,
+    MethodSettings, Need, Provenance, ReferenceImage, StreamOptions, find, methods, predict,
 };
 use anomalens_vision::Image;
 use candle_core::{Device, Tensor};
@@ -53,7 +53,7 @@ fn settings_of(method: &str, block: usize) -> MethodSettings {
     let mut settings = MethodSettings::new();
     settings.insert("image_size".to_owned(), json!(56));
     match method {
-        "anomaly-dino" => settings.insert("block".to_owned(), json!(block)),
+        "anomaly-dino" | "clip" | "clip-ac" => settings.insert("block".to_owned(), json!(block)),
         _ => settings.insert("blocks".to_owned(), json!([block])),
     };
     settings
@@ -78,8 +78,12 @@ pub(crate) fn detector(bytes: &[u8]) -> bool {
 
 fn score(detector: &dyn Detector) {
     // What it claims to need must not be followed into a large image.
-    let size = detector.input().preprocess.output_size(56, 56);
-    if !size.is_ok_and(|(height, width)| height.saturating_mul(width) <= 512 * 512) {
+    let profile = detector.profile();
+    let is_small = |input: &InputSpec| {
+        let size = input.preprocess.output_size(56, 56);
+        size.is_ok_and(|(height, width)| height.saturating_mul(width) <= 512 * 512)
+    };
+    if !is_small(&profile.input) || !profile.further.iter().all(is_small) {
         return;
     }
     let sources = [80, 200].map(|shade| ImageSource::Memory {
@@ -101,7 +105,7 @@ fn score(detector: &dyn Detector) {
     );
 }
 
-/// A file of each method.
+/// A file of each method, and one of a detector that sees images in two ways.
 pub(crate) fn files() -> Vec<Vec<u8>> {
     let file = |detector: Box<dyn Detector>| {
         let folder = tempfile::tempdir().unwrap();
@@ -128,15 +132,26 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
         file.save(&path).unwrap();
         fs::read(path).unwrap()
     };
-    methods()
-        .iter()
-        .map(|method| {
+    let two_looks = json!({ "tiles": 28, "overview": true });
+    let lens = find(DEFAULT_METHOD).unwrap();
+    let plain = methods().iter().map(|method| (*method, json!({})));
+    plain
+        .chain([(lens, two_looks)])
+        .map(|(method, more)| {
             let name = method.info().name;
             let mut settings = settings_of(name, 6);
+            settings.extend(more.as_object().unwrap().clone());
+            let encoder: &dyn ImageEncoder = match name {
+                "clip" | "clip-ac" => {
+                    settings.insert("block".to_owned(), json!(1));
+                    clip()
+                }
+                _ => &MeanColour,
+            };
             if name == "anomalyclip" {
                 settings.insert("prompt".to_owned(), json!("embedding"));
             }
-            let context = FitContext::new(&settings, &MeanColour).with_references(references());
+            let context = FitContext::new(&settings, encoder).with_references(references());
             let requirements = method.info().requirements;
             match method.trainer() {
                 Some(trainer) if requirements.training == Need::Required => {
