@@ -102,7 +102,13 @@ fn set(masks: &mut MaskReading, name: &str, value: &str) -> Result<(), String> {
 
 impl fmt::Display for DataRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.layout.name, self.root.display())?;
+        let root = self.root.display().to_string();
+        // A folder whose name ends as settings do is told from them by a slash.
+        let slash = match split_settings(&root) {
+            (_, settings) if settings.is_empty() => "",
+            _ => "/",
+        };
+        write!(f, "{}:{root}{slash}", self.layout.name)?;
         let MaskReading {
             threshold,
             channel,

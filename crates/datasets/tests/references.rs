@@ -74,6 +74,14 @@ fn references_that_do_not_parse() {
     }
 }
 
+#[test]
+fn a_folder_that_is_named_like_settings_is_read_back() {
+    for path in [",a=", "x,b=1", "x,b=1,c=2", "x,y", "x/,a=1"] {
+        let data = DataRef::new(&layouts()[0], path);
+        assert_eq!(data.to_string().parse::<DataRef>().unwrap(), data, "{path}");
+    }
+}
+
 proptest! {
     #[test]
     fn parsing_never_panics(text in ".*") {
