@@ -120,7 +120,7 @@ impl Args {
         }
         let (named, used) = (self.weights.len(), made_with.all().count());
         if named > used {
-            bail!("the detector uses {used} backbone(s), and --weights names {named}");
+            bail!("--weights names {named} backbones, and the detector was made with {used}");
         }
         let mut opened = vec![];
         for (place, made_with) in made_with.all().enumerate() {
@@ -142,9 +142,13 @@ impl Args {
 
 /// What distinguishes `backbone` from others that give other features.
 pub(super) fn identity(backbone: &Backbone) -> String {
-    let activation = backbone.activation.map_or("", Activation::name);
-    let identity = format!("{} {} {activation}", backbone.sha256, backbone.precision);
-    identity.trim_end().to_owned()
+    let one = |backbone: &Backbone| {
+        let activation = backbone.activation.map_or("", Activation::name);
+        let identity = format!("{} {} {activation}", backbone.sha256, backbone.precision);
+        identity.trim_end().to_owned()
+    };
+    let all = std::iter::once(backbone).chain(&backbone.companions);
+    all.map(one).collect::<Vec<_>>().join(" + ")
 }
 
 /// Opens the backbone `weights`, pulling it if it is not here, and prints what computes it.

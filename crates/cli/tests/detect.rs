@@ -478,7 +478,7 @@ fn two_networks_see_an_image() {
             "a third network",
             "detect test --detector two.detector -o out --weights tiny.safetensors \
              --weights efficientnet-lite0-int8 --weights tiny.safetensors",
-            "uses 2 backbone(s), and --weights names 3",
+            "--weights names 3 backbones, and the detector was made with 2",
         ),
         (
             "a method of one network",
@@ -502,6 +502,17 @@ fn two_networks_see_an_image() {
         assert_eq!(run.code, Some(1), "{name}: {run:?}");
         assert!(run.stderr.contains(expected), "{name}: {run:?}");
     }
+    // Features that are kept between runs come from both, too, and stages are timed for both.
+    sandbox.data();
+    let measured = sandbox.run(&format!(
+        "bench local --data folder:data --shots 1 --seed 0 --set networks=2 --method lens \
+         --feature-cache cache -o bench --json {two}"
+    ));
+    assert_eq!(measured.code, Some(0), "{measured:?}");
+    let timed = sandbox.run(&format!(
+        "bench pipeline good --set networks=2 --runs 1 --json {two}"
+    ));
+    assert_eq!(timed.code, Some(0), "{timed:?}");
     let alone = sandbox.run("fit --normal good -o lite.detector --weights efficientnet-lite0-int8");
     assert_eq!(alone.code, Some(0), "{alone:?}");
 }

@@ -49,6 +49,11 @@ impl ImageEncoder for CachedEncoder {
         self.network.spec()
     }
 
+    /// Those of the network; their features are not kept.
+    fn companions(&self) -> &[Arc<dyn ImageEncoder>] {
+        self.network.companions()
+    }
+
     fn encode(
         &self,
         images: &[Preprocessed],

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anomalens::backbones::ImageEncoder;
+use anomalens::backbones::{ImageEncoder, ImageFeatures};
 use anomalens::detectors::{
     Detector, FitContext, ImageSource, Need, Scored, StreamOptions, find as find_method, predict,
 };
@@ -102,18 +102,28 @@ fn stages(
 ) -> Result<[f64; STAGES.len()]> {
     let mut times = [0.0; STAGES.len()];
     let profile = detector.profile();
-    let mut views: Vec<Vec<_>> = (0..profile.tta.count()).map(|_| vec![]).collect();
+    let mut views: Vec<Vec<ImageFeatures>> = (0..profile.tta.count()).map(|_| vec![]).collect();
     let mut sizes = vec![];
     for source in sources {
         let start = Instant::now();
         let image = source.open(&DecodeOptions::default())?;
         sizes.push((image.height() as usize, image.width() as usize));
-        let input = profile.input.preprocess.apply(&image)?;
-        let inputs = profile.tta.views(input, encoder.spec().multiple);
+        let mut inputs = vec![];
+        for spec in std::iter::once(&profile.input).chain(&profile.further) {
+            let input = spec.preprocess.apply(&image)?;
+            let multiple = encoder.network(spec.network)?.spec().multiple;
+            inputs.push((spec, profile.tta.views(input, multiple)));
+        }
         times[0] += start.elapsed().as_secs_f64();
         let start = Instant::now();
-        for (view, input) in views.iter_mut().zip(inputs) {
-            view.extend(encoder.encode(&[input], &profile.input.request)?);
+        for (place, (spec, inputs)) in inputs.into_iter().enumerate() {
+            for (view, input) in views.iter_mut().zip(inputs) {
+                let features = spec.encode(encoder, &[input])?;
+                match (place, view.last_mut()) {
+                    (1.., Some(image)) => image.further.extend(features),
+                    _ => view.extend(features),
+                }
+            }
         }
         times[1] += start.elapsed().as_secs_f64();
     }

@@ -50,10 +50,11 @@ pub(super) fn write(
             command: command_line(),
             date: now(),
             program: format!("anomalens {}", env!("CARGO_PKG_VERSION")),
-            backbone: format!(
-                "{} ({})",
-                detector.backbone.name, detector.backbone.precision
-            ),
+            backbone: {
+                let all = detector.backbone.all();
+                let all = all.map(|one| format!("{} ({})", one.name, one.precision));
+                all.collect::<Vec<_>>().join(" + ")
+            },
             notes,
         },
         detector: match &args.detector {
