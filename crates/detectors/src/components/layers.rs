@@ -92,11 +92,12 @@ pub(crate) struct Framing {
 }
 
 impl Framing {
-    /// The side of the central square, if it is left open: seven eighths of the whole, in multiples of
+    /// The side of the central square; where it is left open, seven eighths of the image in multiples of
     /// what `encoder` takes.
-    pub(crate) fn crop_for(image_size: u32, encoder: &EncoderSpec) -> u32 {
+    pub(crate) fn crop(given: Choice<u32>, image_size: u32, encoder: &EncoderSpec) -> Choice<u32> {
         let seen = u64::from(image_size) * u64::from(SEEN.0) / u64::from(SEEN.1);
-        whole(seen as u32, encoder)
+        let crop = given.given().unwrap_or_else(|| whole(seen as u32, encoder));
+        Choice::Given(crop)
     }
 
     /// Side of what the network sees.

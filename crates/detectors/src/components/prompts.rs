@@ -158,13 +158,9 @@ impl Texts {
         ]))
     }
 
-    /// The probability that something with this embedding is anomalous: the softmax of both cosines,
-    /// divided by `temperature`.
+    /// The [`probability`] that something with this embedding is anomalous.
     pub(crate) fn probability(&self, embedding: &[f32], temperature: f32) -> f32 {
-        let [normal, anomalous] = &self.0;
-        let length = dot(embedding, embedding).sqrt().max(f32::MIN_POSITIVE);
-        let margin = (dot(embedding, anomalous) - dot(embedding, normal)) / length / temperature;
-        1.0 / (1.0 + (-margin).exp())
+        probability(&self.0, embedding, temperature)
     }
 
     /// As a tensor of a detector file, `[2, width]`.
@@ -186,6 +182,15 @@ impl Texts {
             _ => None,
         }
     }
+}
+
+/// The probability that something with this embedding is anomalous: the softmax of the cosines with the
+/// normal and the anomalous of `texts`, divided by `temperature`.
+pub(crate) fn probability(texts: &[Vec<f32>; 2], embedding: &[f32], temperature: f32) -> f32 {
+    let length = dot(embedding, embedding).sqrt().max(f32::MIN_POSITIVE);
+    let [normal, anomalous] = texts.each_ref().map(|text| dot(embedding, text) / length);
+    let margin = (anomalous - normal) / temperature;
+    1.0 / (1.0 + (-margin).exp())
 }
 
 fn mean(text: &ClipText, prompts: &[String], unit: bool) -> Result<Vec<f32>, DetectorError> {

@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 
 pub use settings::{ImageScore, PromptKind, Settings};
 
-use crate::components::tokens::dot;
+use crate::components::prompts::probability;
 use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::{
@@ -312,10 +312,7 @@ impl AnomalyClipDetector {
 
     /// The probability that `vector` is anomalous.
     fn probability(&self, texts: &Pair, vector: &[f32]) -> f32 {
-        let length = dot(vector, vector).sqrt();
-        let [normal, anomalous] = texts.each_ref().map(|text| dot(vector, text) / length);
-        let margin = (anomalous - normal) / self.checked.settings.temperature as f32;
-        1.0 / (1.0 + (-margin).exp())
+        probability(texts, vector, self.checked.settings.temperature as f32)
     }
 
     fn score_one(&self, image: &ImageFeatures) -> Result<Scored, DetectorError> {

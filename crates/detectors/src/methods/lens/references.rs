@@ -432,7 +432,7 @@ fn most_of_each(
         return Ok((BANK / references).max(LEAST));
     };
     let mut bytes = 0;
-    for layer in settings.layers() {
+    for layer in settings.layers()? {
         bytes += BYTES * context.encoder.spec().layer(layer)?.dim;
     }
     let most = (megabytes as usize * (1 << 20)) / bytes.max(1) / references;

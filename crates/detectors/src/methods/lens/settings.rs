@@ -5,7 +5,7 @@ use anomalens_vision::{Preprocess, Resize};
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use crate::components::layers::blocks_and_stages;
+use crate::components::layers::{blocks_and_stages, layers};
 use crate::detector::{Profile, Scope};
 use crate::input::Normalisation;
 use crate::{Choice, DetectorError, InputSpec, MethodSettings, ReferenceAugmentation, Tta};
@@ -141,9 +141,8 @@ impl Settings {
     }
 
     /// The layers that are taken from the network.
-    pub(super) fn layers(&self) -> impl Iterator<Item = LayerId> {
-        let blocks = self.blocks.iter().map(|&block| LayerId::Block(block));
-        blocks.chain(self.stages.iter().map(|&stage| LayerId::Stage(stage)))
+    pub(super) fn layers(&self) -> Result<Vec<LayerId>, DetectorError> {
+        layers(NAME, &self.blocks, &self.stages)
     }
 
     /// The numbers of the layers whose tokens are compared, as they come out of the pipeline.
@@ -163,7 +162,8 @@ impl Settings {
     /// Pixels of the input from one patch to the next.
     pub(super) fn patch(&self, encoder: &dyn ImageEncoder) -> Result<usize, DetectorError> {
         let spec = encoder.spec();
-        let strides = self.layers().map(|layer| Ok(spec.layer(layer)?.stride));
+        let layers = self.layers()?.into_iter();
+        let strides = layers.map(|layer| Ok(spec.layer(layer)?.stride));
         let strides = strides.collect::<Result<Vec<usize>, BackboneError>>()?;
         Ok(strides.into_iter().min().unwrap_or(spec.multiple))
     }
@@ -211,11 +211,6 @@ impl crate::Settings for Settings {
             return refuse("`input_size` must be above 0");
         }
         let tiles = self.tiles.given().filter(|&side| side > 0);
-        match (self.blocks.is_empty(), self.stages.is_empty()) {
-            (true, true) => return refuse("`blocks` names no block, and `stages` no stage"),
-            (false, false) => return refuse("a network has `blocks` or `stages`, not both"),
-            _ => {}
-        }
         if side == 0 {
             return refuse("`image_size` must be above 0");
         }
@@ -225,7 +220,7 @@ impl crate::Settings for Settings {
                 resize: Resize::Stretch { height, width },
                 ..self.normalisation.square(side)
             },
-            request: FeatureRequest::layers(self.layers()),
+            request: FeatureRequest::layers(self.layers()?),
             tiles: tiles.map(|side| side as usize),
             join_cells: (!self.stages.is_empty()).then_some(CELLS),
         };

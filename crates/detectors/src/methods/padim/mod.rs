@@ -26,7 +26,7 @@ use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
 use crate::settings::{Checked, given_or_default};
 use crate::training::random::python_sample;
 use crate::{
-    Choice, DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
+    DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
     Settings as _,
 };
 
@@ -85,9 +85,7 @@ impl Method for Padim {
         let variant = given_or_default(NAME, context.settings, "variant")?;
         let mut settings =
             Settings::defaults(context.encoder, variant).replaced_by(context.settings)?;
-        let crop = settings.crop.given();
-        let crop = crop.unwrap_or_else(|| Framing::crop_for(settings.image_size, spec));
-        settings.crop = Choice::Given(crop);
+        settings.crop = Framing::crop(settings.crop, settings.image_size, spec);
         let checked = Checked::new(settings)?;
         let Checked { settings, profile } = &checked;
         let mut total = 0;

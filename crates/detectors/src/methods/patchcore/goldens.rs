@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use anomalens_vision::{Alignment, Map};
 
 use super::*;
+use crate::Choice;
 use crate::testing::{Goldens, NoNetwork, near, stages};
 
 static GOLDENS: LazyLock<Goldens> = LazyLock::new(|| Goldens::load("patchcore_small.safetensors"));

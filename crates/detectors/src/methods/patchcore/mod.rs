@@ -32,7 +32,7 @@ use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
 use crate::settings::{Checked, given_or_default};
 use crate::training::random::{generator, uniform};
 use crate::{
-    Choice, DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
+    DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
     Settings as _,
 };
 
@@ -174,10 +174,8 @@ fn settled(context: &FitContext<'_>) -> Result<Settings, DetectorError> {
     let defaults = Settings::defaults(context.encoder, variant);
     let settings = defaults.replaced_by(context.settings)?;
     let spec = context.encoder.spec();
-    let crop = settings.crop.given();
-    let crop = crop.unwrap_or_else(|| Framing::crop_for(settings.image_size, spec));
     Ok(Settings {
-        crop: Choice::Given(crop),
+        crop: Framing::crop(settings.crop, settings.image_size, spec),
         ..settings
     })
 }

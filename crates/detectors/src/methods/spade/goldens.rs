@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use super::*;
+use crate::Choice;
 use crate::testing::{Goldens, NoNetwork, flat, near, stages};
 
 static GOLDENS: LazyLock<Goldens> = LazyLock::new(|| Goldens::load("spade_small.safetensors"));

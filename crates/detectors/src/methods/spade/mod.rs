@@ -21,7 +21,7 @@ use crate::components::nearest::{Near, Vectors};
 use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::{
-    Choice, DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
+    DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
     Settings as _,
 };
 
@@ -68,10 +68,8 @@ impl Method for Spade {
         let references = context.require_references(NAME)?;
         let defaults = Settings::defaults(context.encoder);
         let mut settings = defaults.replaced_by(context.settings)?;
-        let crop = settings.crop.given();
         let spec = context.encoder.spec();
-        let crop = crop.unwrap_or_else(|| Framing::crop_for(settings.image_size, spec));
-        settings.crop = Choice::Given(crop);
+        settings.crop = Framing::crop(settings.crop, settings.image_size, spec);
         let checked = Checked::new(settings)?;
         let (mut pooled, mut width) = (vec![], 0);
         let mut galleries: Vec<Gallery> = vec![];
