@@ -2,7 +2,10 @@
 //! (AdamW, Loshchilov and Hutter, 2019); its state can be saved.
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Tensor, Var};
+
+use super::Optimiser;
+use super::optimiser::is_finite;
 
 /// The optimiser of named parameters.
 pub(crate) struct Adam {
@@ -50,10 +53,10 @@ impl Adam {
     pub(crate) fn with_decay(self, decay: f64) -> Self {
         Self { decay, ..self }
     }
+}
 
-    /// Moves every parameter that has a gradient; the others are only kept in the state. False if one, or its
-    /// gradient's square, came out of it not finite.
-    pub(crate) fn step(&mut self, gradients: &GradStore) -> candle_core::Result<bool> {
+impl Optimiser for Adam {
+    fn step(&mut self, gradients: &GradStore) -> candle_core::Result<bool> {
         let mut finite = true;
         self.steps += 1;
         let exponent = self.steps as i32;
@@ -71,8 +74,7 @@ impl Adam {
             let kept = (parameter.value.as_tensor() * (1.0 - self.rate * self.decay))?;
             let moved = (kept - step)?;
             for tensor in [&moved, &square] {
-                let sum = tensor.to_dtype(DType::F64)?.sum_all()?;
-                finite &= sum.to_scalar::<f64>()?.is_finite();
+                finite &= is_finite(tensor)?;
             }
             parameter.value.set(&moved)?;
             // Without their history, which would keep every earlier step in memory.
@@ -81,8 +83,11 @@ impl Adam {
         Ok(finite)
     }
 
-    /// Everything that a saved run needs to go on as if it had not stopped.
-    pub(crate) fn state(&self) -> candle_core::Result<Vec<(String, Tensor)>> {
+    fn set_rate(&mut self, rate: f64) {
+        self.rate = rate;
+    }
+
+    fn state(&self) -> candle_core::Result<Vec<(String, Tensor)>> {
         let device = candle_core::Device::Cpu;
         let mut state = vec![(
             "adam.steps".to_owned(),
@@ -101,10 +106,9 @@ impl Adam {
         Ok(state)
     }
 
-    /// Goes back to a saved state; `take` gives its tensors by name.
-    pub(crate) fn restore(
+    fn restore(
         &mut self,
-        take: impl Fn(&str) -> candle_core::Result<Tensor>,
+        take: &dyn Fn(&str) -> candle_core::Result<Tensor>,
     ) -> candle_core::Result<()> {
         let steps = take("adam.steps")?.to_vec1::<u32>()?;
         for parameter in &mut self.parameters {

@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
-use super::Adam;
+use super::Optimiser;
 use crate::DetectorError;
 
 /// One epoch: means over its steps.
@@ -43,7 +43,7 @@ impl Checkpoint {
     pub(crate) fn open(
         folder: &Path,
         identity: String,
-        optimiser: &mut Adam,
+        optimiser: &mut dyn Optimiser,
     ) -> Result<Self, DetectorError> {
         fs::create_dir_all(folder).map_err(|source| DetectorError::TrainingFile {
             path: folder.to_owned(),
@@ -77,7 +77,7 @@ impl Checkpoint {
             tensor.ok_or_else(|| candle_core::Error::msg(format!("`{name}` is missing")))
         };
         optimiser
-            .restore(take)
+            .restore(&take)
             .map_err(|e| unusable(e.to_string()))?;
         run.epochs = serde_json::from_str(&entry(EPOCHS).unwrap_or_default())
             .map_err(|e| unusable(e.to_string()))?;
@@ -91,7 +91,11 @@ impl Checkpoint {
     }
 
     /// Keeps the state after an epoch.
-    pub(crate) fn save(&mut self, epoch: EpochLog, optimiser: &Adam) -> Result<(), DetectorError> {
+    pub(crate) fn save(
+        &mut self,
+        epoch: EpochLog,
+        optimiser: &dyn Optimiser,
+    ) -> Result<(), DetectorError> {
         self.epochs.push(epoch);
         let state: HashMap<String, Tensor> = optimiser.state()?.into_iter().collect();
         let metadata = HashMap::from([

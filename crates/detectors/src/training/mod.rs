@@ -3,7 +3,7 @@
 //! ```text
 //! sample.rs    labelled images and their masks
 //! store.rs     features of the frozen backbone, computed once, in memory or on disk
-//! adam.rs      the optimiser, whose state can be saved
+//! optimiser.rs what moves parameters: adam.rs, sgd.rs
 //! episodes.rs  images with a few normal images of their class
 //! random.rs    shuffling and initial values from a seed
 //! checkpoint.rs checkpoints after every epoch, the log of losses
@@ -13,17 +13,21 @@
 mod adam;
 mod checkpoint;
 mod episodes;
+mod optimiser;
 pub(crate) mod random;
 mod run;
 mod sample;
+mod sgd;
 mod store;
 
 pub(crate) use adam::Adam;
 pub use checkpoint::EpochLog;
 pub(crate) use episodes::{Episodes, STEPS, focal};
+pub(crate) use optimiser::Optimiser;
 pub(crate) use run::{Learner, Losses, Run, run, shuffled_batches};
 pub use run::{TrainEvent, TrainLog, TrainOptions, TrainProgress, Trained};
 pub use sample::TrainingSample;
 pub(crate) use sample::fingerprint;
+pub(crate) use sgd::Sgd;
 pub use store::Cache;
 pub(crate) use store::{Batch, FeatureStore, Record};

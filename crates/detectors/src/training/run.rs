@@ -11,7 +11,7 @@ use super::checkpoint::Checkpoint;
 use super::random::{generator, shuffled};
 use super::sample::Masks;
 use super::store::Batch;
-use super::{Adam, Cache, EpochLog, FeatureStore, Record, TrainingSample};
+use super::{Cache, EpochLog, FeatureStore, Optimiser, Record, TrainingSample};
 use crate::{Detector, DetectorError, InputSpec, StreamOptions};
 
 /// How a method is trained. What is not given is the method's own default.
@@ -130,6 +130,8 @@ pub(crate) struct Run<'a> {
     pub(crate) epochs: usize,
     /// The steps of an epoch, which is counted from 1: indices into `samples` for each.
     pub(crate) order: &'a dyn Fn(usize) -> Vec<Vec<usize>>,
+    /// The learning rate in an epoch, which is counted from 1; the optimiser's own in all if none.
+    pub(crate) rate: Option<&'a dyn Fn(usize) -> f64>,
     /// What a checkpoint must be of, to resume from it.
     pub(crate) identity: String,
 }
@@ -153,7 +155,7 @@ pub(crate) fn shuffled_batches(
 pub(crate) fn run(
     plan: &Run,
     learner: &dyn Learner,
-    optimiser: &mut Adam,
+    optimiser: &mut dyn Optimiser,
     options: &TrainOptions,
     progress: &mut TrainProgress<'_>,
 ) -> Result<TrainLog, DetectorError> {
@@ -214,7 +216,7 @@ pub(crate) fn run(
 fn train_epoch(
     plan: &Run,
     learner: &dyn Learner,
-    optimiser: &mut Adam,
+    optimiser: &mut dyn Optimiser,
     progress: &mut TrainProgress<'_>,
     store: &mut FeatureStore,
     masks: &mut Option<Masks>,
@@ -222,6 +224,9 @@ fn train_epoch(
 ) -> Result<Result<EpochLog, String>, DetectorError> {
     let start = Instant::now();
     let order = (plan.order)(epoch);
+    if let Some(rate) = plan.rate {
+        optimiser.set_rate(rate(epoch));
+    }
     let steps = order.len();
     let mut sums: Vec<(String, f64)> = vec![];
     let mut sum = 0.0;
@@ -278,6 +283,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
+    use crate::training::Adam;
 
     /// Sees nothing.
     struct Blind;
@@ -379,6 +385,7 @@ mod tests {
                 mask_side: Some(14),
                 epochs,
                 order: &|epoch| shuffled_batches(2, 1, 0, epoch),
+                rate: None,
                 identity: "a test".to_owned(),
             };
             // Two steps make an epoch; the fifth one goes wrong.

@@ -16,7 +16,7 @@ use super::map_loss::Upsampling;
 use super::prompt::Prompts;
 use super::{AnomalyClip, AnomalyClipDetector, BETAS, Checked, LEARNING_RATE, Settings};
 use crate::testing::{Goldens, close, exact, flat};
-use crate::training::{Adam, Batch, Learner, TrainingSample};
+use crate::training::{Adam, Batch, Learner, Optimiser, TrainingSample};
 use crate::{Detector, DetectorError, FitContext, Method};
 
 fn architecture() -> Architecture {

@@ -285,6 +285,7 @@ fn train(
         mask_side: Some(settings.image_size),
         epochs: options.epochs.unwrap_or(EPOCHS),
         order: &|epoch| shuffled_batches(samples.len(), batch, options.seed, epoch),
+        rate: None,
         identity: identity.to_string(),
     };
     let log = run(&plan, &learner, &mut optimiser, options, progress)?;

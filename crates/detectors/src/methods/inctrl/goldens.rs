@@ -19,7 +19,7 @@ use super::train::{BETAS, DECAY, FocalLoss, LEARNING_RATE};
 use super::{InCtrlDetector, residual, text};
 use crate::components::prompts::Texts;
 use crate::testing::{Goldens, close, exact, flat, inputs};
-use crate::training::{Adam, Batch, Learner, TrainingSample};
+use crate::training::{Adam, Batch, Learner, Optimiser, TrainingSample};
 use crate::{Detector, Settings as _};
 
 const SEED: u64 = 21;

@@ -80,6 +80,7 @@ pub(super) fn train(
         mask_side: None,
         epochs: options.epochs.unwrap_or(EPOCHS),
         order: &|epoch| episodes.of(epoch),
+        rate: None,
         identity: json!({
             "method": NAME,
             "config": settings,
