@@ -75,7 +75,7 @@ fn frozen() -> &'static Frozen {
         };
         let request = config.profile().unwrap().input.request;
         let images = inputs(goldens.get("images"));
-        let text = network.text().unwrap().unwrap();
+        let text = network.text(None).unwrap().unwrap();
         Frozen {
             features: network.encode(&images, &request).unwrap(),
             texts: CLASSES.map(|class| text::embeddings(&text, class).unwrap()),
