@@ -171,8 +171,8 @@ impl ImageEncoder for ClipVision {
         self.network.encode(images, request)
     }
 
-    fn text(&self) -> Result<Option<ClipText>, BackboneError> {
+    fn text(&self, activation: Option<Activation>) -> Result<Option<ClipText>, BackboneError> {
         let tensors = tensors(&self.checkpoint)?;
-        ClipText::new(&tensors, self.activation).map(Some)
+        ClipText::new(&tensors, activation.unwrap_or(self.activation)).map(Some)
     }
 }

@@ -71,7 +71,7 @@ fn features(image: &Preprocessed, request: &FeatureRequest) -> ImageFeatures {
             .collect()
     };
     let map = |&layer: &LayerId| {
-        let (LayerId::Block(number) | LayerId::Stage(number)) = layer;
+        let number = layer.number();
         let tokens: Vec<f32> = patches.iter().map(|x| x * number as f32).collect();
         FeatureMap {
             layer,

@@ -59,7 +59,7 @@ fn config(network: &ClipVision) -> Settings {
 /// The prompts that the original started from: seeded, with a deviation of 0.3 in place of the
 /// one that follows from their shape. (`prompt_state.*` is what they were after three steps.)
 fn prompts(network: &ClipVision) -> Prompts {
-    let text = network.text().unwrap();
+    let text = network.text(None).unwrap();
     let prompts = Prompts::new(&config(network), text, 32, 0).unwrap();
     for (name, var) in prompts.parameters() {
         let values = seeded_tensor(7, &format!("prompt_learner.{name}"), var.dims()).unwrap();
@@ -287,7 +287,7 @@ fn object_aware(network: &ClipVision) -> Settings {
 }
 
 fn made(network: &ClipVision, config: Settings) -> (Prompts, AnomalyClipDetector) {
-    let text = network.text().unwrap();
+    let text = network.text(None).unwrap();
     let prompts = Prompts::new(&config, text, 32, 3).unwrap();
     let checked = Checked::new(config).unwrap();
     let detector = AnomalyClipDetector::new(checked, &prompts).unwrap();
@@ -407,7 +407,7 @@ fn a_detector_needs_no_text_encoder() {
     shapes.retain(|(name, _)| name.starts_with("visual."));
     let checkpoint = Arc::new(Checkpoint::seeded(7, shapes));
     let blind = ClipVision::new(checkpoint, Some(Activation::QuickGelu), &exact()).unwrap();
-    assert!(blind.text().is_err());
+    assert!(blind.text(None).is_err());
     let path = folder.path().join("image.png");
     let pixels = (0..70 * 70 * 3).map(|i| (i * 31 % 251) as u8).collect();
     let image = anomalens_vision::Image::new(70, 70, pixels).unwrap();

@@ -207,7 +207,7 @@ fn configured(
     given: &MethodSettings,
     encoder: &dyn ImageEncoder,
 ) -> Result<(Settings, Option<ClipText>), DetectorError> {
-    let text = encoder.text()?;
+    let text = encoder.text(None)?;
     let defaults = Settings::defaults(encoder, text.is_some());
     Ok((defaults.replaced_by(given)?, text))
 }

@@ -71,7 +71,7 @@ impl<const AC: bool> Method for Clip<AC> {
         let checked = Checked::new(settings)?;
         let ensemble = Ensemble::open(&checked.settings.prompts);
         let ensemble = ensemble.map_err(|reason| refuse::<AC>(format!("`prompts`: {reason}")))?;
-        let text = context.encoder.text()?.ok_or_else(|| {
+        let text = context.encoder.text(None)?.ok_or_else(|| {
             refuse::<AC>(
                 "it needs a backbone with a text encoder, such as --weights clip-vit-l14-336",
             )

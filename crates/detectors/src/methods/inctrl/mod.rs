@@ -80,7 +80,7 @@ impl Method for InCtrl {
     fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
         context.require_references(NAME)?;
         let encoder = context.encoder;
-        let text = encoder.text()?;
+        let text = encoder.text(None)?;
         let learned = context.trained.map(Learned::<Settings>::read).transpose()?;
         let defaults = learned
             .as_ref()
@@ -137,7 +137,7 @@ impl Trainer for InCtrl {
         seed: u32,
     ) -> Result<Box<dyn Detector>, DetectorError> {
         let encoder = context.encoder;
-        let text = encoder.text()?;
+        let text = encoder.text(None)?;
         let defaults = Settings::defaults(encoder, text.is_some());
         let settings = defaults.replaced_by(context.settings)?;
         let network = Network::new(settings.sizes(encoder), seed)?;
