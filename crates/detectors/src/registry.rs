@@ -3,19 +3,23 @@
 use anomalens_base::nearest;
 
 use crate::methods::{
-    anomaly_dino, anomalyclip, clip, inctrl, lens, musc, padim, patchcore, spade,
+    anomaly_dino, anomalyclip, april_gan, clip, clip_ad, inctrl, lens, musc, padim, patchcore,
+    spade, zoc,
 };
 use crate::{DetectorError, Method};
 
 /// One line for each method, in the order of the documentation.
-const METHODS: [&dyn Method; 10] = [
+const METHODS: [&dyn Method; 13] = [
     &lens::Lens,
     &anomaly_dino::AnomalyDino,
     &anomalyclip::AnomalyClip,
+    &april_gan::AprilGan,
     &inctrl::InCtrl,
     &musc::Musc,
     &clip::Clip::<false>,
     &clip::Clip::<true>,
+    &clip_ad::ClipAd,
+    &zoc::Zoc,
     &patchcore::PatchCore,
     &padim::Padim,
     &spade::Spade,

@@ -2,10 +2,13 @@
 
 pub mod anomaly_dino;
 pub mod anomalyclip;
+pub mod april_gan;
 pub mod clip;
+pub mod clip_ad;
 pub mod inctrl;
 pub mod lens;
 pub mod musc;
 pub mod padim;
 pub mod patchcore;
 pub mod spade;
+pub mod zoc;
