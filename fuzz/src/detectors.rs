@@ -54,10 +54,15 @@ fn settings_of(method: &str, block: usize) -> MethodSettings {
     settings.insert("image_size".to_owned(), json!(56));
     match method {
         "anomaly-dino" | "clip" | "clip-ac" => settings.insert("block".to_owned(), json!(block)),
+        "clip-ad" => None,
+        "zoc" => settings.insert("layers".to_owned(), json!(1)),
         _ => settings.insert("blocks".to_owned(), json!([block])),
     };
     settings
 }
+
+/// The pieces of a small vocabulary.
+const PIECES: &str = "<s>\t0\n</s>\t0\n\u{2581}a\t-1\n\u{2581}spot\t-2.5";
 
 /// A detector file, and its scores of two images.
 pub(crate) fn detector(bytes: &[u8]) -> bool {
@@ -132,6 +137,8 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
         file.save(&path).unwrap();
         fs::read(path).unwrap()
     };
+    let vocabulary = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&vocabulary, PIECES).unwrap();
     let two_looks = json!({ "tiles": 28, "overview": true });
     let lens = find(DEFAULT_METHOD).unwrap();
     let plain = methods().iter().map(|method| (*method, json!({})));
@@ -144,6 +151,15 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
             let encoder: &dyn ImageEncoder = match name {
                 "clip" | "clip-ac" => {
                     settings.insert("block".to_owned(), json!(1));
+                    clip()
+                }
+                "april-gan" => {
+                    settings.insert("blocks".to_owned(), json!([1]));
+                    clip()
+                }
+                "clip-ad" => clip(),
+                "zoc" => {
+                    settings.insert("vocabulary".to_owned(), json!(vocabulary.path()));
                     clip()
                 }
                 _ => &MeanColour,
@@ -173,20 +189,29 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
 
 /// What was trained with method `name`, from a file.
 fn fit(name: &str, trained: &[u8]) -> bool {
-    let settings = settings_of(name, 1);
+    let mut settings = settings_of(name, 1);
+    let vocabulary = tempfile::NamedTempFile::new().unwrap();
+    if name == "zoc" {
+        fs::write(&vocabulary, PIECES).unwrap();
+        settings.insert("vocabulary".to_owned(), json!(vocabulary.path()));
+    }
     in_file("epoch_15.pth", trained, |path| {
-        let context = FitContext {
-            trained: Some(path),
-            ..FitContext::new(&settings, clip()).with_references(references())
-        };
-        match find(name).unwrap().fit(&context) {
-            Ok(_) => true,
-            Err(error) => {
-                let _ = error.to_string();
-                false
-            }
-        }
+        fitted(name, &settings, path)
     })
+}
+
+fn fitted(name: &str, settings: &MethodSettings, trained: &std::path::Path) -> bool {
+    let context = FitContext {
+        trained: Some(trained),
+        ..FitContext::new(settings, clip()).with_references(references())
+    };
+    match find(name).unwrap().fit(&context) {
+        Ok(_) => true,
+        Err(error) => {
+            let _ = error.to_string();
+            false
+        }
+    }
 }
 
 /// Learned prompts as the authors of AnomalyCLIP publish them.
@@ -217,9 +242,13 @@ pub(crate) fn inctrl(bytes: &[u8]) -> bool {
 }
 
 pub(crate) fn heads() -> Vec<Vec<u8>> {
-    let settings = settings_of("inctrl", 1);
-    let context = FitContext::new(&settings, clip());
-    let method = find("inctrl").unwrap();
+    vec![learned("inctrl", None, &settings_of("inctrl", 1))]
+}
+
+/// What method `name` learns, as its authors publish it.
+fn learned(name: &str, outer_key: Option<&str>, settings: &MethodSettings) -> Vec<u8> {
+    let context = FitContext::new(settings, clip());
+    let method = find(name).unwrap();
     let untrained = method.trainer().unwrap().untrained(&context, 1).unwrap();
     let tensors: Vec<(String, Tensor)> = untrained
         .state()
@@ -230,7 +259,56 @@ pub(crate) fn heads() -> Vec<Vec<u8>> {
             (name, tensor)
         })
         .collect();
-    vec![torch(None, &tensors)]
+    torch(outer_key, &tensors)
+}
+
+/// Linear layers as the authors of APRIL-GAN publish them.
+pub(crate) fn april_gan(bytes: &[u8]) -> bool {
+    fit("april-gan", bytes)
+}
+
+pub(crate) fn linear_layers() -> Vec<Vec<u8>> {
+    let settings = settings_of("april-gan", 1);
+    vec![learned(
+        "april-gan",
+        Some("trainable_linearlayer"),
+        &settings,
+    )]
+}
+
+/// A decoder as the authors of ZOC keep it.
+pub(crate) fn zoc(bytes: &[u8]) -> bool {
+    fit("zoc", bytes)
+}
+
+pub(crate) fn decoders() -> Vec<Vec<u8>> {
+    let vocabulary = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&vocabulary, PIECES).unwrap();
+    let mut settings = settings_of("zoc", 1);
+    settings.insert("vocabulary".to_owned(), json!(vocabulary.path()));
+    vec![learned("zoc", Some("net"), &settings)]
+}
+
+/// The pieces of words that a decoder of four tokens writes.
+pub(crate) fn vocabulary(bytes: &[u8]) -> bool {
+    static DECODER: OnceLock<tempfile::NamedTempFile> = OnceLock::new();
+    let decoder = DECODER.get_or_init(|| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, &decoders()[0]).unwrap();
+        file
+    });
+    in_file("spiece.vocab", bytes, |path| {
+        let mut settings = settings_of("zoc", 1);
+        settings.insert("vocabulary".to_owned(), json!(path));
+        fitted("zoc", &settings, decoder.path())
+    })
+}
+
+pub(crate) fn vocabularies() -> Vec<Vec<u8>> {
+    vec![
+        PIECES.as_bytes().to_vec(),
+        "\u{2581}a\n<s>\n\u{2581}\nspot".as_bytes().to_vec(),
+    ]
 }
 
 /// Settings as `--set NAME=VALUE` gives them, a line each, for every method.

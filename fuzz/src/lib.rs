@@ -42,7 +42,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 21] = [
     Target {
         name: "image",
         parse: images::image,
@@ -108,6 +108,24 @@ pub const TARGETS: [Target; 18] = [
         parse: detectors::inctrl,
         seeds: detectors::heads,
         repair: repair::zip,
+    },
+    Target {
+        name: "april_gan",
+        parse: detectors::april_gan,
+        seeds: detectors::linear_layers,
+        repair: repair::zip,
+    },
+    Target {
+        name: "zoc",
+        parse: detectors::zoc,
+        seeds: detectors::decoders,
+        repair: repair::zip,
+    },
+    Target {
+        name: "vocabulary",
+        parse: detectors::vocabulary,
+        seeds: detectors::vocabularies,
+        repair: repair::nothing,
     },
     Target {
         name: "method_settings",

@@ -88,7 +88,8 @@ fn settings() -> Settings {
 fn detector(network: &ClipVision) -> ZocDetector {
     let text = network.text(None).unwrap().unwrap();
     let checked = Checked::new(settings()).unwrap();
-    ZocDetector::new(checked, decoder(), &vocabulary(), &text).unwrap()
+    let embed = |texts: &[String]| embeddings(&text, texts);
+    ZocDetector::new(checked, decoder(), &vocabulary(), &embed).unwrap()
 }
 
 #[test]
