@@ -8,8 +8,9 @@ use std::sync::{Arc, OnceLock};
 use anomalens_backbones::clip::ClipVision;
 use anomalens_backbones::{ImageEncoder, Kernels, Precision};
 use anomalens_detectors::{
-    BackboneRef, DEFAULT_METHOD, Detector, DetectorFile, FitContext, ImageSource, InputSpec,
-    MethodSettings, Need, Provenance, ReferenceImage, StreamOptions, find, methods, predict,
+    BackboneRef, DEFAULT_METHOD, DefaultWeights, Detector, DetectorFile, FitContext, ImageSource,
+    InputSpec, MethodSettings, Need, Provenance, ReferenceImage, StreamOptions, find, methods,
+    predict,
 };
 use anomalens_vision::Image;
 use candle_core::{Device, Tensor};
@@ -53,7 +54,9 @@ fn settings_of(method: &str, block: usize) -> MethodSettings {
     let mut settings = MethodSettings::new();
     settings.insert("image_size".to_owned(), json!(56));
     match method {
-        "anomaly-dino" | "clip" | "clip-ac" => settings.insert("block".to_owned(), json!(block)),
+        "anomaly-dino" | "clip" | "clip-ac" | "winclip" => {
+            settings.insert("block".to_owned(), json!(block))
+        }
         _ => settings.insert("blocks".to_owned(), json!([block])),
     };
     settings
@@ -141,8 +144,8 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
             let name = method.info().name;
             let mut settings = settings_of(name, 6);
             settings.extend(more.as_object().unwrap().clone());
-            let encoder: &dyn ImageEncoder = match name {
-                "clip" | "clip-ac" => {
+            let encoder: &dyn ImageEncoder = match method.info().weights {
+                DefaultWeights::Clip(_) => {
                     settings.insert("block".to_owned(), json!(1));
                     clip()
                 }

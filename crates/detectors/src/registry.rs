@@ -3,12 +3,13 @@
 use anomalens_base::nearest;
 
 use crate::methods::{
-    anomaly_dino, anomalyclip, clip, inctrl, lens, musc, padim, patchcore, spade,
+    anomaly_dino, anomalyclip, clip, denseclip, inctrl, lens, maskclip, musc, padim, patchcore,
+    spade, winclip,
 };
 use crate::{DetectorError, Method};
 
 /// One line for each method, in the order of the documentation.
-const METHODS: [&dyn Method; 10] = [
+const METHODS: [&dyn Method; 13] = [
     &lens::Lens,
     &anomaly_dino::AnomalyDino,
     &anomalyclip::AnomalyClip,
@@ -16,6 +17,9 @@ const METHODS: [&dyn Method; 10] = [
     &musc::Musc,
     &clip::Clip::<false>,
     &clip::Clip::<true>,
+    &winclip::WinClip,
+    &maskclip::MaskClip,
+    &denseclip::DenseClip,
     &patchcore::PatchCore,
     &padim::Padim,
     &spade::Spade,

@@ -14,21 +14,20 @@ use anomalens_detectors::training::{
     Cache, TrainEvent, TrainOptions, TrainProgress, Trained, TrainingSample,
 };
 use anomalens_detectors::{
-    Array, BackboneRef, Calibration, Detector, DetectorError, DetectorFile, FitContext,
-    ImageSource, Method, MethodSettings, Need, Note, Prediction, Provenance, ReferenceImage, Scope,
-    State, StreamOptions, TrainContext, find, methods, predict,
+    Array, BackboneRef, Calibration, DefaultWeights, Detector, DetectorError, DetectorFile,
+    FitContext, ImageSource, Method, MethodSettings, Need, Note, Prediction, Provenance,
+    ReferenceImage, Scope, State, StreamOptions, TrainContext, find, methods, predict,
 };
 use anomalens_metrics::Platt;
 use anomalens_vision::{Image, MaskSource};
-use common::{MeanColour, image, save};
-use serde_json::json;
+use common::{MeanColour, WithText, image, save};
 
 const GREY: [u8; 3] = [90, 100, 110];
 const RED: [u8; 3] = [220, 20, 30];
 const SPOT: (usize, usize) = (3, 12);
 
 /// Methods whose image score is of the mean colour, which a small spot hardly changes.
-const OF_WHOLE: [&str; 3] = ["spade", "clip", "clip-ac"];
+const OF_WHOLE: [&str; 4] = ["spade", "clip", "clip-ac", "winclip"];
 
 /// Methods that see the centre of an image.
 const PAPERS_ON_FRAMES: [&str; 3] = ["patchcore", "padim", "spade"];
@@ -73,8 +72,8 @@ fn fit_on(
     references: &[ReferenceImage],
 ) -> Box<dyn Detector> {
     let mut settings = settings.clone();
-    if matches!(name(method), "clip" | "clip-ac") {
-        return prompted(method, &settings);
+    if matches!(method.info().weights, DefaultWeights::Clip(_)) {
+        return prompted(method, &settings, references);
     }
     if matches!(name(method), "anomaly-dino" | "musc") {
         settings.entry("image_size").or_insert(224.into());
@@ -104,26 +103,23 @@ fn fit_on(
     }
 }
 
-/// A detector of `method` whose prompts are colours, since this encoder reads no text.
-fn prompted(method: &dyn Method, settings: &MethodSettings) -> Box<dyn Detector> {
-    let mut config = json!({
-        "prompts": "clip",
-        "class": "square",
-        "image_size": 224,
-        "block": 12,
-        "temperature": 0.07,
-        "sigma": 4.0,
-    });
-    for (name, value) in settings {
-        config[name] = value.clone();
-    }
+/// A detector of `method` whose prompts are made colours afterwards, since no text says what a colour is.
+fn prompted(
+    method: &dyn Method,
+    settings: &MethodSettings,
+    references: &[ReferenceImage],
+) -> Box<dyn Detector> {
+    let mut settings = settings.clone();
+    settings.entry("image_size").or_insert(224.into());
+    let context = FitContext::new(&settings, &WithText).with_references(references);
+    let mut state = method.fit(&context).unwrap().state();
     // Grey and red as CLIP's networks see them.
     let texts = Array {
         shape: vec![2, 3],
         values: vec![-0.87, -0.46, 0.16, 0.62, -0.63, -0.46],
     };
-    let tensors = BTreeMap::from([("text_features".to_owned(), texts)]);
-    method.load(State { config, tensors }).unwrap()
+    state.tensors.insert("text_features".to_owned(), texts);
+    method.load(state).unwrap()
 }
 
 /// What `method` learns, once for all tests.
