@@ -4,10 +4,8 @@
 //! sample.rs    labelled images and their masks
 //! store.rs     features of the frozen backbone, computed once, in memory or on disk
 //! optimiser.rs what moves parameters: adam.rs, sgd.rs
-//! layers.rs    parameters by name, and layers that have a gradient
 //! episodes.rs  images with a few normal images of their class
 //! random.rs    shuffling and initial values from a seed
-//! learned.rs   what was trained before, from our files and published ones
 //! checkpoint.rs checkpoints after every epoch, the log of losses
 //! run.rs       the loop over epochs
 //! ```
@@ -15,8 +13,6 @@
 mod adam;
 mod checkpoint;
 mod episodes;
-mod layers;
-mod learned;
 mod optimiser;
 pub(crate) mod random;
 mod run;
@@ -27,8 +23,6 @@ mod store;
 pub(crate) use adam::Adam;
 pub use checkpoint::EpochLog;
 pub(crate) use episodes::{Episodes, STEPS, focal};
-pub(crate) use layers::{Parameters, attention};
-pub(crate) use learned::Learned;
 pub(crate) use optimiser::Optimiser;
 pub(crate) use run::{Learner, Losses, Run, run, shuffled_batches};
 pub use run::{TrainEvent, TrainLog, TrainOptions, TrainProgress, Trained};

@@ -40,11 +40,12 @@ pub use settings::Settings;
 use crate::components::prompts::Texts;
 use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
-use crate::training::{Learned, TrainProgress, Trained};
+use crate::training::{TrainProgress, Trained};
 use crate::{
     DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
     Settings as _, TrainContext, Trainer, Tta, Variant,
 };
+use checkpoint::Learned;
 use network::{Evidence, Network, Phase, Sizes};
 use references::{Kept, References};
 
@@ -81,12 +82,10 @@ impl Method for InCtrl {
         context.require_references(NAME)?;
         let encoder = context.encoder;
         let text = encoder.text(None)?;
-        let learned = context.trained.map(|path| Learned::read(NAME, path));
-        let learned = learned.transpose()?;
-        let defaults = match &learned {
-            Some(learned) => learned.settings()?,
-            None => None,
-        };
+        let learned = context.trained.map(Learned::read).transpose()?;
+        let defaults = learned
+            .as_ref()
+            .and_then(|learned| learned.settings.clone());
         let defaults = defaults.unwrap_or_else(|| Settings::defaults(encoder, text.is_some()));
         let mut settings = defaults.replaced_by(context.settings)?;
         if let (Some(class), false) = (context.class, context.settings.contains_key("class")) {
@@ -98,12 +97,7 @@ impl Method for InCtrl {
                  checkpoint; `lens` needs neither",
             )
         })?;
-        let detector = InCtrlDetector::new(
-            settings,
-            checkpoint::network(&mut |name| learned.tensor(name))?,
-            text,
-            encoder,
-        )?;
+        let detector = InCtrlDetector::new(settings, learned.network()?, text, encoder)?;
         Ok(Box::new(detector.with(context, &[])?))
     }
 
