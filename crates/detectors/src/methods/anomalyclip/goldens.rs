@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::checkpoint::Saved;
 use super::loss::GlocalLoss;
-use super::map_loss::Upsampling;
 use super::prompt::Prompts;
 use super::{AnomalyClip, AnomalyClipDetector, BETAS, Checked, LEARNING_RATE, Settings};
 use crate::testing::{Goldens, close, exact, flat};
+use crate::training::map_loss::{Enlarged, Upsampling};
 use crate::training::{Adam, Batch, Learner, Optimiser, TrainingSample};
 use crate::{Detector, DetectorError, FitContext, Method};
 
@@ -68,6 +68,15 @@ fn prompts(network: &ClipVision) -> Prompts {
         var.set(&values).unwrap();
     }
     prompts
+}
+
+fn upsampling() -> Upsampling {
+    Upsampling::new(
+        Enlarged::Probabilities,
+        anomalens_vision::Alignment::Edges,
+        5,
+        70,
+    )
 }
 
 /// A sample of which the label alone matters.
@@ -162,7 +171,7 @@ fn three_steps_of_training() {
     let learner = GlocalLoss {
         settings: &config,
         prompts: &prompts,
-        upsampling: Upsampling::new(5, 70),
+        upsampling: upsampling(),
     };
     let features = Batch {
         embedding: Some(goldens.get("dpam70.image").clone()),
@@ -323,7 +332,7 @@ fn each_class_has_its_own_prompts_where_they_name_it() {
         let learner = GlocalLoss {
             settings: config,
             prompts,
-            upsampling: Upsampling::new(5, 70),
+            upsampling: upsampling(),
         };
         let embedding = Goldens::load("anomalyclip_tiny.safetensors")
             .get("dpam70.image")
