@@ -63,7 +63,8 @@ impl Upsampling {
             let source = match alignment {
                 Alignment::Edges => (i as f64 + 0.5) * patches as f64 / pixels as f64 - 0.5,
                 Alignment::Corners => {
-                    i as f64 * patches.saturating_sub(1) as f64 / pixels.saturating_sub(1).max(1) as f64
+                    i as f64 * patches.saturating_sub(1) as f64
+                        / pixels.saturating_sub(1).max(1) as f64
                 }
             };
             let first = source.max(0.0).floor();
@@ -254,7 +255,11 @@ impl Upsampling {
             row(y, &mut sums);
             for (at, weight) in [(first, 1.0 - part), (self.next(first), part)] {
                 let patches = &mut patches[at * self.patches..(at + 1) * self.patches];
-                for (patch, sum) in patches.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
+                for (patch, sum) in patches
+                    .as_flattened_mut()
+                    .iter_mut()
+                    .zip(sums.as_flattened())
+                {
                     *patch += weight * sum;
                 }
             }

@@ -91,7 +91,9 @@ impl GlocalLoss<'_> {
             let probabilities = softmax(&(cosines / self.settings.temperature)?, D::Minus1)?;
             let anomalous = probabilities.narrow(2, 1, 1)?.squeeze(2)?;
             let (loss, means) = self.upsampling.losses(&anomalous, &truths)?;
-            sums.iter_mut().zip(means).for_each(|(sum, mean)| *sum += mean);
+            sums.iter_mut()
+                .zip(means)
+                .for_each(|(sum, mean)| *sum += mean);
             total = (total + loss)?;
         }
         let names = ["focal", "dice anomalous", "dice normal"];

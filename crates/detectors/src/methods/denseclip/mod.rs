@@ -76,14 +76,12 @@ impl Method for DenseClip {
     }
 
     fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
-        let learned = context.trained.map(|path| Learned::read(NAME, path));
-        let learned = learned.transpose()?;
-        let own = match &learned {
-            Some(learned) => learned.settings()?,
-            None => None,
-        };
+        let learned = context.trained.map(Learned::<Settings>::read).transpose()?;
+        let own = learned
+            .as_ref()
+            .and_then(|learned| learned.settings.clone());
         let defaults = own.unwrap_or_else(|| Settings::defaults(context.encoder));
-        let mut settings: Settings = defaults.replaced_by(context.settings)?;
+        let mut settings = defaults.replaced_by(context.settings)?;
         if let (Some(class), false) = (context.class, context.settings.contains_key("class")) {
             settings.class = class.to_owned();
         }

@@ -380,6 +380,8 @@ fn a_published_checkpoint_survives_writing_and_reading() {
     assert_eq!((counted.dtype(), counted.rank()), (DType::I64, 0));
     assert_eq!(counted.to_scalar::<i64>().unwrap(), 300);
 
-    let error = Learned::<Settings>::read(&folder.path().join("none")).err().unwrap();
+    let error = Learned::<Settings>::read(&folder.path().join("none"))
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("none"), "{error}");
 }
