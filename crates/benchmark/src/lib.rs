@@ -23,7 +23,7 @@ mod output;
 mod statistics;
 mod tables;
 
-pub use bench::{Bench, BenchEvent, BenchResult, Entry};
+pub use bench::{Bench, BenchEvent, BenchResult, Entry, Network};
 pub use cell::{Cell, CellName, ImageScore};
 pub use error::BenchmarkError;
 pub use list::{Suite, suite, suites};

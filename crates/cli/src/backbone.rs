@@ -44,6 +44,20 @@ impl Args {
         self.weights.is_empty() && !EMBEDDED.is_empty()
     }
 
+    /// The weights that are named.
+    pub(super) fn named(&self) -> &[String] {
+        &self.weights
+    }
+
+    /// The same with these weights named.
+    pub(super) fn with(&self, weights: Vec<String>) -> Self {
+        Self {
+            weights,
+            precision: self.precision,
+            activation: self.activation,
+        }
+    }
+
     /// The one network that is meant where no detector file names any: `default` if none is named.
     pub(super) fn one_or<'a>(&'a self, default: &'a str) -> Result<&'a str> {
         match self.weights.as_slice() {

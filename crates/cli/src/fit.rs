@@ -81,7 +81,8 @@ pub(super) fn run(args: &Args) -> Result<End> {
     if normal.is_empty() && options.is_empty() && method.info().name == DEFAULT_METHOD {
         bail!("fit needs normal images: name them with --normal FOLDER");
     }
-    let original = match args.backbone.is_open() && args.settings.trained.is_none() && !args.json {
+    let original = match args.backbone.is_open() && args.settings.trained()?.is_none() && !args.json
+    {
         true => offer::original()?,
         false => None,
     };
@@ -100,7 +101,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     };
     let encoder = backbone.encoder.as_ref();
     let detector = method.fit(&FitContext {
-        trained: args.settings.trained.as_deref(),
+        trained: args.settings.trained()?,
         ..FitContext::new(&options, encoder).with_references(&normal)
     })?;
     tell_notes(detector.as_ref());

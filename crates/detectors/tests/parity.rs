@@ -9,18 +9,20 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use anomalens_backbones::Precision;
+use anomalens_backbones::{ImageFeatures, Precision};
 use anomalens_detectors::training::{
     Cache, TrainEvent, TrainOptions, TrainProgress, Trained, TrainingSample,
 };
 use anomalens_detectors::{
     Array, BackboneRef, Calibration, DefaultWeights, Detector, DetectorError, DetectorFile,
-    FitContext, ImageSource, Method, MethodSettings, Need, Note, Prediction, Provenance,
+    FitContext, ImageSource, InputSpec, Method, MethodSettings, Need, Note, Prediction, Provenance,
     ReferenceImage, Scope, State, StreamOptions, TrainContext, find, methods, predict,
+    stream_features,
 };
 use anomalens_metrics::Platt;
 use anomalens_vision::{Image, MaskSource};
 use common::{MeanColour, WithText, image, save};
+use serde_json::json;
 
 const GREY: [u8; 3] = [90, 100, 110];
 const RED: [u8; 3] = [220, 20, 30];
@@ -202,6 +204,7 @@ fn train_in(
         .collect();
     let settings = match name(method) {
         "anomalyclip" => r#"{"blocks": [1], "image_score": "map", "temperature": 0.02}"#,
+        "denseclip" => r#"{"block": 1, "image_size": 224}"#,
         _ => r#"{"blocks": [1]}"#,
     };
     let settings: MethodSettings = serde_json::from_str(settings).unwrap();
@@ -211,7 +214,10 @@ fn train_in(
     };
     let context = TrainContext {
         settings: &settings,
-        encoder: &MeanColour,
+        encoder: match method.info().weights {
+            DefaultWeights::Clip(_) => &WithText,
+            _ => &MeanColour,
+        },
         samples: &samples,
         start: None,
         options: &options,
@@ -772,6 +778,25 @@ fn settings_that_cannot_be_are_refused() {
             r#"{"dimension": 99999}"#,
             "`dimension` must be 1 to 16384",
         ),
+        ("winclip", "{}", "needs a backbone with a text encoder"),
+        ("winclip", r#"{"windows": []}"#, "`windows` must be"),
+        ("winclip", r#"{"windows": [2, 2]}"#, "different sides"),
+        (
+            "winclip",
+            r#"{"patch_tokens": "projected"}"#,
+            "unknown variant `projected`",
+        ),
+        (
+            "maskclip",
+            r#"{"key_smoothing": 2}"#,
+            "`key_smoothing` are from 0 to 1",
+        ),
+        ("maskclip", r#"{"block": 0}"#, "counted from 1"),
+        (
+            "denseclip",
+            r#"{"decoder_heads": 5}"#,
+            "multiple of `decoder_heads`",
+        ),
         ("padim", "{}", "at least two normal images"),
         (
             "spade",
@@ -837,6 +862,75 @@ fn settings_that_cannot_be_are_refused() {
         unknown.contains("did you mean `anomaly-dino`?"),
         "{unknown}"
     );
+}
+
+#[test]
+fn features_of_another_network_are_refused() {
+    // Longer tokens and embeddings, as those of a larger network.
+    fn widen(features: &mut ImageFeatures) {
+        for map in &mut features.maps {
+            let rows = map.tokens.chunks_exact(map.dim);
+            map.tokens = rows.flat_map(|row| [row, &[0.5]].concat()).collect();
+            map.dim += 1;
+            map.class_token.iter_mut().for_each(|class| class.push(0.5));
+        }
+        let embedding = features.embedding.iter_mut();
+        embedding.for_each(|embedding| embedding.push(0.5));
+        features.further.iter_mut().for_each(widen);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let sources = save(folder.path(), &[normal(1), normal(2), anomalous(3)]);
+    let seen = |input: &InputSpec| -> Vec<ImageFeatures> {
+        let mut all = vec![ImageFeatures::default(); sources.len()];
+        let options = StreamOptions::default();
+        stream_features(&MeanColour, input, &sources, &options, |index, found| {
+            all[index] = found.unwrap().0;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        all
+    };
+    for &method in methods() {
+        let detector = fit(method);
+        let profile = detector.profile();
+        let mut features = seen(&profile.input);
+        for input in &profile.further {
+            let both = features.iter_mut().zip(seen(input));
+            both.for_each(|(image, further)| image.further.push(further));
+        }
+        let right: Vec<&ImageFeatures> = features.iter().collect();
+        assert!(detector.score(&right).is_ok(), "{}", name(method));
+        features.iter_mut().for_each(widen);
+        let wide: Vec<&ImageFeatures> = features.iter().collect();
+        assert!(detector.score(&wide).is_err(), "{}: wider", name(method));
+        let nothing = vec![ImageFeatures::default(); 3];
+        let nothing: Vec<&ImageFeatures> = nothing.iter().collect();
+        assert!(detector.score(&nothing).is_err(), "{}: none", name(method));
+    }
+}
+
+#[test]
+fn prompts_name_the_class() {
+    for &method in methods() {
+        if !matches!(method.info().weights, DefaultWeights::Clip(_)) {
+            continue;
+        }
+        let texts = |class: Option<&str>, settings: &str| {
+            let settings: MethodSettings = serde_json::from_str(settings).unwrap();
+            let context = FitContext {
+                class,
+                ..FitContext::new(&settings, &WithText)
+            };
+            let state = method.fit(&context).unwrap().state();
+            let texts = state.tensors["text_features"].clone();
+            (state.config["class"].clone(), texts)
+        };
+        let (none, bolt) = (texts(None, "{}"), texts(Some("bolt"), "{}"));
+        assert_eq!((&none.0, &bolt.0), (&json!("object"), &json!("bolt")));
+        assert_ne!(none.1, bolt.1, "{}", name(method));
+        let given = texts(Some("nut"), r#"{"class": "bolt"}"#);
+        assert_eq!(given, bolt, "{}", name(method));
+    }
 }
 
 #[test]
