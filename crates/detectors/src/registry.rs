@@ -3,16 +3,17 @@
 use anomalens_base::nearest;
 
 use crate::methods::{
-    anomaly_dino, anomalyclip, clip, denseclip, inctrl, lens, maskclip, musc, padim, patchcore,
-    spade, winclip,
+    anomaly_dino, anomalyclip, april_gan, clip, clip_ad, denseclip, inctrl, lens, maskclip, musc,
+    padim, patchcore, spade, winclip, zoc,
 };
 use crate::{DetectorError, Method};
 
 /// One line for each method, in the order of the documentation.
-const METHODS: [&dyn Method; 13] = [
+const METHODS: [&dyn Method; 16] = [
     &lens::Lens,
     &anomaly_dino::AnomalyDino,
     &anomalyclip::AnomalyClip,
+    &april_gan::AprilGan,
     &inctrl::InCtrl,
     &musc::Musc,
     &clip::Clip::<false>,
@@ -20,6 +21,8 @@ const METHODS: [&dyn Method; 13] = [
     &winclip::WinClip,
     &maskclip::MaskClip,
     &denseclip::DenseClip,
+    &clip_ad::ClipAd,
+    &zoc::Zoc,
     &patchcore::PatchCore,
     &padim::Padim,
     &spade::Spade,

@@ -289,3 +289,21 @@ fn check(name: &str, precision: Precision, found: &ImageFeatures, expected: &Ima
         }
     }
 }
+
+#[test]
+fn positions_on_another_grid_are_those_of_april_gan() {
+    let goldens = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/goldens/aprilgan_tiny.safetensors");
+    let goldens = candle_core::safetensors::load(goldens, &candle_core::Device::Cpu).unwrap();
+    let shape = Network::new(true, FeedForward::Plain(Activation::QuickGelu)).shape;
+    let trained = seeded_tensor(41, "visual.positional_embedding", &[17, WIDTH]).unwrap();
+    let grid = crate::Grid {
+        rows: 5,
+        columns: 5,
+    };
+    let rule = PositionResize::BicubicAntialias;
+    let found = super::position::resize(&trained, &shape, grid, rule).unwrap();
+    let difference = (found - &goldens["pos_embed"]).unwrap().abs().unwrap();
+    let largest = difference.flatten_all().unwrap().max(0).unwrap();
+    assert!(largest.to_scalar::<f32>().unwrap() < 1e-5, "{largest}");
+}

@@ -216,25 +216,35 @@ pub(crate) fn probability(texts: &[Vec<f32>; 2], embedding: &[f32], temperature:
 }
 
 fn mean(text: &ClipText, prompts: &[String], unit: bool) -> Result<Vec<f32>, DetectorError> {
+    let mut sum = vec![0.0; text.config().embedding];
+    for mut embedding in embeddings(text, prompts)? {
+        if unit {
+            normalise(&mut embedding);
+        }
+        sum.iter_mut().zip(embedding).for_each(|(sum, x)| *sum += x);
+    }
+    // Its length does not matter, so that the sum serves for the mean.
+    normalise(&mut sum);
+    Ok(sum)
+}
+
+/// The embedding of each of `prompts`, as the network gives it.
+pub(crate) fn embeddings(
+    text: &ClipText,
+    prompts: &[String],
+) -> Result<Vec<Vec<f32>>, DetectorError> {
     let tokenizer = Tokenizer::new();
     let context = text.config().context;
-    let mut sum = vec![0.0; text.config().embedding];
+    let mut all = Vec::with_capacity(prompts.len());
     for prompts in prompts.chunks(BATCH) {
         let ids = prompts
             .iter()
             .map(|prompt| tokenizer.tokenize(prompt, context, TooLong::Truncate))
             .collect::<Result<Vec<_>, _>>()?;
         let ids = Tensor::from_vec(ids.concat(), (prompts.len(), context), &Device::Cpu)?;
-        for mut embedding in text.encode(&ids)?.to_vec2::<f32>()? {
-            if unit {
-                normalise(&mut embedding);
-            }
-            sum.iter_mut().zip(embedding).for_each(|(sum, x)| *sum += x);
-        }
+        all.extend(text.encode(&ids)?.to_vec2::<f32>()?);
     }
-    // Its length does not matter, so that the sum serves for the mean.
-    normalise(&mut sum);
-    Ok(sum)
+    Ok(all)
 }
 
 #[cfg(test)]

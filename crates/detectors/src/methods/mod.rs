@@ -2,7 +2,9 @@
 
 pub mod anomaly_dino;
 pub mod anomalyclip;
+pub mod april_gan;
 pub mod clip;
+pub mod clip_ad;
 pub mod denseclip;
 pub mod inctrl;
 pub mod lens;
@@ -12,3 +14,4 @@ pub mod padim;
 pub mod patchcore;
 pub mod spade;
 pub mod winclip;
+pub mod zoc;
