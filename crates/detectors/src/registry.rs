@@ -3,19 +3,21 @@
 use anomalens_base::nearest;
 
 use crate::methods::{
-    anomaly_dino, anomalyclip, clip, inctrl, lens, musc, padim, patchcore, spade,
+    acr, anomaly_dino, anomalyclip, clip, coop, inctrl, lens, musc, padim, patchcore, spade,
 };
 use crate::{DetectorError, Method};
 
 /// One line for each method, in the order of the documentation.
-const METHODS: [&dyn Method; 10] = [
+const METHODS: [&dyn Method; 12] = [
     &lens::Lens,
     &anomaly_dino::AnomalyDino,
     &anomalyclip::AnomalyClip,
     &inctrl::InCtrl,
     &musc::Musc,
+    &acr::Acr,
     &clip::Clip::<false>,
     &clip::Clip::<true>,
+    &coop::CoOp,
     &patchcore::PatchCore,
     &padim::Padim,
     &spade::Spade,

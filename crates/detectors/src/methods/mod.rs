@@ -1,8 +1,10 @@
 //! The methods, one folder for each.
 
+pub mod acr;
 pub mod anomaly_dino;
 pub mod anomalyclip;
 pub mod clip;
+pub mod coop;
 pub mod inctrl;
 pub mod lens;
 pub mod musc;

@@ -31,13 +31,38 @@ pub fn write_torch(
     outer_key: Option<&str>,
     tensors: &[(impl AsRef<str>, Tensor)],
 ) -> Result<(), BackboneError> {
+    write(path, outer_key, tensors, &[])
+}
+
+/// As [`write_torch`], with `numbers` beside `outer_key`: `epoch` for CoOp.
+///
+/// # Errors
+/// As [`write_torch`].
+pub fn write_torch_checkpoint(
+    path: &Path,
+    outer_key: &str,
+    tensors: &[(impl AsRef<str>, Tensor)],
+    numbers: &[(&str, usize)],
+) -> Result<(), BackboneError> {
+    write(path, Some(outer_key), tensors, numbers)
+}
+
+fn write(
+    path: &Path,
+    outer_key: Option<&str>,
+    tensors: &[(impl AsRef<str>, Tensor)],
+    numbers: &[(&str, usize)],
+) -> Result<(), BackboneError> {
     let storages = tensors
         .iter()
         .map(|(name, tensor)| Storage::new(name.as_ref(), tensor))
         .collect::<candle_core::Result<Vec<_>>>()?;
-    write_archive(path, outer_key, &storages).map_err(|source| BackboneError::Write {
-        path: path.to_owned(),
-        source,
+    let pickle = pickle(outer_key, &storages, numbers);
+    replace_file(path, |file| write_members(file, &pickle, &storages)).map_err(|source| {
+        BackboneError::Write {
+            path: path.to_owned(),
+            source,
+        }
     })
 }
 
@@ -78,11 +103,7 @@ impl<'a> Storage<'a> {
     }
 }
 
-fn write_archive(path: &Path, outer_key: Option<&str>, storages: &[Storage]) -> io::Result<()> {
-    replace_file(path, |file| write_members(file, outer_key, storages))
-}
-
-fn write_members(file: &mut File, outer_key: Option<&str>, storages: &[Storage]) -> io::Result<()> {
+fn write_members(file: &mut File, pickle: &[u8], storages: &[Storage]) -> io::Result<()> {
     let mut zip = ZipWriter::new(BufWriter::new(file));
     let mut member = |name: &str, bytes: &[u8]| {
         let options = SimpleFileOptions::default()
@@ -93,7 +114,7 @@ fn write_members(file: &mut File, outer_key: Option<&str>, storages: &[Storage])
         zip.start_file(format!("{ROOT}/{name}"), options)?;
         zip.write_all(bytes)
     };
-    member("data.pkl", &pickle(outer_key, storages))?;
+    member("data.pkl", pickle)?;
     member("byteorder", b"little")?;
     for (key, storage) in storages.iter().enumerate() {
         member(&format!("data/{key}"), &storage.bytes)?;
@@ -103,7 +124,7 @@ fn write_members(file: &mut File, outer_key: Option<&str>, storages: &[Storage])
 }
 
 /// The description of the tensors, in pickle protocol 2 without a memo.
-fn pickle(outer_key: Option<&str>, storages: &[Storage]) -> Vec<u8> {
+fn pickle(outer_key: Option<&str>, storages: &[Storage], numbers: &[(&str, usize)]) -> Vec<u8> {
     let mut pickle = Writer(vec![0x80, 2]);
     if let Some(key) = outer_key {
         pickle.0.push(b'}');
@@ -118,6 +139,11 @@ fn pickle(outer_key: Option<&str>, storages: &[Storage]) -> Vec<u8> {
     pickle.0.push(b'u');
     if outer_key.is_some() {
         pickle.0.push(b's');
+        for &(name, number) in numbers {
+            pickle.text(name);
+            pickle.int(number);
+            pickle.0.push(b's');
+        }
     }
     pickle.0.push(b'.');
     pickle.0
