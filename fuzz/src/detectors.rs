@@ -220,9 +220,23 @@ pub(crate) fn inctrl(bytes: &[u8]) -> bool {
 }
 
 pub(crate) fn heads() -> Vec<Vec<u8>> {
-    let settings = settings_of("inctrl", 1);
+    vec![untrained("inctrl")]
+}
+
+/// A learned network as the original of ACR saves it.
+pub(crate) fn acr(bytes: &[u8]) -> bool {
+    fit("acr", bytes)
+}
+
+pub(crate) fn networks() -> Vec<Vec<u8>> {
+    vec![untrained("acr")]
+}
+
+/// What training of method `name` starts from, as a state dict.
+fn untrained(name: &str) -> Vec<u8> {
+    let settings = settings_of(name, 1);
     let context = FitContext::new(&settings, clip());
-    let method = find("inctrl").unwrap();
+    let method = find(name).unwrap();
     let untrained = method.trainer().unwrap().untrained(&context, 1).unwrap();
     let tensors: Vec<(String, Tensor)> = untrained
         .state()
@@ -233,7 +247,7 @@ pub(crate) fn heads() -> Vec<Vec<u8>> {
             (name, tensor)
         })
         .collect();
-    vec![torch(None, &tensors)]
+    torch(None, &tensors)
 }
 
 /// Settings as `--set NAME=VALUE` gives them, a line each, for every method.

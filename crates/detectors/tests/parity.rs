@@ -32,7 +32,7 @@ const SPOT: (usize, usize) = (3, 12);
 const OF_WHOLE: [&str; 4] = ["spade", "clip", "clip-ac", "winclip"];
 
 /// Methods that see the centre of an image.
-const PAPERS_ON_FRAMES: [&str; 3] = ["patchcore", "padim", "spade"];
+const PAPERS_ON_FRAMES: [&str; 4] = ["patchcore", "padim", "spade", "acr"];
 
 fn normal(i: u8) -> Image {
     image([GREY[0] + i, GREY[1], GREY[2] + i], None)
@@ -209,6 +209,8 @@ fn train_in(
     let settings = match name(method) {
         "anomalyclip" => r#"{"blocks": [1], "image_score": "map", "temperature": 0.02}"#,
         "denseclip" => r#"{"block": 1, "image_size": 224}"#,
+        // Of four normal images.
+        "acr" => r#"{"blocks": [1], "task_size": 8}"#,
         _ => r#"{"blocks": [1]}"#,
     };
     let settings: MethodSettings = serde_json::from_str(settings).unwrap();
@@ -746,6 +748,24 @@ fn settings_that_cannot_be_are_refused() {
         ("lens", r#"{"blocks": []}"#, "names no block"),
         ("lens", r#"{"tta": 9}"#, "`tta` must be 1 to 8"),
         ("inctrl", "{}", "learned from auxiliary data"),
+        ("acr", "{}", "learned from auxiliary data"),
+        ("acr", r#"{"blocks": [6, 9]}"#, "one layer is compared"),
+        ("acr", r#"{"stages": [3]}"#, "not both"),
+        ("acr", r#"{"output": 0}"#, "`output` must be 1 to 4096"),
+        ("acr", r#"{"layers": 17}"#, "`layers` must be at most 16"),
+        (
+            "acr",
+            r#"{"anomaly_ratio": 0.6}"#,
+            "`anomaly_ratio` must be 0 to 0.5",
+        ),
+        ("acr", r#"{"noise": 0}"#, "`noise` must be above 0"),
+        ("acr", r#"{"group": 1}"#, "`group` must be at least 2"),
+        (
+            "acr",
+            r#"{"task_size": 1}"#,
+            "`task_size` must be 2 to 4096",
+        ),
+        ("acr", r#"{"crop": 512}"#, "must not exceed `image_size`"),
         ("clip", "{}", "needs a backbone with a text encoder"),
         (
             "clip",
@@ -1115,10 +1135,19 @@ fn the_order_of_a_batch_changes_nothing() {
     let mut turned = sources.clone();
     turned.reverse();
     turned.swap(1, 3);
-    for (method, settings) in [("lens", r#"{"evidence": "batch"}"#), ("musc", "{}")] {
+    for (method, settings) in [
+        ("lens", r#"{"evidence": "batch"}"#),
+        ("musc", "{}"),
+        ("acr", r#"{"anomaly_ratio": 0.3}"#),
+    ] {
         let settings: MethodSettings = serde_json::from_str(settings).unwrap();
-        let context = FitContext::new(&settings, &MeanColour);
-        let detector = find(method).unwrap().fit(&context).unwrap();
+        let detector = match method {
+            "acr" => fit_with(find(method).unwrap(), &settings),
+            _ => {
+                let context = FitContext::new(&settings, &MeanColour);
+                find(method).unwrap().fit(&context).unwrap()
+            }
+        };
         let options = StreamOptions::default();
         let mut found = scores(detector.as_ref(), &turned, &options);
         found.swap(1, 3);

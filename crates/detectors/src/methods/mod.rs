@@ -1,10 +1,12 @@
 //! The methods, one folder for each.
 
+pub mod acr;
 pub mod anomaly_dino;
 pub mod anomalyclip;
 pub mod april_gan;
 pub mod clip;
 pub mod clip_ad;
+pub mod coop;
 pub mod denseclip;
 pub mod inctrl;
 pub mod lens;

@@ -6,29 +6,20 @@
 //! made again; CLIP-AC's templates are those of the CLIP repository (`prompts` names others).
 
 #[cfg(test)]
-mod goldens;
+pub(super) mod goldens;
 mod settings;
 
 use anomalens_backbones::ImageFeatures;
-use anomalens_vision::Map;
 
 pub use settings::Settings;
 
 use crate::components::prompts::{Ensemble, Texts};
-use crate::detector::{Detector, NormalRange, Profile, Scored, State};
+use crate::components::text_scores::{TEXTS, score};
+use crate::detector::{Detector, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::{
     DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
     Settings as _,
-};
-
-/// Name of the prompts' embeddings in a detector file.
-const TEXTS: &str = "text_features";
-
-/// Probabilities: half is undecided.
-const RANGE: NormalRange = NormalRange {
-    median: 0.0,
-    upper_quantile: 0.5,
 };
 
 /// CLIP, or with `AC` CLIP-AC.
@@ -90,34 +81,15 @@ struct ClipDetector<const AC: bool> {
     texts: Texts,
 }
 
-impl<const AC: bool> ClipDetector<AC> {
-    fn score_one(&self, image: &ImageFeatures) -> Result<Scored, DetectorError> {
-        let Checked { settings, profile } = &self.checked;
-        let width = self.texts.0[0].len();
-        let grid = profile.check(image, width)?;
-        let temperature = settings.temperature as f32;
-        let tokens = image.maps.first().map_or(&[][..], |map| &map.tokens);
-        let patches = tokens.chunks_exact(width);
-        let map = patches.map(|patch| self.texts.probability(patch, temperature));
-        let embedding = image.embedding.as_deref().ok_or(DetectorError::Width {
-            expected: width,
-            found: 0,
-        })?;
-        Ok(Scored {
-            score: self.texts.probability(embedding, temperature),
-            map: Map::new(grid.rows, grid.columns, map.collect())?,
-            range: RANGE,
-        })
-    }
-}
-
 impl<const AC: bool> Detector for ClipDetector<AC> {
     fn profile(&self) -> &Profile {
         &self.checked.profile
     }
 
     fn score(&self, images: &[&ImageFeatures]) -> Result<Vec<Scored>, DetectorError> {
-        images.iter().map(|image| self.score_one(image)).collect()
+        let Checked { settings, profile } = &self.checked;
+        let one = |image: &&ImageFeatures| score(&self.texts, profile, settings.temperature, image);
+        images.iter().map(one).collect()
     }
 
     fn state(&self) -> State {

@@ -81,7 +81,7 @@ impl Method for Zoc {
                 class: true,
             },
             backbones: "CLIP, ViT-B/32 in the paper",
-            weights: DefaultWeights::AllBlocks,
+            weights: DefaultWeights::Clip("clip-vit-b32"),
             several_networks: false,
         }
     }
