@@ -3,13 +3,15 @@
 use std::collections::HashSet;
 use std::fs;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use anomalens_backbones::clip::ClipVision;
 use anomalens_backbones::{ImageEncoder, Kernels, Precision};
 use anomalens_detectors::{
-    BackboneRef, DEFAULT_METHOD, Detector, DetectorFile, FitContext, ImageSource, InputSpec,
-    MethodSettings, Need, Provenance, ReferenceImage, StreamOptions, find, methods, predict,
+    BackboneRef, DEFAULT_METHOD, DefaultWeights, Detector, DetectorFile, FitContext, ImageSource,
+    InputSpec, MethodSettings, Need, Provenance, ReferenceImage, StreamOptions, find, methods,
+    predict,
 };
 use anomalens_vision::Image;
 use candle_core::{Device, Tensor};
@@ -48,21 +50,37 @@ fn clip() -> &'static ClipVision {
     })
 }
 
+/// The pieces of a small vocabulary.
+const PIECES: &str = "<s>\t0\n</s>\t0\n\u{2581}a\t-1\n\u{2581}spot\t-2.5";
+
+/// A file of them.
+fn vocabulary_file() -> &'static Path {
+    static FILE: OnceLock<tempfile::NamedTempFile> = OnceLock::new();
+    let file = FILE.get_or_init(|| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, PIECES).unwrap();
+        file
+    });
+    file.path()
+}
+
 /// Settings under which every method looks at blocks that are there, and at small images.
 fn settings_of(method: &str, block: usize) -> MethodSettings {
     let mut settings = MethodSettings::new();
     settings.insert("image_size".to_owned(), json!(56));
     match method {
-        "anomaly-dino" | "clip" | "clip-ac" => settings.insert("block".to_owned(), json!(block)),
+        "anomaly-dino" | "clip" | "clip-ac" | "winclip" => {
+            settings.insert("block".to_owned(), json!(block))
+        }
         "clip-ad" => None,
-        "zoc" => settings.insert("layers".to_owned(), json!(1)),
+        "zoc" => {
+            settings.insert("vocabulary".to_owned(), json!(vocabulary_file()));
+            settings.insert("layers".to_owned(), json!(1))
+        }
         _ => settings.insert("blocks".to_owned(), json!([block])),
     };
     settings
 }
-
-/// The pieces of a small vocabulary.
-const PIECES: &str = "<s>\t0\n</s>\t0\n\u{2581}a\t-1\n\u{2581}spot\t-2.5";
 
 /// A detector file, and its scores of two images.
 pub(crate) fn detector(bytes: &[u8]) -> bool {
@@ -137,8 +155,6 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
         file.save(&path).unwrap();
         fs::read(path).unwrap()
     };
-    let vocabulary = tempfile::NamedTempFile::new().unwrap();
-    fs::write(&vocabulary, PIECES).unwrap();
     let two_looks = json!({ "tiles": 28, "overview": true });
     let lens = find(DEFAULT_METHOD).unwrap();
     let plain = methods().iter().map(|method| (*method, json!({})));
@@ -148,18 +164,13 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
             let name = method.info().name;
             let mut settings = settings_of(name, 6);
             settings.extend(more.as_object().unwrap().clone());
-            let encoder: &dyn ImageEncoder = match name {
-                "clip" | "clip-ac" => {
-                    settings.insert("block".to_owned(), json!(1));
-                    clip()
-                }
-                "april-gan" => {
-                    settings.insert("blocks".to_owned(), json!([1]));
-                    clip()
-                }
-                "clip-ad" => clip(),
-                "zoc" => {
-                    settings.insert("vocabulary".to_owned(), json!(vocabulary.path()));
+            let encoder: &dyn ImageEncoder = match method.info().weights {
+                DefaultWeights::Clip(_) => {
+                    for (name, block) in [("block", json!(1)), ("blocks", json!([1]))] {
+                        if let Some(setting) = settings.get_mut(name) {
+                            *setting = block;
+                        }
+                    }
                     clip()
                 }
                 _ => &MeanColour,
@@ -189,18 +200,13 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
 
 /// What was trained with method `name`, from a file.
 fn fit(name: &str, trained: &[u8]) -> bool {
-    let mut settings = settings_of(name, 1);
-    let vocabulary = tempfile::NamedTempFile::new().unwrap();
-    if name == "zoc" {
-        fs::write(&vocabulary, PIECES).unwrap();
-        settings.insert("vocabulary".to_owned(), json!(vocabulary.path()));
-    }
+    let settings = settings_of(name, 1);
     in_file("epoch_15.pth", trained, |path| {
         fitted(name, &settings, path)
     })
 }
 
-fn fitted(name: &str, settings: &MethodSettings, trained: &std::path::Path) -> bool {
+fn fitted(name: &str, settings: &MethodSettings, trained: &Path) -> bool {
     let context = FitContext {
         trained: Some(trained),
         ..FitContext::new(settings, clip()).with_references(references())
@@ -242,24 +248,16 @@ pub(crate) fn inctrl(bytes: &[u8]) -> bool {
 }
 
 pub(crate) fn heads() -> Vec<Vec<u8>> {
-    vec![learned("inctrl", None, &settings_of("inctrl", 1))]
+    vec![untrained("inctrl", None)]
 }
 
-/// What method `name` learns, as its authors publish it.
-fn learned(name: &str, outer_key: Option<&str>, settings: &MethodSettings) -> Vec<u8> {
-    let context = FitContext::new(settings, clip());
-    let method = find(name).unwrap();
-    let untrained = method.trainer().unwrap().untrained(&context, 1).unwrap();
-    let tensors: Vec<(String, Tensor)> = untrained
-        .state()
-        .tensors
-        .into_iter()
-        .map(|(name, array)| {
-            let tensor = Tensor::from_vec(array.values, array.shape, &Device::Cpu).unwrap();
-            (name, tensor)
-        })
-        .collect();
-    torch(outer_key, &tensors)
+/// A learned network as the original of ACR saves it.
+pub(crate) fn acr(bytes: &[u8]) -> bool {
+    fit("acr", bytes)
+}
+
+pub(crate) fn networks() -> Vec<Vec<u8>> {
+    vec![untrained("acr", None)]
 }
 
 /// Linear layers as the authors of APRIL-GAN publish them.
@@ -268,12 +266,7 @@ pub(crate) fn april_gan(bytes: &[u8]) -> bool {
 }
 
 pub(crate) fn linear_layers() -> Vec<Vec<u8>> {
-    let settings = settings_of("april-gan", 1);
-    vec![learned(
-        "april-gan",
-        Some("trainable_linearlayer"),
-        &settings,
-    )]
+    vec![untrained("april-gan", Some("trainable_linearlayer"))]
 }
 
 /// A decoder as the authors of ZOC keep it.
@@ -282,11 +275,7 @@ pub(crate) fn zoc(bytes: &[u8]) -> bool {
 }
 
 pub(crate) fn decoders() -> Vec<Vec<u8>> {
-    let vocabulary = tempfile::NamedTempFile::new().unwrap();
-    fs::write(&vocabulary, PIECES).unwrap();
-    let mut settings = settings_of("zoc", 1);
-    settings.insert("vocabulary".to_owned(), json!(vocabulary.path()));
-    vec![learned("zoc", Some("net"), &settings)]
+    vec![untrained("zoc", Some("net"))]
 }
 
 /// The pieces of words that a decoder of four tokens writes.
@@ -309,6 +298,24 @@ pub(crate) fn vocabularies() -> Vec<Vec<u8>> {
         PIECES.as_bytes().to_vec(),
         "\u{2581}a\n<s>\n\u{2581}\nspot".as_bytes().to_vec(),
     ]
+}
+
+/// What training of method `name` starts from, as a state dict.
+fn untrained(name: &str, outer_key: Option<&str>) -> Vec<u8> {
+    let settings = settings_of(name, 1);
+    let context = FitContext::new(&settings, clip());
+    let method = find(name).unwrap();
+    let untrained = method.trainer().unwrap().untrained(&context, 1).unwrap();
+    let tensors: Vec<(String, Tensor)> = untrained
+        .state()
+        .tensors
+        .into_iter()
+        .map(|(name, array)| {
+            let tensor = Tensor::from_vec(array.values, array.shape, &Device::Cpu).unwrap();
+            (name, tensor)
+        })
+        .collect();
+    torch(outer_key, &tensors)
 }
 
 /// Settings as `--set NAME=VALUE` gives them, a line each, for every method.

@@ -42,7 +42,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 21] = [
+pub const TARGETS: [Target; 22] = [
     Target {
         name: "image",
         parse: images::image,
@@ -107,6 +107,12 @@ pub const TARGETS: [Target; 21] = [
         name: "inctrl",
         parse: detectors::inctrl,
         seeds: detectors::heads,
+        repair: repair::zip,
+    },
+    Target {
+        name: "acr",
+        parse: detectors::acr,
+        seeds: detectors::networks,
         repair: repair::zip,
     },
     Target {

@@ -105,4 +105,4 @@ macro_rules! targets {
 }
 
 targets!(image mask safetensors archive pickle onnx packed feature_cache detector anomalyclip inctrl
-    april_gan zoc vocabulary method_settings data_ref manifest coco meta shots results);
+    acr april_gan zoc vocabulary method_settings data_ref manifest coco meta shots results);

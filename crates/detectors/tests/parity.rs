@@ -9,18 +9,19 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use anomalens_backbones::Precision;
+use anomalens_backbones::{ImageFeatures, Precision};
 use anomalens_detectors::training::{
     Cache, TrainEvent, TrainOptions, TrainProgress, Trained, TrainingSample,
 };
 use anomalens_detectors::{
-    Array, BackboneRef, Calibration, Detector, DetectorError, DetectorFile, FitContext,
-    ImageSource, Method, MethodSettings, Need, Note, Prediction, Provenance, ReferenceImage, Scope,
-    State, StreamOptions, TrainContext, find, methods, predict,
+    Array, BackboneRef, Calibration, DefaultWeights, Detector, DetectorError, DetectorFile,
+    FitContext, ImageSource, InputSpec, Method, MethodSettings, Need, Note, Prediction, Provenance,
+    ReferenceImage, Scope, State, StreamOptions, TrainContext, find, methods, predict,
+    stream_features,
 };
 use anomalens_metrics::Platt;
 use anomalens_vision::{Image, MaskSource};
-use common::{MeanColour, image, save};
+use common::{MeanColour, WithText, image, save};
 use serde_json::json;
 
 const GREY: [u8; 3] = [90, 100, 110];
@@ -28,16 +29,17 @@ const RED: [u8; 3] = [220, 20, 30];
 const SPOT: (usize, usize) = (3, 12);
 
 /// Methods whose image score is of the mean colour, which a small spot hardly changes.
-const OF_WHOLE: [&str; 5] = ["spade", "clip", "clip-ac", "clip-ad", "zoc"];
+const OF_WHOLE: [&str; 6] = ["spade", "clip", "clip-ac", "winclip", "clip-ad", "zoc"];
 
 /// Methods without a map.
 const WITHOUT_MAP: [&str; 2] = ["clip-ad", "zoc"];
 
-/// Methods that compare images with texts, which this encoder does not read.
-const OF_TEXTS: [&str; 5] = ["clip", "clip-ac", "april-gan", "clip-ad", "zoc"];
+/// Pieces of words with their log probabilities, and captions of the images that methods are trained on.
+const PIECES: &str = "<s>\t0\n</s>\t0\n\u{2581}a\t-1\n\u{2581}grey\t-2\n\u{2581}plate\t-2";
+const CAPTION: &str = "a grey plate";
 
 /// Methods that see the centre of an image.
-const PAPERS_ON_FRAMES: [&str; 3] = ["patchcore", "padim", "spade"];
+const PAPERS_ON_FRAMES: [&str; 4] = ["patchcore", "padim", "spade", "acr"];
 
 fn normal(i: u8) -> Image {
     image([GREY[0] + i, GREY[1], GREY[2] + i], None)
@@ -79,15 +81,8 @@ fn fit_on(
     references: &[ReferenceImage],
 ) -> Box<dyn Detector> {
     let mut settings = settings.clone();
-    if OF_TEXTS.contains(&name(method)) {
-        let prompted = prompted(method, &settings);
-        if references.is_empty() {
-            return prompted;
-        }
-        let settings = MethodSettings::new();
-        let context = FitContext::new(&settings, &MeanColour).with_references(references);
-        let updated = method.update_references(prompted.state(), &context, &[]);
-        return updated.unwrap();
+    if matches!(method.info().weights, DefaultWeights::Clip(_)) {
+        return prompted(method, &settings, references);
     }
     if matches!(name(method), "anomaly-dino" | "musc") {
         settings.entry("image_size").or_insert(224.into());
@@ -117,147 +112,72 @@ fn fit_on(
     }
 }
 
-/// Grey and red as CLIP's networks see them.
-const COLOURS: [f32; 6] = [-0.87, -0.46, 0.16, 0.62, -0.63, -0.46];
-
-/// A detector of `method` whose prompts are colours, since this encoder reads no text.
-fn prompted(method: &dyn Method, settings: &MethodSettings) -> Box<dyn Detector> {
-    let array = |shape: &[usize], values: &[f32]| Array {
-        shape: shape.to_vec(),
-        values: values.to_vec(),
-    };
-    let colours =
-        |name: &str, colours: &[f32]| (name.to_owned(), array(&[colours.len() / 3, 3], colours));
-    let (mut config, tensors) = match name(method) {
-        "april-gan" => (
-            json!({
-                "prompts": "april-gan",
-                "class": "square",
-                "image_size": 224,
-                "blocks": [12],
-                "activation": "gelu",
-                "temperature": 0.07,
-                "image_score": "auto",
-                "group": null,
-            }),
-            vec![
-                colours("text_features", &COLOURS),
-                colours(
-                    "fc.0.weight",
-                    &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-                ),
-                ("fc.0.bias".to_owned(), array(&[3], &[0.0; 3])),
-            ],
-        ),
-        "clip-ad" => (
-            json!({
-                "class": "square",
-                "classes": [],
-                "template": "a photo of a {}",
-                "general": "a photo of something",
-                "image_size": 224,
-                "temperature": 0.07,
-            }),
-            vec![colours("text_features", &COLOURS)],
-        ),
-        "zoc" => (
-            json!({
-                "class": "square",
-                "classes": ["grey"],
-                "template": "This is a photo of a {}",
-                "vocabulary": "none",
-                "top": 2,
-                "steps": 3,
-                "start": 0,
-                "heads": 1,
-                "layers": 1,
-                "width": "auto",
-                "captions": "",
-                "image_size": 224,
-                "normalisation": "clip",
-                "temperature": 0.07,
-            }),
-            // Whatever the image, the decoder says one word.
-            [
-                colours("seen_features", &COLOURS[..3]),
-                colours("word_features", &COLOURS[3..]),
-                ("word_of_token".to_owned(), array(&[3], &[-1.0, 0.0, 0.0])),
-            ]
-            .into_iter()
-            .chain(decoder())
-            .collect(),
-        ),
-        _ => (
-            json!({
-                "prompts": "clip",
-                "class": "square",
-                "image_size": 224,
-                "block": 12,
-                "temperature": 0.07,
-                "sigma": 4.0,
-            }),
-            vec![colours("text_features", &COLOURS)],
-        ),
-    };
-    for (name, value) in settings {
-        config[name] = value.clone();
-    }
-    let tensors = BTreeMap::from_iter(tensors);
-    method.load(State { config, tensors }).unwrap()
-}
-
-/// A decoder of three words that has one block of width 6 and learned nothing.
-fn decoder() -> Vec<(String, Array)> {
-    let mut shapes = vec![
-        (
-            "bert.embeddings.word_embeddings.weight".to_owned(),
-            vec![3, 6],
-        ),
-        (
-            "bert.embeddings.position_embeddings.weight".to_owned(),
-            vec![4, 6],
-        ),
-        ("lm_head.bias".to_owned(), vec![3]),
-    ];
-    for layer in ["attention", "crossattention"] {
-        for part in ["self.query", "self.key", "self.value", "output.dense"] {
-            shapes.push((format!("{layer}.{part}.weight"), vec![6, 6]));
-            shapes.push((format!("{layer}.{part}.bias"), vec![6]));
+/// A detector of `method` whose prompts are made colours afterwards, since no text says what a colour is.
+fn prompted(
+    method: &dyn Method,
+    settings: &MethodSettings,
+    references: &[ReferenceImage],
+) -> Box<dyn Detector> {
+    let mut settings = settings.clone();
+    settings.entry("image_size").or_insert(224.into());
+    let vocabulary = tempfile::NamedTempFile::new().unwrap();
+    match name(method) {
+        "april-gan" => {
+            settings.entry("blocks").or_insert(json!([12]));
         }
-    }
-    for (part, to, from) in [("intermediate", 8, 6), ("output", 6, 8)] {
-        shapes.push((format!("{part}.dense.weight"), vec![to, from]));
-        shapes.push((format!("{part}.dense.bias"), vec![to]));
-    }
-    for norm in [
-        "attention.output",
-        "crossattention.output",
-        "output",
-        "embeddings",
-    ] {
-        for part in ["weight", "bias"] {
-            shapes.push((format!("{norm}.LayerNorm.{part}"), vec![6]));
+        "zoc" => {
+            std::fs::write(&vocabulary, PIECES).unwrap();
+            settings.insert("vocabulary".to_owned(), json!(vocabulary.path()));
+            settings.insert("layers".to_owned(), json!(1));
+            settings.insert("top".to_owned(), json!(2));
         }
+        _ => {}
     }
-    let tensors = shapes.into_iter().map(|(name, shape)| {
-        let values = vec![0.0; shape.iter().product()];
-        let name = match name.split('.').next() {
-            Some("bert" | "lm_head") => name,
-            Some("embeddings") => format!("bert.{name}"),
-            _ => format!("bert.encoder.layer.0.{name}"),
-        };
-        (name, Array { shape, values })
-    });
-    tensors.collect()
+    let bare = FitContext::new(&settings, &WithText);
+    let context = bare.with_references(references);
+    let mut state = match (method.info().requirements.training, method.trainer()) {
+        (Need::Required, Some(trainer)) => trainer.untrained(&bare, 5).unwrap().state(),
+        _ => method.fit(&context).unwrap().state(),
+    };
+    // Grey and red as CLIP's networks see them.
+    let (grey, red) = ([-0.87, -0.46, 0.16], [0.62, -0.63, -0.46]);
+    let rows = |rows: &[[f32; 3]]| Array {
+        shape: vec![rows.len(), 3],
+        values: rows.concat(),
+    };
+    let colours = match name(method) {
+        "april-gan" => vec![
+            ("text_features", rows(&[grey, red])),
+            (
+                "fc.0.weight",
+                rows(&[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]),
+            ),
+        ],
+        // Whatever the decoder says, it is red.
+        "zoc" => vec![
+            ("seen_features", rows(&[grey])),
+            ("word_features", rows(&[red; 5])),
+        ],
+        _ => vec![("text_features", rows(&[grey, red]))],
+    };
+    for (name, colours) in colours {
+        state.tensors.insert(name.to_owned(), colours);
+    }
+    // What normal patches score was of the texts before.
+    if let Some(range) = state.tensors.get_mut("range") {
+        range.values = vec![0.0, 0.01];
+    }
+    match name(method) {
+        "april-gan" => method.update_references(state, &context, &[]).unwrap(),
+        _ => method.load(state).unwrap(),
+    }
 }
 
 /// What `method` learns, once for all tests.
 fn trained(method: &dyn Method) -> State {
     static TRAINED: OnceLock<BTreeMap<&str, State>> = OnceLock::new();
     let all = TRAINED.get_or_init(|| {
-        let trained = methods()
-            .iter()
-            .filter(|method| method.trainer().is_some() && !OF_TEXTS.contains(&name(**method)));
+        let trained = methods().iter().filter(|method| method.trainer().is_some());
         trained
             .map(|method| (name(*method), train(*method).state()))
             .collect()
@@ -331,8 +251,23 @@ fn train_in(
             },
         })
         .collect();
+    let vocabulary = folder.join("spiece.vocab");
+    std::fs::write(&vocabulary, PIECES).unwrap();
+    let captions = folder.join("captions.json");
+    let file = json!({
+        "images": (0..8).map(|i| json!({ "id": i, "file_name": format!("{i}.png") })).collect::<Vec<_>>(),
+        "annotations": (0..8).map(|i| json!({ "image_id": i, "caption": CAPTION })).collect::<Vec<_>>(),
+    });
+    std::fs::write(&captions, file.to_string()).unwrap();
+    let of_zoc = json!({ "vocabulary": vocabulary, "captions": captions, "layers": 1 }).to_string();
     let settings = match name(method) {
+        "april-gan" => r#"{"blocks": [1], "image_size": 224}"#,
+        "clip-ad" => r#"{"temperature": 0.1}"#,
+        "zoc" => &of_zoc,
         "anomalyclip" => r#"{"blocks": [1], "image_score": "map", "temperature": 0.02}"#,
+        "denseclip" => r#"{"block": 1, "image_size": 224}"#,
+        // Of four normal images.
+        "acr" => r#"{"blocks": [1], "task_size": 8}"#,
         _ => r#"{"blocks": [1]}"#,
     };
     let settings: MethodSettings = serde_json::from_str(settings).unwrap();
@@ -342,7 +277,10 @@ fn train_in(
     };
     let context = TrainContext {
         settings: &settings,
-        encoder: &MeanColour,
+        encoder: match method.info().weights {
+            DefaultWeights::Clip(_) => &WithText,
+            _ => &MeanColour,
+        },
         samples: &samples,
         start: None,
         options: &options,
@@ -900,6 +838,24 @@ fn settings_that_cannot_be_are_refused() {
         ("zoc", r#"{"top": 0}"#, "`top` must be above 0"),
         ("zoc", r#"{"steps": 0}"#, "`steps` must be 1 to 512"),
         ("zoc", r#"{"classes": []}"#, "names no seen label"),
+        ("acr", "{}", "learned from auxiliary data"),
+        ("acr", r#"{"blocks": [6, 9]}"#, "one layer is compared"),
+        ("acr", r#"{"stages": [3]}"#, "not both"),
+        ("acr", r#"{"output": 0}"#, "`output` must be 1 to 4096"),
+        ("acr", r#"{"layers": 17}"#, "`layers` must be at most 16"),
+        (
+            "acr",
+            r#"{"anomaly_ratio": 0.6}"#,
+            "`anomaly_ratio` must be 0 to 0.5",
+        ),
+        ("acr", r#"{"noise": 0}"#, "`noise` must be above 0"),
+        ("acr", r#"{"group": 1}"#, "`group` must be at least 2"),
+        (
+            "acr",
+            r#"{"task_size": 1}"#,
+            "`task_size` must be 2 to 4096",
+        ),
+        ("acr", r#"{"crop": 512}"#, "must not exceed `image_size`"),
         ("clip", "{}", "needs a backbone with a text encoder"),
         (
             "clip",
@@ -935,6 +891,25 @@ fn settings_that_cannot_be_are_refused() {
             "patchcore",
             r#"{"dimension": 99999}"#,
             "`dimension` must be 1 to 16384",
+        ),
+        ("winclip", "{}", "needs a backbone with a text encoder"),
+        ("winclip", r#"{"windows": []}"#, "`windows` must be"),
+        ("winclip", r#"{"windows": [2, 2]}"#, "different sides"),
+        (
+            "winclip",
+            r#"{"patch_tokens": "projected"}"#,
+            "unknown variant `projected`",
+        ),
+        (
+            "maskclip",
+            r#"{"key_smoothing": 2}"#,
+            "`key_smoothing` are from 0 to 1",
+        ),
+        ("maskclip", r#"{"block": 0}"#, "counted from 1"),
+        (
+            "denseclip",
+            r#"{"decoder_heads": 5}"#,
+            "multiple of `decoder_heads`",
         ),
         ("padim", "{}", "at least two normal images"),
         (
@@ -1001,6 +976,75 @@ fn settings_that_cannot_be_are_refused() {
         unknown.contains("did you mean `anomaly-dino`?"),
         "{unknown}"
     );
+}
+
+#[test]
+fn features_of_another_network_are_refused() {
+    // Longer tokens and embeddings, as those of a larger network.
+    fn widen(features: &mut ImageFeatures) {
+        for map in &mut features.maps {
+            let rows = map.tokens.chunks_exact(map.dim);
+            map.tokens = rows.flat_map(|row| [row, &[0.5]].concat()).collect();
+            map.dim += 1;
+            map.class_token.iter_mut().for_each(|class| class.push(0.5));
+        }
+        let embedding = features.embedding.iter_mut();
+        embedding.for_each(|embedding| embedding.push(0.5));
+        features.further.iter_mut().for_each(widen);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let sources = save(folder.path(), &[normal(1), normal(2), anomalous(3)]);
+    let seen = |input: &InputSpec| -> Vec<ImageFeatures> {
+        let mut all = vec![ImageFeatures::default(); sources.len()];
+        let options = StreamOptions::default();
+        stream_features(&MeanColour, input, &sources, &options, |index, found| {
+            all[index] = found.unwrap().0;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        all
+    };
+    for &method in methods() {
+        let detector = fit(method);
+        let profile = detector.profile();
+        let mut features = seen(&profile.input);
+        for input in &profile.further {
+            let both = features.iter_mut().zip(seen(input));
+            both.for_each(|(image, further)| image.further.push(further));
+        }
+        let right: Vec<&ImageFeatures> = features.iter().collect();
+        assert!(detector.score(&right).is_ok(), "{}", name(method));
+        features.iter_mut().for_each(widen);
+        let wide: Vec<&ImageFeatures> = features.iter().collect();
+        assert!(detector.score(&wide).is_err(), "{}: wider", name(method));
+        let nothing = vec![ImageFeatures::default(); 3];
+        let nothing: Vec<&ImageFeatures> = nothing.iter().collect();
+        assert!(detector.score(&nothing).is_err(), "{}: none", name(method));
+    }
+}
+
+#[test]
+fn prompts_name_the_class() {
+    for &method in methods() {
+        if !matches!(method.info().weights, DefaultWeights::Clip(_)) {
+            continue;
+        }
+        let texts = |class: Option<&str>, settings: &str| {
+            let settings: MethodSettings = serde_json::from_str(settings).unwrap();
+            let context = FitContext {
+                class,
+                ..FitContext::new(&settings, &WithText)
+            };
+            let state = method.fit(&context).unwrap().state();
+            let texts = state.tensors["text_features"].clone();
+            (state.config["class"].clone(), texts)
+        };
+        let (none, bolt) = (texts(None, "{}"), texts(Some("bolt"), "{}"));
+        assert_eq!((&none.0, &bolt.0), (&json!("object"), &json!("bolt")));
+        assert_ne!(none.1, bolt.1, "{}", name(method));
+        let given = texts(Some("nut"), r#"{"class": "bolt"}"#);
+        assert_eq!(given, bolt, "{}", name(method));
+    }
 }
 
 #[test]
@@ -1087,11 +1131,6 @@ fn references_of_a_method_come_and_go(method: &dyn Method) {
         let settings = MethodSettings::new();
         let context = FitContext::new(&settings, &MeanColour).with_references(add);
         method.update_references(state, &context, &remove)
-    };
-    let none = MethodSettings::new();
-    let trained = |method| match OF_TEXTS.contains(&name(method)) {
-        true => prompted(method, &none).state(),
-        false => trained(method),
     };
     let both = update(method, trained(method), &[reference(0), reference(4)], &[]).unwrap();
     assert_eq!(both.references(), ["0.png", "4.png"]);
@@ -1190,10 +1229,19 @@ fn the_order_of_a_batch_changes_nothing() {
     let mut turned = sources.clone();
     turned.reverse();
     turned.swap(1, 3);
-    for (method, settings) in [("lens", r#"{"evidence": "batch"}"#), ("musc", "{}")] {
+    for (method, settings) in [
+        ("lens", r#"{"evidence": "batch"}"#),
+        ("musc", "{}"),
+        ("acr", r#"{"anomaly_ratio": 0.3}"#),
+    ] {
         let settings: MethodSettings = serde_json::from_str(settings).unwrap();
-        let context = FitContext::new(&settings, &MeanColour);
-        let detector = find(method).unwrap().fit(&context).unwrap();
+        let detector = match method {
+            "acr" => fit_with(find(method).unwrap(), &settings),
+            _ => {
+                let context = FitContext::new(&settings, &MeanColour);
+                find(method).unwrap().fit(&context).unwrap()
+            }
+        };
         let options = StreamOptions::default();
         let mut found = scores(detector.as_ref(), &turned, &options);
         found.swap(1, 3);

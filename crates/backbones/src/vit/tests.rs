@@ -237,11 +237,15 @@ fn kernels_answer_every_request_as_the_reference_does() {
         let narrow = [Precision::Half, Precision::Int8].map(|p| (Engine::detect(), p));
         for (engine, precision) in exact.chain(narrow) {
             let kernels = network.kernels(engine, precision);
-            let plain =
-                matches!(feed_forward, FeedForward::Plain(_)) && precision != Precision::Int8;
+            let plain = matches!(feed_forward, FeedForward::Plain(_))
+                && engine == Engine::detect()
+                && precision == Precision::F32;
             let departures = departures().into_iter().take(if plain { 4 } else { 1 });
             let all = departures.flat_map(|departures| {
-                requests().into_iter().map(move |request| FeatureRequest {
+                // All requests of the network as it was trained, the last few otherwise.
+                let requests = requests().into_iter();
+                let left_out = if departures.is_none() { 0 } else { 10 };
+                requests.skip(left_out).map(move |request| FeatureRequest {
                     departures,
                     ..request
                 })

@@ -7,6 +7,8 @@
 //! gaussian.rs                a normal distribution of the tokens of each place
 //! residual.rs                how far patches are from the most similar ones of references
 //! prompts.rs                 prompts of normal and of anomalous things; prompts/: those of the papers
+//! learned_prompts.rs         prompts with learned tokens
+//! text_scores.rs             images nearer to an anomalous text than to a normal one
 //! neighbourhood.rs           tokens averaged over neighbourhoods
 //! joined.rs                  maps of several layers as one
 //! layers.rs                  which layers of a network are compared, and how images come to them
@@ -14,6 +16,7 @@
 //! principal_components.rs    tokens shortened to the principal components of a batch
 //! canonical.rs               images in an order that does not depend on their files
 //! reference_augmentation.rs  a reference image turned and mirrored
+//! trainable.rs               layers that learn
 //! self_similarity.rs         how different a patch is from the rest of its own image
 //! ```
 
@@ -22,6 +25,7 @@ pub(crate) mod coreset;
 pub(crate) mod gaussian;
 pub(crate) mod joined;
 pub(crate) mod layers;
+pub(crate) mod learned_prompts;
 pub(crate) mod mutual_scoring;
 pub(crate) mod nearest;
 pub(crate) mod neighbourhood;
@@ -30,4 +34,6 @@ pub(crate) mod prompts;
 pub(crate) mod reference_augmentation;
 pub(crate) mod residual;
 pub(crate) mod self_similarity;
+pub(crate) mod text_scores;
 pub(crate) mod tokens;
+pub(crate) mod trainable;

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use anomalens_backbones::ImageEncoder;
 use anomalens_backbones::clip::ClipText;
 use anomalens_backbones::clip::tokenizer::{Tokenizer, TooLong};
 use anomalens_base::nearest;
@@ -25,7 +26,7 @@ const PLACE: &str = "{}";
 const MOST_BYTES: u64 = 1 << 20;
 
 /// The ensembles in the program.
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("clip", include_str!("prompts/clip.json")),
     ("clip-ac", include_str!("prompts/clip-ac.json")),
     ("clip-ac-7", include_str!("prompts/clip-ac-7.json")),
@@ -37,6 +38,8 @@ const BUILT_IN: [(&str, &str); 8] = [
     ("winclip", include_str!("prompts/winclip.json")),
     ("inctrl", include_str!("prompts/inctrl.json")),
     ("april-gan", include_str!("prompts/april-gan.json")),
+    ("maskclip", include_str!("prompts/maskclip.json")),
+    ("denseclip", include_str!("prompts/denseclip.json")),
 ];
 
 /// Words that describe normal and anomalous things.
@@ -131,6 +134,25 @@ impl Ensemble {
             });
             each.collect()
         })
+    }
+
+    /// The embeddings of the prompts that the setting `prompts` of `method` names, for `class`, with the
+    /// text encoder of `encoder`.
+    pub(crate) fn texts_of(
+        method: &'static str,
+        encoder: &dyn ImageEncoder,
+        prompts: &str,
+        class: &str,
+    ) -> Result<Texts, DetectorError> {
+        let ensemble = Self::open(prompts)
+            .map_err(|reason| DetectorError::settings(method, format!("`prompts`: {reason}")))?;
+        let text = encoder.text(None)?.ok_or_else(|| {
+            DetectorError::settings(
+                method,
+                "it needs a backbone with a text encoder, such as --weights clip-vit-l14-336",
+            )
+        })?;
+        ensemble.texts(&text, class)
     }
 
     /// The embeddings of both sides for `class`.
@@ -281,6 +303,13 @@ mod tests {
                 "a bad photo of a metal_nut.",
                 "this is one metal_nut with damage in the scene.",
             ),
+            (
+                "maskclip",
+                [85, 85],
+                "a bad photo of a normal metal nut.",
+                "this is one damaged metal nut in the scene.",
+            ),
+            ("denseclip", [1, 1], "normal metal nut", "damaged metal nut"),
         ] {
             let prompts = Ensemble::open(name).unwrap().prompts("metal_nut");
             assert_eq!(prompts.each_ref().map(Vec::len), counts, "{name}");

@@ -5,6 +5,7 @@
 //! store.rs     features of the frozen backbone, computed once, in memory or on disk
 //! optimiser.rs what moves parameters: adam.rs, sgd.rs
 //! map_loss.rs  what maps cost at every pixel
+//! layers.rs    parameters by name, and layers that have a gradient
 //! learned.rs   what was trained before
 //! episodes.rs  images with a few normal images of their class
 //! random.rs    shuffling and initial values from a seed
@@ -15,6 +16,7 @@
 mod adam;
 mod checkpoint;
 mod episodes;
+mod layers;
 mod learned;
 pub(crate) mod map_loss;
 mod optimiser;
@@ -27,6 +29,7 @@ mod store;
 pub(crate) use adam::Adam;
 pub use checkpoint::EpochLog;
 pub(crate) use episodes::{Episodes, STEPS, focal};
+pub(crate) use layers::{Parameters, attention};
 pub(crate) use learned::Learned;
 pub(crate) use optimiser::Optimiser;
 pub(crate) use run::{Learner, Losses, Run, run, shuffled_batches};

@@ -2,12 +2,13 @@
 //! up-sampled maps.
 
 use candle_core::{D, Device, Tensor};
-use candle_nn::ops::{log_softmax, softmax};
+use candle_nn::ops::softmax;
 use rayon::prelude::*;
 
 use super::prompt::{Prompts, normalise};
 use super::settings::Settings;
 use crate::DetectorError;
+use crate::components::learned_prompts::cross_entropy;
 use crate::training::map_loss::{Truth, Upsampling};
 use crate::training::{Batch, Learner, Losses, TrainingSample};
 
@@ -33,7 +34,8 @@ impl Learner for GlocalLoss<'_> {
         {
             let cosines = normalise(embedding)?.unsqueeze(1)?.matmul(&texts)?;
             let logits = (cosines.squeeze(1)? / self.settings.temperature)?;
-            let loss = cross_entropy(&logits, samples)?;
+            let truth = samples.iter().map(|sample| usize::from(sample.anomalous));
+            let loss = cross_entropy(&logits, &truth.collect::<Vec<_>>())?;
             total = (total + (&loss * self.settings.global_weight)?)?;
             parts.push(("image", loss));
         }
@@ -106,23 +108,4 @@ impl GlocalLoss<'_> {
             parts: parts.collect::<candle_core::Result<_>>()?,
         })
     }
-}
-
-/// Mean over the batch, of logits `[batch, 2]`.
-fn cross_entropy(logits: &Tensor, samples: &[&TrainingSample]) -> candle_core::Result<Tensor> {
-    let truth: Vec<f32> = samples
-        .iter()
-        .flat_map(|sample| {
-            if sample.anomalous {
-                [0.0, 1.0]
-            } else {
-                [1.0, 0.0]
-            }
-        })
-        .collect();
-    let truth = Tensor::from_vec(truth, (samples.len(), 2), logits.device())?;
-    (log_softmax(logits, D::Minus1)? * truth)?
-        .sum(D::Minus1)?
-        .mean_all()?
-        .neg()
 }

@@ -82,7 +82,7 @@ impl Method for AprilGan {
                 class: true,
             },
             backbones: "CLIP",
-            weights: DefaultWeights::AllBlocks,
+            weights: DefaultWeights::Clip("clip-vit-l14-336"),
             several_networks: false,
         }
     }

@@ -17,7 +17,8 @@ use crate::{FitContext, Method};
 /// The side of the images.
 const SIDE: usize = 70;
 
-fn network() -> ClipVision {
+/// The network of this and other goldens.
+pub(in crate::methods) fn network() -> ClipVision {
     let architecture = Architecture {
         vision: VisionConfig {
             width: 128,

@@ -63,7 +63,7 @@ impl Method for ClipAd {
                 class: true,
             },
             backbones: "CLIP",
-            weights: DefaultWeights::AllBlocks,
+            weights: DefaultWeights::Clip("clip-vit-b32"),
             several_networks: false,
         }
     }

@@ -173,7 +173,7 @@ fn the_loss_of_captions_is_the_originals() {
     // Every parameter learns but what has no part in the result.
     let gradients = loss.backward().unwrap();
     for (name, var) in decoder.parameters() {
-        let gradient = gradients.get(var).map(flat).unwrap_or_default();
+        let gradient = gradients.get(&var).map(flat).unwrap_or_default();
         let learns = gradient.iter().any(|x| *x != 0.0);
         let idle = ["crossattention.self.query", "crossattention.self.key"];
         assert_eq!(

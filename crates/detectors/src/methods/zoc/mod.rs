@@ -82,7 +82,7 @@ impl Method for Zoc {
                 class: true,
             },
             backbones: "CLIP, ViT-B/32 in the paper",
-            weights: DefaultWeights::AllBlocks,
+            weights: DefaultWeights::Clip("clip-vit-b32"),
             several_networks: false,
         }
     }
@@ -370,11 +370,15 @@ impl Detector for ZocDetector {
             rows(WORDS, &self.words),
             (WORD_OF.to_owned(), Array::vector(word_of.collect())),
         ];
-        let decoder = self.decoder.parameters().iter().filter_map(|(name, var)| {
-            let values = var.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
-            let shape = var.dims().to_vec();
-            Some((name.clone(), Array { shape, values }))
-        });
+        let decoder = self
+            .decoder
+            .parameters()
+            .into_iter()
+            .filter_map(|(name, var)| {
+                let values = var.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
+                let shape = var.dims().to_vec();
+                Some((name, Array { shape, values }))
+            });
         self.checked.state(own.into_iter().chain(decoder))
     }
 }

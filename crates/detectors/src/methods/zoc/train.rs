@@ -140,7 +140,7 @@ pub(super) fn train(
     };
     let batch = options.batch.unwrap_or(BATCH).max(1);
     let rate = options.learning_rate.unwrap_or(LEARNING_RATE);
-    let mut optimiser = Adam::new(decoder.parameters().to_vec(), rate, BETAS)?.with_decay(DECAY);
+    let mut optimiser = Adam::new(decoder.parameters(), rate, BETAS)?.with_decay(DECAY);
     let identity = json!({
         "method": NAME,
         "config": settings,
