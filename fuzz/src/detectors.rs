@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use anomalens_backbones::clip::ClipVision;
@@ -49,6 +50,20 @@ fn clip() -> &'static ClipVision {
     })
 }
 
+/// The pieces of a small vocabulary.
+const PIECES: &str = "<s>\t0\n</s>\t0\n\u{2581}a\t-1\n\u{2581}spot\t-2.5";
+
+/// A file of them.
+fn vocabulary_file() -> &'static Path {
+    static FILE: OnceLock<tempfile::NamedTempFile> = OnceLock::new();
+    let file = FILE.get_or_init(|| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, PIECES).unwrap();
+        file
+    });
+    file.path()
+}
+
 /// Settings under which every method looks at blocks that are there, and at small images.
 fn settings_of(method: &str, block: usize) -> MethodSettings {
     let mut settings = MethodSettings::new();
@@ -56,6 +71,11 @@ fn settings_of(method: &str, block: usize) -> MethodSettings {
     match method {
         "anomaly-dino" | "clip" | "clip-ac" | "winclip" => {
             settings.insert("block".to_owned(), json!(block))
+        }
+        "clip-ad" => None,
+        "zoc" => {
+            settings.insert("vocabulary".to_owned(), json!(vocabulary_file()));
+            settings.insert("layers".to_owned(), json!(1))
         }
         _ => settings.insert("blocks".to_owned(), json!([block])),
     };
@@ -146,7 +166,11 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
             settings.extend(more.as_object().unwrap().clone());
             let encoder: &dyn ImageEncoder = match method.info().weights {
                 DefaultWeights::Clip(_) => {
-                    settings.insert("block".to_owned(), json!(1));
+                    for (name, block) in [("block", json!(1)), ("blocks", json!([1]))] {
+                        if let Some(setting) = settings.get_mut(name) {
+                            *setting = block;
+                        }
+                    }
                     clip()
                 }
                 _ => &MeanColour,
@@ -178,18 +202,22 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
 fn fit(name: &str, trained: &[u8]) -> bool {
     let settings = settings_of(name, 1);
     in_file("epoch_15.pth", trained, |path| {
-        let context = FitContext {
-            trained: Some(path),
-            ..FitContext::new(&settings, clip()).with_references(references())
-        };
-        match find(name).unwrap().fit(&context) {
-            Ok(_) => true,
-            Err(error) => {
-                let _ = error.to_string();
-                false
-            }
-        }
+        fitted(name, &settings, path)
     })
+}
+
+fn fitted(name: &str, settings: &MethodSettings, trained: &Path) -> bool {
+    let context = FitContext {
+        trained: Some(trained),
+        ..FitContext::new(settings, clip()).with_references(references())
+    };
+    match find(name).unwrap().fit(&context) {
+        Ok(_) => true,
+        Err(error) => {
+            let _ = error.to_string();
+            false
+        }
+    }
 }
 
 /// Learned prompts as the authors of AnomalyCLIP publish them.
@@ -220,7 +248,7 @@ pub(crate) fn inctrl(bytes: &[u8]) -> bool {
 }
 
 pub(crate) fn heads() -> Vec<Vec<u8>> {
-    vec![untrained("inctrl")]
+    vec![untrained("inctrl", None)]
 }
 
 /// A learned network as the original of ACR saves it.
@@ -229,11 +257,51 @@ pub(crate) fn acr(bytes: &[u8]) -> bool {
 }
 
 pub(crate) fn networks() -> Vec<Vec<u8>> {
-    vec![untrained("acr")]
+    vec![untrained("acr", None)]
+}
+
+/// Linear layers as the authors of APRIL-GAN publish them.
+pub(crate) fn april_gan(bytes: &[u8]) -> bool {
+    fit("april-gan", bytes)
+}
+
+pub(crate) fn linear_layers() -> Vec<Vec<u8>> {
+    vec![untrained("april-gan", Some("trainable_linearlayer"))]
+}
+
+/// A decoder as the authors of ZOC keep it.
+pub(crate) fn zoc(bytes: &[u8]) -> bool {
+    fit("zoc", bytes)
+}
+
+pub(crate) fn decoders() -> Vec<Vec<u8>> {
+    vec![untrained("zoc", Some("net"))]
+}
+
+/// The pieces of words that a decoder of four tokens writes.
+pub(crate) fn vocabulary(bytes: &[u8]) -> bool {
+    static DECODER: OnceLock<tempfile::NamedTempFile> = OnceLock::new();
+    let decoder = DECODER.get_or_init(|| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, &decoders()[0]).unwrap();
+        file
+    });
+    in_file("spiece.vocab", bytes, |path| {
+        let mut settings = settings_of("zoc", 1);
+        settings.insert("vocabulary".to_owned(), json!(path));
+        fitted("zoc", &settings, decoder.path())
+    })
+}
+
+pub(crate) fn vocabularies() -> Vec<Vec<u8>> {
+    vec![
+        PIECES.as_bytes().to_vec(),
+        "\u{2581}a\n<s>\n\u{2581}\nspot".as_bytes().to_vec(),
+    ]
 }
 
 /// What training of method `name` starts from, as a state dict.
-fn untrained(name: &str) -> Vec<u8> {
+fn untrained(name: &str, outer_key: Option<&str>) -> Vec<u8> {
     let settings = settings_of(name, 1);
     let context = FitContext::new(&settings, clip());
     let method = find(name).unwrap();
@@ -247,7 +315,7 @@ fn untrained(name: &str) -> Vec<u8> {
             (name, tensor)
         })
         .collect();
-    torch(None, &tensors)
+    torch(outer_key, &tensors)
 }
 
 /// Settings as `--set NAME=VALUE` gives them, a line each, for every method.

@@ -42,7 +42,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 22] = [
     Target {
         name: "image",
         parse: images::image,
@@ -114,6 +114,24 @@ pub const TARGETS: [Target; 19] = [
         parse: detectors::acr,
         seeds: detectors::networks,
         repair: repair::zip,
+    },
+    Target {
+        name: "april_gan",
+        parse: detectors::april_gan,
+        seeds: detectors::linear_layers,
+        repair: repair::zip,
+    },
+    Target {
+        name: "zoc",
+        parse: detectors::zoc,
+        seeds: detectors::decoders,
+        repair: repair::zip,
+    },
+    Target {
+        name: "vocabulary",
+        parse: detectors::vocabulary,
+        seeds: detectors::vocabularies,
+        repair: repair::nothing,
     },
     Target {
         name: "method_settings",

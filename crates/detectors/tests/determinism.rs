@@ -206,6 +206,13 @@ fn fitted(method: &dyn Method, encoder: &dyn ImageEncoder) -> Box<dyn Detector> 
     if info.name == "anomalyclip" {
         settings.insert("prompt".to_owned(), json!("embedding"));
     }
+    let vocabulary = tempfile::NamedTempFile::new().unwrap();
+    if info.name == "zoc" {
+        std::fs::write(&vocabulary, "<s>\na\nphoto\nof\nstripes\nspot").unwrap();
+        settings.insert("vocabulary".to_owned(), json!(vocabulary.path()));
+        settings.insert("layers".to_owned(), json!(2));
+        settings.insert("top".to_owned(), json!(2));
+    }
     let context = FitContext::new(&settings, encoder).with_references(&references);
     match (info.requirements.training, method.trainer()) {
         (Need::Required, Some(trainer)) => {

@@ -56,12 +56,14 @@ impl Parameters {
     }
 }
 
-/// Multi-head attention of queries `[batch, n, width]` to keys and values `[batch, m, width]`.
+/// Multi-head attention of queries `[batch, n, width]` to keys and values `[batch, m, width]`; `mask`,
+/// `[n, m]`, is added to the scores.
 pub(crate) fn attention(
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
     heads: usize,
+    mask: Option<&Tensor>,
 ) -> Result<Tensor> {
     let split = |x: &Tensor| {
         let (batch, count, width) = x.dims3()?;
@@ -71,6 +73,10 @@ pub(crate) fn attention(
     let (batch, count, width) = query.dims3()?;
     let scale = ((width / heads) as f64).sqrt().recip();
     let scores = (split(query)? * scale)?.matmul(&split(key)?.transpose(2, 3)?.contiguous()?)?;
+    let scores = match mask {
+        Some(mask) => scores.broadcast_add(mask)?,
+        None => scores,
+    };
     let joined = softmax(&scores, D::Minus1)?.matmul(&split(value)?)?;
     joined.transpose(1, 2)?.reshape((batch, count, width))
 }

@@ -4,12 +4,13 @@
 use std::path::Path;
 
 use anomalens_backbones::checkpoint::write_torch;
-use candle_core::{D, Device, Tensor, Var};
+use candle_core::{D, Tensor, Var};
 
 use super::NAME;
 use crate::DetectorError;
+use crate::components::trainable::Linear;
 use crate::detector::Array;
-use crate::training::random::{generator, uniform};
+use crate::training::random::generator;
 
 /// Under which key the original keeps its state.
 const KEY: &str = "trainable_linearlayer";
@@ -20,39 +21,17 @@ const TINY: f64 = 1e-20;
 /// The linear layers, one for each block.
 pub(super) struct LinearLayers(Vec<Linear>);
 
-struct Linear {
-    /// `[embedding, width]`.
-    weight: Var,
-    /// `[embedding]`.
-    bias: Var,
-}
-
 impl LinearLayers {
-    /// Random ones for so many `blocks`, from tokens of length `width`, as PyTorch has them before they
-    /// learn: even within the inverse root of `width`.
+    /// Random ones for so many `blocks`, from tokens of length `width`.
     pub(super) fn random(
         blocks: usize,
         width: usize,
         embedding: usize,
         seed: u32,
     ) -> Result<Self, DetectorError> {
-        let reach = (width.max(1) as f64).sqrt().recip();
-        let layer = |block: usize| {
-            let mut random = generator(seed, block as u32);
-            let mut even = |count: usize| -> Vec<f32> {
-                let number = |_| ((2.0 * uniform(&mut random) - 1.0) * reach) as f32;
-                (0..count).map(number).collect()
-            };
-            Ok(Linear {
-                weight: Var::from_vec(even(embedding * width), (embedding, width), &Device::Cpu)?,
-                bias: Var::from_vec(even(embedding), embedding, &Device::Cpu)?,
-            })
-        };
-        Ok(Self(
-            (0..blocks)
-                .map(layer)
-                .collect::<Result<_, DetectorError>>()?,
-        ))
+        let mut random = generator(seed, 0);
+        let layers = (0..blocks).map(|_| Linear::new(width, embedding, &mut random));
+        Ok(Self(layers.collect::<candle_core::Result<_>>()?))
     }
 
     /// Those whose tensors `take` gives by the original's names.
@@ -108,13 +87,13 @@ impl LinearLayers {
         both.collect()
     }
 
-    /// Tokens `[n, width]` of the block number `block` of those that are looked at, in the shared space:
-    /// `[n, embedding]`.
+    /// Tokens `[.., width]` of the block number `block` of those that are looked at, in the shared space:
+    /// `[.., embedding]`.
     pub(super) fn project(&self, block: usize, tokens: &Tensor) -> candle_core::Result<Tensor> {
-        let Some(Linear { weight, bias }) = self.0.get(block) else {
-            candle_core::bail!("there is no linear layer {block}");
-        };
-        tokens.matmul(&weight.t()?)?.broadcast_add(bias)
+        match self.0.get(block) {
+            Some(layer) => layer.forward(tokens),
+            None => candle_core::bail!("there is no linear layer {block}"),
+        }
     }
 
     /// By how much more each of the tokens `[images, patches, width]` is like something anomalous than
@@ -125,9 +104,7 @@ impl LinearLayers {
         tokens: &Tensor,
         directions: &Tensor,
     ) -> candle_core::Result<Tensor> {
-        let (images, patches, _) = tokens.dims3()?;
-        let projected = self.project(block, &tokens.flatten_to(1)?)?;
-        let projected = projected.reshape((images, patches, projected.dim(1)?))?;
+        let projected = self.project(block, tokens)?;
         let lengths = (projected.sqr()?.sum(D::Minus1)? + TINY)?.sqrt()?;
         let products = projected.matmul(&directions.unsqueeze(2)?)?;
         products.squeeze(2)? / lengths

@@ -316,7 +316,7 @@ impl AprilGanDetector {
             if kept.remove(name).is_none() {
                 let names: Vec<&str> = kept.keys().map(String::as_str).collect();
                 return Err(refuse(format!(
-                    "there is no normal image `{name}` in it; there are: {}",
+                    "there is no reference `{name}`; there are: {}",
                     names.join(", ")
                 )));
             }
@@ -341,8 +341,8 @@ impl AprilGanDetector {
             match kept.insert(name.clone(), new) {
                 None => Ok(()),
                 Some(_) => Err(refuse(format!(
-                    "there are two normal images called `{name}`: remove the one that is there, \
-                     or rename the file"
+                    "there are two references called `{name}`: remove the one that is there, or \
+                     rename the file"
                 ))),
             }
         })?;

@@ -82,7 +82,15 @@ fn three_labels_are_learned_as_by_the_original() {
         3e-5,
     );
     let truth = GOLDENS.indices("labels");
-    let temperature = f64::from(-network().text(None).unwrap().unwrap().logit_scale().unwrap()).exp();
+    let temperature = f64::from(
+        -network()
+            .text(None)
+            .unwrap()
+            .unwrap()
+            .logit_scale()
+            .unwrap(),
+    )
+    .exp();
     for (kind, context) in [("unified", "ctx"), ("csc", "ctx_csc")] {
         for (name, position) in [
             ("end", Position::End),

@@ -189,7 +189,7 @@ impl Head {
                 let (key, value) = (part("k_proj", memory)?, part("v_proj", memory)?);
                 part(
                     "proj",
-                    &attention(&part("q_proj", x)?, &key, &value, self.heads)?,
+                    &attention(&part("q_proj", x)?, &key, &value, self.heads, None)?,
                 )
             };
             let own = all.norm(&of("norm1"), &x, EPSILON)?;

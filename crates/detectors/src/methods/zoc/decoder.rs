@@ -8,11 +8,12 @@ use std::path::Path;
 
 use anomalens_backbones::checkpoint::{Number, Outer, write_torch_beside};
 use candle_core::{D, DType, Device, Tensor, Var};
-use candle_nn::ops::{log_softmax, softmax};
+use candle_nn::ops::log_softmax;
 
 use super::{NAME, refuse};
 use crate::DetectorError;
 use crate::training::random::{generator, normal};
+use crate::training::{Parameters, attention};
 
 /// Under which key the original keeps its state.
 const KEY: &str = "net";
@@ -54,6 +55,16 @@ pub(super) enum Positions {
     First,
 }
 
+impl Positions {
+    /// How many there are for so many tokens; one is that of all.
+    fn of(self, tokens: usize) -> usize {
+        match self {
+            Self::Own => tokens,
+            Self::First => 1,
+        }
+    }
+}
+
 /// What is generated for an image.
 pub(super) struct Generated {
     /// From the first token on.
@@ -65,94 +76,43 @@ pub(super) struct Generated {
 /// The decoder.
 pub(super) struct Decoder {
     pub(super) sizes: Sizes,
-    words: Var,
-    positions: Var,
-    norm: Norm,
-    blocks: Vec<Block>,
-    bias: Var,
-    named: Vec<(String, Var)>,
+    parameters: Parameters,
 }
 
-struct Norm {
-    weight: Var,
-    bias: Var,
-}
+/// Names of parameters: embeddings of words and of positions, and what is added to the logits of words.
+const WORDS: &str = "bert.embeddings.word_embeddings.weight";
+const POSITIONS: &str = "bert.embeddings.position_embeddings.weight";
+const BIAS: &str = "lm_head.bias";
 
-struct Linear {
-    weight: Var,
-    bias: Var,
-}
-
-struct Block {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    attended: Linear,
-    norm: Norm,
-    /// What the image adds: value and output layer.
-    image: [Linear; 2],
-    image_norm: Norm,
-    up: Linear,
-    down: Linear,
-    last_norm: Norm,
-}
-
-/// Makes the parts of a decoder from named tensors.
-struct Builder<'a> {
-    make: &'a mut dyn FnMut(&str, &[usize]) -> Result<Tensor, DetectorError>,
-    named: Vec<(String, Var)>,
-}
-
-impl Builder<'_> {
-    fn var(&mut self, name: String, shape: &[usize]) -> Result<Var, DetectorError> {
-        let var = Var::from_tensor(&(self.make)(&name, shape)?)?;
-        self.named.push((name, var.clone()));
-        Ok(var)
-    }
-
-    fn linear(&mut self, name: String, from: usize, to: usize) -> Result<Linear, DetectorError> {
-        Ok(Linear {
-            weight: self.var(format!("{name}.weight"), &[to, from])?,
-            bias: self.var(format!("{name}.bias"), &[to])?,
-        })
-    }
-
-    fn norm(&mut self, name: String, width: usize) -> Result<Norm, DetectorError> {
-        Ok(Norm {
-            weight: self.var(format!("{name}.LayerNorm.weight"), &[width])?,
-            bias: self.var(format!("{name}.LayerNorm.bias"), &[width])?,
-        })
-    }
-
-    fn block(&mut self, number: usize, sizes: Sizes) -> Result<Block, DetectorError> {
-        let Sizes { width, middle, .. } = sizes;
-        let name = |part: &str| format!("{PREFIX}encoder.layer.{number}.{part}");
-        let mut same = |part: &str| self.linear(name(part), width, width);
-        let [query, key, value, attended] = [
-            same("attention.self.query")?,
-            same("attention.self.key")?,
-            same("attention.self.value")?,
-            same("attention.output.dense")?,
+impl Sizes {
+    /// Every parameter's name (the original's) and shape.
+    fn shapes(self) -> Vec<(String, Vec<usize>)> {
+        let Self { width, middle, .. } = self;
+        let mut shapes = vec![
+            (WORDS.to_owned(), vec![self.vocabulary, width]),
+            (POSITIONS.to_owned(), vec![self.positions, width]),
         ];
-        // The weight of the only thing that is attended to is 1, whatever these are; files have them.
-        same("crossattention.self.query")?;
-        same("crossattention.self.key")?;
-        let image = [
-            same("crossattention.self.value")?,
-            same("crossattention.output.dense")?,
-        ];
-        Ok(Block {
-            query,
-            key,
-            value,
-            attended,
-            image,
-            norm: self.norm(name("attention.output"), width)?,
-            image_norm: self.norm(name("crossattention.output"), width)?,
-            up: self.linear(name("intermediate.dense"), width, middle)?,
-            down: self.linear(name("output.dense"), middle, width)?,
-            last_norm: self.norm(name("output"), width)?,
-        })
+        let mut add = |name: String, shape: &[usize]| {
+            // Norms have as many weights as shifts.
+            let to = shape.first().copied().unwrap_or(0);
+            shapes.push((format!("{name}.weight"), shape.to_vec()));
+            shapes.push((format!("{name}.bias"), vec![to]));
+        };
+        add(format!("{PREFIX}embeddings.LayerNorm"), &[width]);
+        for layer in 0..self.layers {
+            let name = |part: &str| format!("{PREFIX}encoder.layer.{layer}.{part}");
+            for attention in ["attention", OF_IMAGES] {
+                for part in ["self.query", "self.key", "self.value", "output.dense"] {
+                    add(name(&format!("{attention}.{part}")), &[width, width]);
+                }
+                add(name(&format!("{attention}.output.LayerNorm")), &[width]);
+            }
+            add(name("intermediate.dense"), &[middle, width]);
+            add(name("output.dense"), &[width, middle]);
+            add(name("output.LayerNorm"), &[width]);
+        }
+        shapes.push((BIAS.to_owned(), vec![self.vocabulary]));
+        shapes
     }
 }
 
@@ -161,36 +121,18 @@ impl Decoder {
         sizes: Sizes,
         make: &mut dyn FnMut(&str, &[usize]) -> Result<Tensor, DetectorError>,
     ) -> Result<Self, DetectorError> {
-        let Sizes {
-            layers,
-            width,
-            vocabulary,
-            positions,
-            heads,
-            ..
-        } = sizes;
+        let Sizes { width, heads, .. } = sizes;
         if heads == 0 || !width.is_multiple_of(heads) {
             return Err(refuse(format!(
                 "`heads`, {heads}, must divide the decoder's width, {width}"
             )));
         }
-        let named = vec![];
-        let mut builder = Builder { make, named };
-        let part = |part: &str| format!("{PREFIX}embeddings.{part}");
-        let words = builder.var(part("word_embeddings.weight"), &[vocabulary, width])?;
-        let places = builder.var(part("position_embeddings.weight"), &[positions, width])?;
-        let norm = builder.norm(format!("{PREFIX}embeddings"), width)?;
-        let blocks = (0..layers).map(|number| builder.block(number, sizes));
-        let blocks = blocks.collect::<Result<_, _>>()?;
-        Ok(Self {
-            sizes,
-            words,
-            positions: places,
-            norm,
-            blocks,
-            bias: builder.var("lm_head.bias".to_owned(), &[vocabulary])?,
-            named: builder.named,
-        })
+        let mut parameters = Parameters::default();
+        for (name, shape) in sizes.shapes() {
+            let value = make(&name, &shape)?;
+            parameters.insert(name, &value)?;
+        }
+        Ok(Self { sizes, parameters })
     }
 
     /// A random one.
@@ -247,8 +189,8 @@ impl Decoder {
     }
 
     /// The parameters by the original's names.
-    pub(super) fn parameters(&self) -> &[(String, Var)] {
-        &self.named
+    pub(super) fn parameters(&self) -> Vec<(String, Var)> {
+        self.parameters.all()
     }
 
     /// Writes a checkpoint of the original after so many epochs.
@@ -256,16 +198,17 @@ impl Decoder {
     /// # Errors
     /// That of the file.
     pub(super) fn write(&self, path: &Path, epochs: usize, loss: f64) -> Result<(), DetectorError> {
-        let named = self.named.iter();
+        let named = self.parameters().into_iter();
         let mut state: Vec<(String, Tensor)> = named
-            .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
+            .map(|(name, var)| (name, var.as_tensor().clone()))
             .collect();
         let positions = Tensor::arange(0_i64, self.sizes.positions as i64, &Device::Cpu)?;
         let name = format!("{PREFIX}embeddings.position_ids");
         state.insert(0, (name, positions.unsqueeze(0)?));
         // The last layer is the embedding of words, under a second name.
-        for (name, var) in [("weight", &self.words), ("bias", &self.bias)] {
-            state.push((format!("lm_head.decoder.{name}"), var.as_tensor().clone()));
+        for (second, name) in [("weight", WORDS), ("bias", BIAS)] {
+            let parameter = self.parameters.get(name)?.clone();
+            state.push((format!("lm_head.decoder.{second}"), parameter));
         }
         let outer = Outer {
             key: KEY,
@@ -286,22 +229,56 @@ impl Decoder {
         positions: Positions,
     ) -> candle_core::Result<Tensor> {
         let (texts, tokens) = ids.dims2()?;
-        let Sizes { width, heads, .. } = self.sizes;
+        let Sizes { width, .. } = self.sizes;
         let image = embeddings.repeat((1, width / embeddings.dim(1)?.max(1)))?;
-        let words = self.words.index_select(&ids.flatten_all()?, 0)?;
-        let words = words.reshape((texts, tokens, width))?;
-        let places = match positions {
-            Positions::Own => self.positions.narrow(0, 0, tokens)?,
-            Positions::First => self.positions.narrow(0, 0, 1)?,
-        };
-        let mut state = self.norm.forward(&words.broadcast_add(&places)?)?;
+        let words = self.parameters.get(WORDS)?;
+        let positions = self
+            .parameters
+            .get(POSITIONS)?
+            .narrow(0, 0, positions.of(tokens))?;
+        let state = words.index_select(&ids.flatten_all()?, 0)?;
+        let state = state.reshape((texts, tokens, width))?;
+        let state = state.broadcast_add(&positions)?;
+        let norm = format!("{PREFIX}embeddings.LayerNorm");
+        let mut state = self.parameters.norm(&norm, &state, EPSILON)?;
         let mask = causal(tokens)?;
-        for block in &self.blocks {
-            state = block.forward(&state, &image, &mask, heads)?;
+        for layer in 0..self.sizes.layers {
+            state = self.layer(layer, &state, &image, &mask)?;
         }
         let flat = state.reshape((texts * tokens, width))?;
-        let logits = flat.matmul(&self.words.t()?)?.broadcast_add(&self.bias)?;
+        let logits = flat.matmul(&words.t()?)?;
+        let logits = logits.broadcast_add(self.parameters.get(BIAS)?)?;
         logits.reshape((texts, tokens, self.sizes.vocabulary))
+    }
+
+    /// A block: attention to earlier tokens, what the image adds, feed-forward layers; a norm after each.
+    fn layer(
+        &self,
+        layer: usize,
+        state: &Tensor,
+        image: &Tensor,
+        mask: &Tensor,
+    ) -> candle_core::Result<Tensor> {
+        let name = |part: &str| format!("{PREFIX}encoder.layer.{layer}.{part}");
+        let linear = |part: &str, x: &Tensor| self.parameters.linear(&name(part), x);
+        let norm = |part: &str, x: &Tensor| self.parameters.norm(&name(part), x, EPSILON);
+        let [query, key, value] = [
+            linear("attention.self.query", state)?,
+            linear("attention.self.key", state)?,
+            linear("attention.self.value", state)?,
+        ];
+        let attended = attention(&query, &key, &value, self.sizes.heads, Some(mask))?;
+        let attended = linear("attention.output.dense", &attended)?;
+        let state = norm("attention.output.LayerNorm", &(state + attended)?)?;
+        let seen = linear("crossattention.self.value", image)?;
+        let seen = linear("crossattention.output.dense", &seen)?.unsqueeze(1)?;
+        let state = norm(
+            "crossattention.output.LayerNorm",
+            &state.broadcast_add(&seen)?,
+        )?;
+        let middle = linear("intermediate.dense", &state)?.gelu_erf()?;
+        let further = linear("output.dense", &middle)?;
+        norm("output.LayerNorm", &(state + further)?)
     }
 
     /// Always the most probable token, `steps` times after `start`, for an image with `embedding`
@@ -386,73 +363,4 @@ fn causal(tokens: usize) -> candle_core::Result<Tensor> {
         (0..tokens).map(move |to| if to > from { f32::NEG_INFINITY } else { 0.0 })
     });
     Tensor::from_vec(rows.collect(), (tokens, tokens), &Device::Cpu)
-}
-
-impl Norm {
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        centred
-            .broadcast_div(&(variance + EPSILON)?.sqrt()?)?
-            .broadcast_mul(&self.weight)?
-            .broadcast_add(&self.bias)
-    }
-}
-
-impl Linear {
-    /// Of the last axis.
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let mut shape = x.dims().to_vec();
-        let flat = x.flatten_to(x.rank().saturating_sub(2))?;
-        let result = flat.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)?;
-        if let Some(last) = shape.last_mut() {
-            *last = self.bias.dim(0)?;
-        }
-        result.reshape(shape)
-    }
-}
-
-impl Block {
-    fn forward(
-        &self,
-        state: &Tensor,
-        image: &Tensor,
-        mask: &Tensor,
-        heads: usize,
-    ) -> candle_core::Result<Tensor> {
-        let attended = self
-            .attended
-            .forward(&self.attention(state, mask, heads)?)?;
-        let state = self.norm.forward(&(state + attended)?)?;
-        let [value, output] = &self.image;
-        let seen = output.forward(&value.forward(image)?)?.unsqueeze(1)?;
-        let state = self.image_norm.forward(&state.broadcast_add(&seen)?)?;
-        let middle = self.up.forward(&state)?.gelu_erf()?;
-        self.last_norm
-            .forward(&(&state + self.down.forward(&middle)?)?)
-    }
-
-    fn attention(
-        &self,
-        state: &Tensor,
-        mask: &Tensor,
-        heads: usize,
-    ) -> candle_core::Result<Tensor> {
-        let (texts, tokens, width) = state.dims3()?;
-        let head = width / heads;
-        let split = |linear: &Linear| {
-            let rows = linear
-                .forward(state)?
-                .reshape((texts, tokens, heads, head))?;
-            rows.transpose(1, 2)?.contiguous()
-        };
-        let (query, key, value) = (split(&self.query)?, split(&self.key)?, split(&self.value)?);
-        let query = (query * (head as f64).sqrt().recip())?;
-        let scores = query.matmul(&key.transpose(2, 3)?.contiguous()?)?;
-        let weights = softmax(&scores.broadcast_add(mask)?, D::Minus1)?;
-        weights
-            .matmul(&value)?
-            .transpose(1, 2)?
-            .reshape((texts, tokens, width))
-    }
 }

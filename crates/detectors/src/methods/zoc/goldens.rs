@@ -88,7 +88,8 @@ fn settings() -> Settings {
 fn detector(network: &ClipVision) -> ZocDetector {
     let text = network.text(None).unwrap().unwrap();
     let checked = Checked::new(settings()).unwrap();
-    ZocDetector::new(checked, decoder(), &vocabulary(), &text).unwrap()
+    let embed = |texts: &[String]| embeddings(&text, texts);
+    ZocDetector::new(checked, decoder(), &vocabulary(), &embed).unwrap()
 }
 
 #[test]
@@ -172,7 +173,7 @@ fn the_loss_of_captions_is_the_originals() {
     // Every parameter learns but what has no part in the result.
     let gradients = loss.backward().unwrap();
     for (name, var) in decoder.parameters() {
-        let gradient = gradients.get(var).map(flat).unwrap_or_default();
+        let gradient = gradients.get(&var).map(flat).unwrap_or_default();
         let learns = gradient.iter().any(|x| *x != 0.0);
         let idle = ["crossattention.self.query", "crossattention.self.key"];
         assert_eq!(

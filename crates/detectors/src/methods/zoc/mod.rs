@@ -32,6 +32,7 @@ use crate::components::prompts::embeddings;
 use crate::components::tokens::{dot, normalise};
 use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
+use crate::training::random::{generator, normal};
 use crate::training::{Learned, TrainProgress, Trained};
 use crate::{
     Choice, DefaultWeights, DetectorError, FitContext, Method, MethodInfo, MethodSettings, Need,
@@ -102,12 +103,9 @@ impl Method for Zoc {
         let heads = settings.heads.given();
         let decoder = Decoder::take(&|name| learned.tensor(name), heads, None)?;
         let checked = Checked::new(settings)?;
-        Ok(Box::new(ZocDetector::new(
-            checked,
-            decoder,
-            &vocabulary,
-            &text,
-        )?))
+        let embed = |texts: &[String]| embeddings(&text, texts);
+        let detector = ZocDetector::new(checked, decoder, &vocabulary, &embed)?;
+        Ok(Box::new(detector))
     }
 
     fn load(&self, state: State) -> Result<Box<dyn Detector>, DetectorError> {
@@ -133,17 +131,21 @@ impl Trainer for Zoc {
         context: &FitContext<'_>,
         seed: u32,
     ) -> Result<Box<dyn Detector>, DetectorError> {
-        let (settings, text) = configured(context.settings, None, context.encoder)?;
+        let (settings, _) = configured(context.settings, None, context.encoder)?;
         let vocabulary = Vocabulary::open(&settings.vocabulary)?;
-        let embedding = context.encoder.spec().embedding;
-        let decoder = Decoder::random(train::sizes(&settings, embedding, vocabulary.len()), seed)?;
+        let width = context.encoder.spec().embedding;
+        let decoder = Decoder::random(train::sizes(&settings, width, vocabulary.len()), seed)?;
+        // Words are not read: that takes minutes, and here all numbers are random.
+        let embed = |texts: &[String]| {
+            let mut random = generator(seed, texts.len() as u32);
+            Ok(texts
+                .iter()
+                .map(|_| normal(width, 1.0, &mut random))
+                .collect())
+        };
         let checked = Checked::new(settings)?;
-        Ok(Box::new(ZocDetector::new(
-            checked,
-            decoder,
-            &vocabulary,
-            &text,
-        )?))
+        let detector = ZocDetector::new(checked, decoder, &vocabulary, &embed)?;
+        Ok(Box::new(detector))
     }
 
     fn variants(&self, _: &dyn ImageEncoder) -> Result<Vec<Variant>, DetectorError> {
@@ -183,6 +185,9 @@ fn configured(
     Ok((settings, text))
 }
 
+/// Gives texts their embeddings.
+type Embed<'a> = dyn Fn(&[String]) -> Result<Vec<Vec<f32>>, DetectorError> + 'a;
+
 /// A decoder, and the embeddings of everything that it can say.
 struct ZocDetector {
     checked: Checked<Settings>,
@@ -200,7 +205,7 @@ impl ZocDetector {
         mut checked: Checked<Settings>,
         decoder: Decoder,
         vocabulary: &Vocabulary,
-        text: &ClipText,
+        embed: &Embed<'_>,
     ) -> Result<Self, DetectorError> {
         let settings = &mut checked.settings;
         if vocabulary.len() != decoder.sizes.vocabulary {
@@ -221,15 +226,14 @@ impl ZocDetector {
         settings.heads = Choice::Given(decoder.sizes.heads);
         let seen = settings.seen();
         let words = vocabulary.words(&seen);
-        let unit = |labels: &[String]| {
+        let unit = |labels: &[String]| -> Result<Vec<Vec<f32>>, DetectorError> {
             let texts: Vec<String> = labels.iter().map(|label| settings.text(label)).collect();
-            let mut rows = embeddings(text, &texts)?;
+            let mut rows = embed(&texts)?;
             rows.iter_mut().for_each(|row| normalise(row));
             Ok(rows)
         };
-        let (seen, labels) = (unit(&seen), unit(&words.labels));
-        let (seen, labels): (_, Result<_, DetectorError>) = (seen, labels);
-        Self::checked(checked, decoder, [seen?, labels?], words.of_token)
+        let rows = [unit(&seen)?, unit(&words.labels)?];
+        Self::checked(checked, decoder, rows, words.of_token)
     }
 
     /// One whose parts fit together.
@@ -366,11 +370,15 @@ impl Detector for ZocDetector {
             rows(WORDS, &self.words),
             (WORD_OF.to_owned(), Array::vector(word_of.collect())),
         ];
-        let decoder = self.decoder.parameters().iter().filter_map(|(name, var)| {
-            let values = var.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
-            let shape = var.dims().to_vec();
-            Some((name.clone(), Array { shape, values }))
-        });
+        let decoder = self
+            .decoder
+            .parameters()
+            .into_iter()
+            .filter_map(|(name, var)| {
+                let values = var.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
+                let shape = var.dims().to_vec();
+                Some((name, Array { shape, values }))
+            });
         self.checked.state(own.into_iter().chain(decoder))
     }
 }

@@ -12,6 +12,7 @@ use super::decoder::{Decoder, Sizes, heads_of};
 use super::settings::Settings;
 use super::vocabulary::Vocabulary;
 use super::{CHECKPOINT, NAME, ZocDetector, configured, refuse};
+use crate::components::prompts::embeddings;
 use crate::settings::Checked;
 use crate::training::{
     Adam, Batch, Learned, Learner, Losses, Record, Run, TrainProgress, Trained, TrainingSample,
@@ -139,7 +140,7 @@ pub(super) fn train(
     };
     let batch = options.batch.unwrap_or(BATCH).max(1);
     let rate = options.learning_rate.unwrap_or(LEARNING_RATE);
-    let mut optimiser = Adam::new(decoder.parameters().to_vec(), rate, BETAS)?.with_decay(DECAY);
+    let mut optimiser = Adam::new(decoder.parameters(), rate, BETAS)?.with_decay(DECAY);
     let identity = json!({
         "method": NAME,
         "config": settings,
@@ -151,7 +152,8 @@ pub(super) fn train(
         "samples": fingerprint(&samples),
     });
     let checked = Checked::new(settings)?;
-    let detector = ZocDetector::new(checked, decoder, &vocabulary, &text)?;
+    let embed = |texts: &[String]| embeddings(&text, texts);
+    let detector = ZocDetector::new(checked, decoder, &vocabulary, &embed)?;
     let cutter = vocabulary.cutter()?;
     let Some(start) = detector.checked.settings.start.given() else {
         return Err(refuse("`start` names no token"));
