@@ -53,7 +53,9 @@ fn settings_of(method: &str, block: usize) -> MethodSettings {
     let mut settings = MethodSettings::new();
     settings.insert("image_size".to_owned(), json!(56));
     match method {
-        "anomaly-dino" | "clip" | "clip-ac" => settings.insert("block".to_owned(), json!(block)),
+        "anomaly-dino" | "clip" | "clip-ac" | "coop" => {
+            settings.insert("block".to_owned(), json!(block))
+        }
         _ => settings.insert("blocks".to_owned(), json!([block])),
     };
     settings
@@ -142,7 +144,7 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
             let mut settings = settings_of(name, 6);
             settings.extend(more.as_object().unwrap().clone());
             let encoder: &dyn ImageEncoder = match name {
-                "clip" | "clip-ac" => {
+                "clip" | "clip-ac" | "coop" => {
                     settings.insert("block".to_owned(), json!(1));
                     clip()
                 }
@@ -218,6 +220,20 @@ pub(crate) fn inctrl(bytes: &[u8]) -> bool {
 
 pub(crate) fn heads() -> Vec<Vec<u8>> {
     vec![untrained("inctrl")]
+}
+
+/// Learned tokens as the original of CoOp saves them.
+pub(crate) fn coop(bytes: &[u8]) -> bool {
+    fit("coop", bytes)
+}
+
+pub(crate) fn contexts() -> Vec<Vec<u8>> {
+    let one = |shape: &[usize]| {
+        let context = ("ctx".to_owned(), numbers(shape));
+        let prefix = ("token_prefix".to_owned(), numbers(&[2, 1, 64]));
+        torch(Some("state_dict"), &[context, prefix])
+    };
+    vec![one(&[16, 64]), one(&[2, 4, 64])]
 }
 
 /// A learned network as the original of ACR saves it.

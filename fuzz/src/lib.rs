@@ -42,7 +42,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 20] = [
     Target {
         name: "image",
         parse: images::image,
@@ -113,6 +113,12 @@ pub const TARGETS: [Target; 19] = [
         name: "acr",
         parse: detectors::acr,
         seeds: detectors::networks,
+        repair: repair::zip,
+    },
+    Target {
+        name: "coop",
+        parse: detectors::coop,
+        seeds: detectors::contexts,
         repair: repair::zip,
     },
     Target {

@@ -50,7 +50,7 @@ fn every_method_gives_the_same_bits_in_every_way() {
                 continue;
             }
             let encoder = match method.info().name {
-                "clip" | "clip-ac" => with_text(precision),
+                "clip" | "clip-ac" | "coop" => with_text(precision),
                 _ => encoder.clone(),
             };
             let detector = fitted(*method, encoder.as_ref());

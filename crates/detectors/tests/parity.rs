@@ -28,7 +28,10 @@ const RED: [u8; 3] = [220, 20, 30];
 const SPOT: (usize, usize) = (3, 12);
 
 /// Methods whose image score is of the mean colour, which a small spot hardly changes.
-const OF_WHOLE: [&str; 3] = ["spade", "clip", "clip-ac"];
+const OF_WHOLE: [&str; 4] = ["spade", "clip", "clip-ac", "coop"];
+
+/// Methods that compare images with texts, which this encoder cannot read.
+const PROMPTED: [&str; 3] = ["clip", "clip-ac", "coop"];
 
 /// Methods that see the centre of an image.
 const PAPERS_ON_FRAMES: [&str; 4] = ["patchcore", "padim", "spade", "acr"];
@@ -73,7 +76,7 @@ fn fit_on(
     references: &[ReferenceImage],
 ) -> Box<dyn Detector> {
     let mut settings = settings.clone();
-    if matches!(name(method), "clip" | "clip-ac") {
+    if PROMPTED.contains(&name(method)) {
         return prompted(method, &settings);
     }
     if matches!(name(method), "anomaly-dino" | "musc") {
@@ -107,19 +110,35 @@ fn fit_on(
 /// A detector of `method` whose prompts are colours, since this encoder reads no text.
 fn prompted(method: &dyn Method, settings: &MethodSettings) -> Box<dyn Detector> {
     let mut config = json!({
-        "prompts": "clip",
-        "class": "square",
         "image_size": 224,
         "block": 12,
         "temperature": 0.07,
         "sigma": 4.0,
     });
+    let (own, shape) = match name(method) {
+        "coop" => (
+            json!({
+                "classes": ["square"],
+                "context_length": 16,
+                "initial_words": null,
+                "position": "end",
+                "class_specific": false,
+                "normal_name": "normal {}",
+                "anomalous_name": "anomalous {}",
+            }),
+            vec![1, 2, 3],
+        ),
+        _ => (json!({ "prompts": "clip", "class": "square" }), vec![2, 3]),
+    };
+    for (name, value) in own.as_object().unwrap() {
+        config[name] = value.clone();
+    }
     for (name, value) in settings {
         config[name] = value.clone();
     }
     // Grey and red as CLIP's networks see them.
     let texts = Array {
-        shape: vec![2, 3],
+        shape,
         values: vec![-0.87, -0.46, 0.16, 0.62, -0.63, -0.46],
     };
     let tensors = BTreeMap::from([("text_features".to_owned(), texts)]);
@@ -131,6 +150,7 @@ fn trained(method: &dyn Method) -> State {
     static TRAINED: OnceLock<BTreeMap<&str, State>> = OnceLock::new();
     let all = TRAINED.get_or_init(|| {
         let trained = methods().iter().filter(|method| method.trainer().is_some());
+        let trained = trained.filter(|method| !PROMPTED.contains(&name(**method)));
         trained
             .map(|method| (name(*method), train(*method).state()))
             .collect()
@@ -760,6 +780,10 @@ fn settings_that_cannot_be_are_refused() {
             "`task_size` must be 2 to 4096",
         ),
         ("acr", r#"{"crop": 512}"#, "must not exceed `image_size`"),
+        ("coop", "{}", "learned from auxiliary data"),
+        ("coop", r#"{"context_length": 65}"#, "must be 1 to 64"),
+        ("coop", r#"{"position": "back"}"#, "unknown variant `back`"),
+        ("coop", r#"{"normal_name": "good"}"#, "must contain `{}`"),
         ("clip", "{}", "needs a backbone with a text encoder"),
         (
             "clip",
