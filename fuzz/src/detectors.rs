@@ -8,8 +8,9 @@ use std::sync::{Arc, OnceLock};
 use anomalens_backbones::clip::ClipVision;
 use anomalens_backbones::{ImageEncoder, Kernels, Precision};
 use anomalens_detectors::{
-    BackboneRef, DEFAULT_METHOD, Detector, DetectorFile, FitContext, ImageSource, InputSpec,
-    MethodSettings, Need, Provenance, ReferenceImage, StreamOptions, find, methods, predict,
+    BackboneRef, DEFAULT_METHOD, DefaultWeights, Detector, DetectorFile, FitContext, ImageSource,
+    InputSpec, MethodSettings, Need, Provenance, ReferenceImage, StreamOptions, find, methods,
+    predict,
 };
 use anomalens_vision::Image;
 use candle_core::{Device, Tensor};
@@ -53,7 +54,7 @@ fn settings_of(method: &str, block: usize) -> MethodSettings {
     let mut settings = MethodSettings::new();
     settings.insert("image_size".to_owned(), json!(56));
     match method {
-        "anomaly-dino" | "clip" | "clip-ac" | "coop" => {
+        "anomaly-dino" | "clip" | "clip-ac" | "winclip" | "coop" => {
             settings.insert("block".to_owned(), json!(block))
         }
         _ => settings.insert("blocks".to_owned(), json!([block])),
@@ -143,8 +144,8 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
             let name = method.info().name;
             let mut settings = settings_of(name, 6);
             settings.extend(more.as_object().unwrap().clone());
-            let encoder: &dyn ImageEncoder = match name {
-                "clip" | "clip-ac" | "coop" => {
+            let encoder: &dyn ImageEncoder = match method.info().weights {
+                DefaultWeights::Clip(_) => {
                     settings.insert("block".to_owned(), json!(1));
                     clip()
                 }

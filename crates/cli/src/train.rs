@@ -176,7 +176,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         settings: &settings,
         encoder: backbone.encoder.as_ref(),
         samples: &samples,
-        start: args.settings.trained.as_deref(),
+        start: args.settings.trained()?,
         options: &options,
     };
     let trained = trainer.train(&training, &mut |event| shown.take(event));

@@ -3,24 +3,31 @@
 use anomalens_base::nearest;
 
 use crate::methods::{
-    acr, anomaly_dino, anomalyclip, clip, coop, inctrl, lens, musc, padim, patchcore, spade,
+    acr, anomaly_dino, anomalyclip, april_gan, clip, clip_ad, coop, denseclip, inctrl, lens,
+    maskclip, musc, padim, patchcore, spade, winclip, zoc,
 };
 use crate::{DetectorError, Method};
 
 /// One line for each method, in the order of the documentation.
-const METHODS: [&dyn Method; 12] = [
+const METHODS: [&dyn Method; 18] = [
     &lens::Lens,
     &anomaly_dino::AnomalyDino,
     &anomalyclip::AnomalyClip,
     &inctrl::InCtrl,
     &musc::Musc,
-    &acr::Acr,
     &clip::Clip::<false>,
     &clip::Clip::<true>,
+    &winclip::WinClip,
+    &april_gan::AprilGan,
     &coop::CoOp,
     &patchcore::PatchCore,
     &padim::Padim,
     &spade::Spade,
+    &acr::Acr,
+    &maskclip::MaskClip,
+    &denseclip::DenseClip,
+    &clip_ad::ClipAd,
+    &zoc::Zoc,
 ];
 
 /// The method where none is named.

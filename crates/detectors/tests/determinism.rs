@@ -49,8 +49,8 @@ fn every_method_gives_the_same_bits_in_every_way() {
             if is_convolutional && !takes_it {
                 continue;
             }
-            let encoder = match method.info().name {
-                "clip" | "clip-ac" | "coop" => with_text(precision),
+            let encoder = match method.info().weights {
+                DefaultWeights::Clip(_) => with_text(precision),
                 _ => encoder.clone(),
             };
             let detector = fitted(*method, encoder.as_ref());

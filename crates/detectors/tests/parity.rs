@@ -9,18 +9,19 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use anomalens_backbones::Precision;
+use anomalens_backbones::{ImageFeatures, Precision};
 use anomalens_detectors::training::{
     Cache, TrainEvent, TrainOptions, TrainProgress, Trained, TrainingSample,
 };
 use anomalens_detectors::{
-    Array, BackboneRef, Calibration, Detector, DetectorError, DetectorFile, FitContext,
-    ImageSource, Method, MethodSettings, Need, Note, Prediction, Provenance, ReferenceImage, Scope,
-    State, StreamOptions, TrainContext, find, methods, predict,
+    Array, BackboneRef, Calibration, DefaultWeights, Detector, DetectorError, DetectorFile,
+    FitContext, ImageSource, InputSpec, Method, MethodSettings, Need, Note, Prediction, Provenance,
+    ReferenceImage, Scope, State, StreamOptions, TrainContext, find, methods, predict,
+    stream_features,
 };
 use anomalens_metrics::Platt;
 use anomalens_vision::{Image, MaskSource};
-use common::{MeanColour, image, save};
+use common::{MeanColour, WithText, image, save};
 use serde_json::json;
 
 const GREY: [u8; 3] = [90, 100, 110];
@@ -28,10 +29,7 @@ const RED: [u8; 3] = [220, 20, 30];
 const SPOT: (usize, usize) = (3, 12);
 
 /// Methods whose image score is of the mean colour, which a small spot hardly changes.
-const OF_WHOLE: [&str; 4] = ["spade", "clip", "clip-ac", "coop"];
-
-/// Methods that compare images with texts, which this encoder cannot read.
-const PROMPTED: [&str; 3] = ["clip", "clip-ac", "coop"];
+const OF_WHOLE: [&str; 5] = ["spade", "clip", "clip-ac", "winclip", "coop"];
 
 /// Methods that see the centre of an image.
 const PAPERS_ON_FRAMES: [&str; 4] = ["patchcore", "padim", "spade", "acr"];
@@ -76,8 +74,8 @@ fn fit_on(
     references: &[ReferenceImage],
 ) -> Box<dyn Detector> {
     let mut settings = settings.clone();
-    if PROMPTED.contains(&name(method)) {
-        return prompted(method, &settings);
+    if matches!(method.info().weights, DefaultWeights::Clip(_)) {
+        return prompted(method, &settings, references);
     }
     if matches!(name(method), "anomaly-dino" | "musc") {
         settings.entry("image_size").or_insert(224.into());
@@ -107,42 +105,30 @@ fn fit_on(
     }
 }
 
-/// A detector of `method` whose prompts are colours, since this encoder reads no text.
-fn prompted(method: &dyn Method, settings: &MethodSettings) -> Box<dyn Detector> {
-    let mut config = json!({
-        "image_size": 224,
-        "block": 12,
-        "temperature": 0.07,
-        "sigma": 4.0,
-    });
-    let (own, shape) = match name(method) {
-        "coop" => (
-            json!({
-                "classes": ["square"],
-                "context_length": 16,
-                "initial_words": null,
-                "position": "end",
-                "class_specific": false,
-                "normal_name": "normal {}",
-                "anomalous_name": "anomalous {}",
-            }),
-            vec![1, 2, 3],
-        ),
-        _ => (json!({ "prompts": "clip", "class": "square" }), vec![2, 3]),
+/// A detector of `method` whose prompts are made colours afterwards, since no text says what a colour is.
+fn prompted(
+    method: &dyn Method,
+    settings: &MethodSettings,
+    references: &[ReferenceImage],
+) -> Box<dyn Detector> {
+    let mut settings = settings.clone();
+    settings.entry("image_size").or_insert(224.into());
+    let context = FitContext::new(&settings, &WithText).with_references(references);
+    let mut state = match (method.info().requirements.training, method.trainer()) {
+        (Need::Required, Some(trainer)) => trainer.untrained(&context, 5).unwrap().state(),
+        _ => method.fit(&context).unwrap().state(),
     };
-    for (name, value) in own.as_object().unwrap() {
-        config[name] = value.clone();
-    }
-    for (name, value) in settings {
-        config[name] = value.clone();
-    }
     // Grey and red as CLIP's networks see them.
     let texts = Array {
-        shape,
+        shape: vec![2, 3],
         values: vec![-0.87, -0.46, 0.16, 0.62, -0.63, -0.46],
     };
-    let tensors = BTreeMap::from([("text_features".to_owned(), texts)]);
-    method.load(State { config, tensors }).unwrap()
+    state.tensors.insert("text_features".to_owned(), texts);
+    // What normal patches score was of the texts before.
+    if let Some(range) = state.tensors.get_mut("range") {
+        range.values = vec![0.0, 0.01];
+    }
+    method.load(state).unwrap()
 }
 
 /// What `method` learns, once for all tests.
@@ -150,7 +136,6 @@ fn trained(method: &dyn Method) -> State {
     static TRAINED: OnceLock<BTreeMap<&str, State>> = OnceLock::new();
     let all = TRAINED.get_or_init(|| {
         let trained = methods().iter().filter(|method| method.trainer().is_some());
-        let trained = trained.filter(|method| !PROMPTED.contains(&name(**method)));
         trained
             .map(|method| (name(*method), train(*method).state()))
             .collect()
@@ -163,6 +148,8 @@ fn train(method: &dyn Method) -> Box<dyn Detector> {
     let folder = tempfile::tempdir().unwrap();
     let (epochs, batch, rate) = match name(method) {
         "anomalyclip" => (12, 2, 0.1),
+        // The first epoch has a rate of its own.
+        "coop" => (4, 8, 0.1),
         _ => (2, 4, 0.01),
     };
     let trained = train_in(
@@ -226,6 +213,8 @@ fn train_in(
         .collect();
     let settings = match name(method) {
         "anomalyclip" => r#"{"blocks": [1], "image_score": "map", "temperature": 0.02}"#,
+        "denseclip" => r#"{"block": 1, "image_size": 224}"#,
+        "coop" => r#"{"block": 1, "image_size": 224}"#,
         // Of four normal images.
         "acr" => r#"{"blocks": [1], "task_size": 8}"#,
         _ => r#"{"blocks": [1]}"#,
@@ -237,7 +226,10 @@ fn train_in(
     };
     let context = TrainContext {
         settings: &settings,
-        encoder: &MeanColour,
+        encoder: match method.info().weights {
+            DefaultWeights::Clip(_) => &WithText,
+            _ => &MeanColour,
+        },
         samples: &samples,
         start: None,
         options: &options,
@@ -820,6 +812,25 @@ fn settings_that_cannot_be_are_refused() {
             r#"{"dimension": 99999}"#,
             "`dimension` must be 1 to 16384",
         ),
+        ("winclip", "{}", "needs a backbone with a text encoder"),
+        ("winclip", r#"{"windows": []}"#, "`windows` must be"),
+        ("winclip", r#"{"windows": [2, 2]}"#, "different sides"),
+        (
+            "winclip",
+            r#"{"patch_tokens": "projected"}"#,
+            "unknown variant `projected`",
+        ),
+        (
+            "maskclip",
+            r#"{"key_smoothing": 2}"#,
+            "`key_smoothing` are from 0 to 1",
+        ),
+        ("maskclip", r#"{"block": 0}"#, "counted from 1"),
+        (
+            "denseclip",
+            r#"{"decoder_heads": 5}"#,
+            "multiple of `decoder_heads`",
+        ),
         ("padim", "{}", "at least two normal images"),
         (
             "spade",
@@ -885,6 +896,75 @@ fn settings_that_cannot_be_are_refused() {
         unknown.contains("did you mean `anomaly-dino`?"),
         "{unknown}"
     );
+}
+
+#[test]
+fn features_of_another_network_are_refused() {
+    // Longer tokens and embeddings, as those of a larger network.
+    fn widen(features: &mut ImageFeatures) {
+        for map in &mut features.maps {
+            let rows = map.tokens.chunks_exact(map.dim);
+            map.tokens = rows.flat_map(|row| [row, &[0.5]].concat()).collect();
+            map.dim += 1;
+            map.class_token.iter_mut().for_each(|class| class.push(0.5));
+        }
+        let embedding = features.embedding.iter_mut();
+        embedding.for_each(|embedding| embedding.push(0.5));
+        features.further.iter_mut().for_each(widen);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let sources = save(folder.path(), &[normal(1), normal(2), anomalous(3)]);
+    let seen = |input: &InputSpec| -> Vec<ImageFeatures> {
+        let mut all = vec![ImageFeatures::default(); sources.len()];
+        let options = StreamOptions::default();
+        stream_features(&MeanColour, input, &sources, &options, |index, found| {
+            all[index] = found.unwrap().0;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        all
+    };
+    for &method in methods() {
+        let detector = fit(method);
+        let profile = detector.profile();
+        let mut features = seen(&profile.input);
+        for input in &profile.further {
+            let both = features.iter_mut().zip(seen(input));
+            both.for_each(|(image, further)| image.further.push(further));
+        }
+        let right: Vec<&ImageFeatures> = features.iter().collect();
+        assert!(detector.score(&right).is_ok(), "{}", name(method));
+        features.iter_mut().for_each(widen);
+        let wide: Vec<&ImageFeatures> = features.iter().collect();
+        assert!(detector.score(&wide).is_err(), "{}: wider", name(method));
+        let nothing = vec![ImageFeatures::default(); 3];
+        let nothing: Vec<&ImageFeatures> = nothing.iter().collect();
+        assert!(detector.score(&nothing).is_err(), "{}: none", name(method));
+    }
+}
+
+#[test]
+fn prompts_name_the_class() {
+    for &method in methods() {
+        if !matches!(method.info().weights, DefaultWeights::Clip(_)) {
+            continue;
+        }
+        let texts = |class: Option<&str>, settings: &str| {
+            let settings: MethodSettings = serde_json::from_str(settings).unwrap();
+            let context = FitContext {
+                class,
+                ..FitContext::new(&settings, &WithText)
+            };
+            let state = method.fit(&context).unwrap().state();
+            let texts = state.tensors["text_features"].clone();
+            (state.config["class"].clone(), texts)
+        };
+        let (none, bolt) = (texts(None, "{}"), texts(Some("bolt"), "{}"));
+        assert_eq!((&none.0, &bolt.0), (&json!("object"), &json!("bolt")));
+        assert_ne!(none.1, bolt.1, "{}", name(method));
+        let given = texts(Some("nut"), r#"{"class": "bolt"}"#);
+        assert_eq!(given, bolt, "{}", name(method));
+    }
 }
 
 #[test]

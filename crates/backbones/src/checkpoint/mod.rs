@@ -31,7 +31,7 @@ use stored::Stored;
 
 pub use seeded::seeded_tensor;
 pub(crate) use seeded::uniform;
-pub use torch::{parse_torch, read_torch, write_torch, write_torch_checkpoint};
+pub use torch::{Number, Outer, parse_torch, read_torch, write_torch, write_torch_beside};
 
 /// The named tensors of one weight file.
 #[derive(Debug, Clone)]

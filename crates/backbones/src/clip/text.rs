@@ -8,9 +8,10 @@ use candle_nn::{Linear, Module, ops::softmax};
 
 use super::layers::{LAYER_NORM_EPS, Reader};
 use super::{ClipTensors, TextConfig};
+use crate::Activation;
 use crate::BackboneError;
 use crate::vit::parts::Layer;
-use crate::vit::{Activation, QUICK_GELU};
+use anomalens_kernels::QUICK_GELU;
 
 /// CLIP's text encoder, frozen.
 pub struct ClipText {

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{FeatureCache, FeatureKey, Numbers};
 use crate::clip::ClipText;
-use crate::{BackboneError, EncoderSpec, FeatureRequest, ImageEncoder, ImageFeatures};
+use crate::{Activation, BackboneError, EncoderSpec, FeatureRequest, ImageEncoder, ImageFeatures};
 
 /// A network whose features are looked up before they are computed.
 pub struct CachedEncoder {
@@ -87,7 +87,7 @@ impl ImageEncoder for CachedEncoder {
         Ok(all.collect())
     }
 
-    fn text(&self) -> Result<Option<ClipText>, BackboneError> {
-        self.network.text()
+    fn text(&self, activation: Option<Activation>) -> Result<Option<ClipText>, BackboneError> {
+        self.network.text(activation)
     }
 }

@@ -27,7 +27,7 @@ use legacy::Legacy;
 use pickle::{Pickle, Value};
 use tree::{Storages, Tree};
 
-pub use write::{write_torch, write_torch_checkpoint};
+pub use write::{Number, Outer, write_torch, write_torch_beside};
 
 /// Tensors may share storages, but together they are not much larger than the file.
 const MOST_SHARING: usize = 8;

@@ -31,38 +31,44 @@ pub fn write_torch(
     outer_key: Option<&str>,
     tensors: &[(impl AsRef<str>, Tensor)],
 ) -> Result<(), BackboneError> {
-    write(path, outer_key, tensors, &[])
+    let outer = outer_key.map(|key| Outer { key, beside: &[] });
+    write_torch_beside(path, outer, tensors)
 }
 
-/// As [`write_torch`], with `numbers` beside `outer_key`: `epoch` for CoOp.
+/// A dictionary around the tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct Outer<'a> {
+    /// The key of the tensors.
+    pub key: &'a str,
+    /// What is beside them (an epoch, a loss), by its key.
+    pub beside: &'a [(&'a str, Number)],
+}
+
+/// A number beside tensors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Number {
+    /// A count.
+    Whole(usize),
+    /// Any other.
+    Real(f64),
+}
+
+/// [`write_torch`] with numbers beside the tensors.
 ///
 /// # Errors
 /// As [`write_torch`].
-pub fn write_torch_checkpoint(
+pub fn write_torch_beside(
     path: &Path,
-    outer_key: &str,
+    outer: Option<Outer<'_>>,
     tensors: &[(impl AsRef<str>, Tensor)],
-    numbers: &[(&str, usize)],
-) -> Result<(), BackboneError> {
-    write(path, Some(outer_key), tensors, numbers)
-}
-
-fn write(
-    path: &Path,
-    outer_key: Option<&str>,
-    tensors: &[(impl AsRef<str>, Tensor)],
-    numbers: &[(&str, usize)],
 ) -> Result<(), BackboneError> {
     let storages = tensors
         .iter()
         .map(|(name, tensor)| Storage::new(name.as_ref(), tensor))
         .collect::<candle_core::Result<Vec<_>>>()?;
-    let pickle = pickle(outer_key, &storages, numbers);
-    replace_file(path, |file| write_members(file, &pickle, &storages)).map_err(|source| {
-        BackboneError::Write {
-            path: path.to_owned(),
-            source,
-        }
+    write_archive(path, outer, &storages).map_err(|source| BackboneError::Write {
+        path: path.to_owned(),
+        source,
     })
 }
 
@@ -103,7 +109,11 @@ impl<'a> Storage<'a> {
     }
 }
 
-fn write_members(file: &mut File, pickle: &[u8], storages: &[Storage]) -> io::Result<()> {
+fn write_archive(path: &Path, outer: Option<Outer>, storages: &[Storage]) -> io::Result<()> {
+    replace_file(path, |file| write_members(file, outer, storages))
+}
+
+fn write_members(file: &mut File, outer: Option<Outer>, storages: &[Storage]) -> io::Result<()> {
     let mut zip = ZipWriter::new(BufWriter::new(file));
     let mut member = |name: &str, bytes: &[u8]| {
         let options = SimpleFileOptions::default()
@@ -114,7 +124,7 @@ fn write_members(file: &mut File, pickle: &[u8], storages: &[Storage]) -> io::Re
         zip.start_file(format!("{ROOT}/{name}"), options)?;
         zip.write_all(bytes)
     };
-    member("data.pkl", pickle)?;
+    member("data.pkl", &pickle(outer, storages))?;
     member("byteorder", b"little")?;
     for (key, storage) in storages.iter().enumerate() {
         member(&format!("data/{key}"), &storage.bytes)?;
@@ -124,11 +134,11 @@ fn write_members(file: &mut File, pickle: &[u8], storages: &[Storage]) -> io::Re
 }
 
 /// The description of the tensors, in pickle protocol 2 without a memo.
-fn pickle(outer_key: Option<&str>, storages: &[Storage], numbers: &[(&str, usize)]) -> Vec<u8> {
+fn pickle(outer: Option<Outer>, storages: &[Storage]) -> Vec<u8> {
     let mut pickle = Writer(vec![0x80, 2]);
-    if let Some(key) = outer_key {
+    if let Some(outer) = outer {
         pickle.0.push(b'}');
-        pickle.text(key);
+        pickle.text(outer.key);
     }
     pickle.ordered_dict();
     pickle.0.push(b'(');
@@ -137,11 +147,17 @@ fn pickle(outer_key: Option<&str>, storages: &[Storage], numbers: &[(&str, usize
         pickle.tensor(key, storage);
     }
     pickle.0.push(b'u');
-    if outer_key.is_some() {
+    if let Some(outer) = outer {
         pickle.0.push(b's');
-        for &(name, number) in numbers {
-            pickle.text(name);
-            pickle.int(number);
+        for &(key, number) in outer.beside {
+            pickle.text(key);
+            match number {
+                Number::Whole(value) => pickle.int(value),
+                Number::Real(value) => {
+                    pickle.0.push(b'G');
+                    pickle.0.extend(value.to_be_bytes());
+                }
+            }
             pickle.0.push(b's');
         }
     }

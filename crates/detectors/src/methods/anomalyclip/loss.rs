@@ -5,11 +5,11 @@ use candle_core::{D, Device, Tensor};
 use candle_nn::ops::softmax;
 use rayon::prelude::*;
 
-use super::map_loss::{MapLoss, Truth, Upsampling};
 use super::prompt::{Prompts, normalise};
 use super::settings::Settings;
 use crate::DetectorError;
 use crate::components::learned_prompts::cross_entropy;
+use crate::training::map_loss::{Truth, Upsampling};
 use crate::training::{Batch, Learner, Losses, TrainingSample};
 
 /// Learns prompts.
@@ -83,7 +83,6 @@ impl GlocalLoss<'_> {
             .flatten()
             .map(|mask| self.upsampling.truth(mask))
             .collect();
-        let images = known.len() as f64;
         let known = Tensor::new(known, &Device::Cpu)?;
         let texts = texts.index_select(&known, 0)?;
         let mut total = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?;
@@ -93,26 +92,11 @@ impl GlocalLoss<'_> {
             let cosines = normalise(&tokens)?.matmul(&texts)?;
             let probabilities = softmax(&(cosines / self.settings.temperature)?, D::Minus1)?;
             let anomalous = probabilities.narrow(2, 1, 1)?.squeeze(2)?;
-            let losses: Vec<MapLoss> = anomalous
-                .to_vec2()?
-                .par_iter()
-                .zip(&truths)
-                .map(|(probabilities, truth)| self.upsampling.loss(probabilities, truth))
-                .collect();
-            let mut value = 0.0;
-            for loss in &losses {
-                let parts = [loss.focal, loss.dice_anomalous, loss.dice_normal];
-                for (sum, part) in sums.iter_mut().zip(parts) {
-                    *sum += part / images;
-                    value += part / images;
-                }
-            }
-            // A linear function of the probabilities that has the loss's value and gradient here.
-            let gradient = losses.into_iter().flat_map(|loss| loss.gradient).collect();
-            let gradient = Tensor::from_vec(gradient, anomalous.shape(), &Device::Cpu)?;
-            let linear = ((anomalous * gradient)?.sum_all()? / images)?;
-            let constant = value - f64::from(linear.to_scalar::<f32>()?);
-            total = (total + (linear + constant)?)?;
+            let (loss, means) = self.upsampling.losses(&anomalous, &truths)?;
+            sums.iter_mut()
+                .zip(means)
+                .for_each(|(sum, mean)| *sum += mean);
+            total = (total + loss)?;
         }
         let names = ["focal", "dice anomalous", "dice normal"];
         let parts = names.into_iter().zip(sums).map(|(name, sum)| {

@@ -40,7 +40,7 @@ impl<const AC: bool> Method for Clip<AC> {
                 class: true,
             },
             backbones: "CLIP",
-            weights: DefaultWeights::AllBlocks,
+            weights: DefaultWeights::Clip("clip-vit-l14-336"),
             several_networks: false,
         };
         match AC {
@@ -60,14 +60,9 @@ impl<const AC: bool> Method for Clip<AC> {
             settings.class = class.to_owned();
         }
         let checked = Checked::new(settings)?;
-        let ensemble = Ensemble::open(&checked.settings.prompts);
-        let ensemble = ensemble.map_err(|reason| refuse::<AC>(format!("`prompts`: {reason}")))?;
-        let text = context.encoder.text()?.ok_or_else(|| {
-            refuse::<AC>(
-                "it needs a backbone with a text encoder, such as --weights clip-vit-l14-336",
-            )
-        })?;
-        let texts = ensemble.texts(&text, &checked.settings.class)?;
+        let Settings { prompts, class, .. } = &checked.settings;
+        let method = Settings::<AC>::METHOD;
+        let texts = Ensemble::texts_of(method, context.encoder, prompts, class)?;
         Ok(Box::new(ClipDetector { checked, texts }))
     }
 
@@ -78,10 +73,6 @@ impl<const AC: bool> Method for Clip<AC> {
         let texts = texts.ok_or_else(|| DetectorError::tensor(method, TEXTS))?;
         Ok(Box::new(ClipDetector { checked, texts }))
     }
-}
-
-fn refuse<const AC: bool>(reason: impl ToString) -> DetectorError {
-    DetectorError::settings(Settings::<AC>::METHOD, reason.to_string())
 }
 
 /// The prompts' embeddings, ready to score images.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anomalens_backbones::checkpoint::{read_torch, write_torch_checkpoint};
+use anomalens_backbones::checkpoint::{Number, Outer, read_torch, write_torch_beside};
 use candle_core::{DType, Tensor};
 
 use super::prompt::Prompts;
@@ -77,6 +77,9 @@ pub(super) fn write(path: &Path, prompts: &Prompts, epochs: usize) -> Result<(),
         ("token_prefix", part(0, 1)?),
         ("token_suffix", part(after, embeddings.dim(1)? - after)?),
     ];
-    let epoch = [("epoch", epochs)];
-    Ok(write_torch_checkpoint(path, "state_dict", &state, &epoch)?)
+    let outer = Outer {
+        key: "state_dict",
+        beside: &[("epoch", Number::Whole(epochs))],
+    };
+    Ok(write_torch_beside(path, Some(outer), &state)?)
 }

@@ -33,7 +33,7 @@ fn context(name: &str) -> Var {
 
 /// Prompts with the golden's context for things with these names.
 fn prompts(names: &[&str], context_name: &str, position: Position) -> Prompts {
-    let text = network().text().unwrap().unwrap();
+    let text = network().text(None).unwrap().unwrap();
     let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
     let labels = Labels::new(&text, TOKENS, &names).unwrap();
     Prompts::with(text, context(context_name), position, vec![labels])
@@ -82,7 +82,15 @@ fn three_labels_are_learned_as_by_the_original() {
         3e-5,
     );
     let truth = GOLDENS.indices("labels");
-    let temperature = f64::from(-network().text().unwrap().unwrap().logit_scale().unwrap()).exp();
+    let temperature = f64::from(
+        -network()
+            .text(None)
+            .unwrap()
+            .unwrap()
+            .logit_scale()
+            .unwrap(),
+    )
+    .exp();
     for (kind, context) in [("unified", "ctx"), ("csc", "ctx_csc")] {
         for (name, position) in [
             ("end", Position::End),
@@ -147,7 +155,7 @@ fn sample(anomalous: bool) -> TrainingSample {
 #[test]
 fn the_adaptation_learns_and_scores_as_the_originals_modules() {
     let network = network();
-    let text = || network.text().unwrap().unwrap();
+    let text = || network.text(None).unwrap().unwrap();
     let images = GOLDENS.get("ad.images");
     let embedding = embeddings(images, SIDE);
     let truth = GOLDENS.indices("ad.labels");

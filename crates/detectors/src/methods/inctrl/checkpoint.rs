@@ -1,86 +1,15 @@
 //! What was trained, as plain tensors: from the detector file that `train` writes, and from and to
 //! the original's checkpoints (`checkpoint.pyth`), which hold a whole state dict.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
-use anomalens_backbones::BackboneError;
-use anomalens_backbones::checkpoint::{Checkpoint, write_torch};
+use anomalens_backbones::checkpoint::write_torch;
 use candle_core::{DType, Device, Tensor};
 
 use super::network::{Network, Sizes};
-use super::settings::Settings;
-use super::{NAME, refuse, unusable};
+use super::unusable;
 use crate::DetectorError;
-use crate::detector::{Array, State};
-use crate::file::format::Content;
-use crate::settings::Checked;
-
-/// What a zip archive, such as those of PyTorch, starts with.
-const ARCHIVE: &[u8] = b"PK\x03\x04";
-
-/// What was trained before.
-pub(super) struct Learned {
-    /// The settings that it was trained with; published checkpoints do not hold them.
-    pub(super) settings: Option<Settings>,
-    source: Source,
-}
-
-enum Source {
-    Published(Checkpoint),
-    Own(State),
-}
-
-impl Learned {
-    /// Opens a detector file of this method, or a published checkpoint.
-    pub(super) fn read(path: &Path) -> Result<Self, DetectorError> {
-        if starts_as_archive(path)? {
-            let source = Source::Published(Checkpoint::open(path)?);
-            return Ok(Self {
-                settings: None,
-                source,
-            });
-        }
-        let content = Content::read(path)?;
-        if content.header.method != NAME {
-            return Err(refuse(format!(
-                "{} is a detector of {}, not of {NAME}",
-                path.display(),
-                content.header.method
-            )));
-        }
-        let state = content.into_state();
-        Ok(Self {
-            settings: Some(Checked::load(&state)?.settings),
-            source: Source::Own(state),
-        })
-    }
-
-    /// The heads that were trained.
-    pub(super) fn network(&self) -> Result<Network, DetectorError> {
-        match &self.source {
-            Source::Own(state) => network(&mut |name| {
-                let Array { shape, values } = state.tensors.get(name)?;
-                Tensor::from_slice(values, shape.as_slice(), &Device::Cpu).ok()
-            }),
-            Source::Published(checkpoint) => network(&mut |name| {
-                let shape = checkpoint.shape(name)?.to_vec();
-                checkpoint.tensor(name, &shape, &Device::Cpu).ok()
-            }),
-        }
-    }
-}
-
-fn starts_as_archive(path: &Path) -> Result<bool, DetectorError> {
-    let mut start = vec![];
-    let read = File::open(path).and_then(|file| file.take(4).read_to_end(&mut start));
-    read.map_err(|source| BackboneError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(start == ARCHIVE)
-}
+use crate::detector::Array;
 
 /// The heads whose tensors `take` gives by the original's names.
 pub(super) fn network(
