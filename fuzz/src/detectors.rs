@@ -69,7 +69,7 @@ fn settings_of(method: &str, block: usize) -> MethodSettings {
     let mut settings = MethodSettings::new();
     settings.insert("image_size".to_owned(), json!(56));
     match method {
-        "anomaly-dino" | "clip" | "clip-ac" | "winclip" => {
+        "anomaly-dino" | "clip" | "clip-ac" | "winclip" | "coop" => {
             settings.insert("block".to_owned(), json!(block))
         }
         "clip-ad" => None,
@@ -249,6 +249,20 @@ pub(crate) fn inctrl(bytes: &[u8]) -> bool {
 
 pub(crate) fn heads() -> Vec<Vec<u8>> {
     vec![untrained("inctrl", None)]
+}
+
+/// Learned tokens as the original of CoOp saves them.
+pub(crate) fn coop(bytes: &[u8]) -> bool {
+    fit("coop", bytes)
+}
+
+pub(crate) fn contexts() -> Vec<Vec<u8>> {
+    let one = |shape: &[usize]| {
+        let context = ("ctx".to_owned(), numbers(shape));
+        let prefix = ("token_prefix".to_owned(), numbers(&[2, 1, 64]));
+        torch(Some("state_dict"), &[context, prefix])
+    };
+    vec![one(&[16, 64]), one(&[2, 4, 64])]
 }
 
 /// A learned network as the original of ACR saves it.

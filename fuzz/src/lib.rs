@@ -42,7 +42,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 22] = [
+pub const TARGETS: [Target; 23] = [
     Target {
         name: "image",
         parse: images::image,
@@ -132,6 +132,12 @@ pub const TARGETS: [Target; 22] = [
         parse: detectors::vocabulary,
         seeds: detectors::vocabularies,
         repair: repair::nothing,
+    },
+    Target {
+        name: "coop",
+        parse: detectors::coop,
+        seeds: detectors::contexts,
+        repair: repair::zip,
     },
     Target {
         name: "method_settings",

@@ -29,7 +29,9 @@ const RED: [u8; 3] = [220, 20, 30];
 const SPOT: (usize, usize) = (3, 12);
 
 /// Methods whose image score is of the mean colour, which a small spot hardly changes.
-const OF_WHOLE: [&str; 6] = ["spade", "clip", "clip-ac", "winclip", "clip-ad", "zoc"];
+const OF_WHOLE: [&str; 7] = [
+    "spade", "clip", "clip-ac", "winclip", "coop", "clip-ad", "zoc",
+];
 
 /// Methods without a map.
 const WITHOUT_MAP: [&str; 2] = ["clip-ad", "zoc"];
@@ -190,6 +192,8 @@ fn train(method: &dyn Method) -> Box<dyn Detector> {
     let folder = tempfile::tempdir().unwrap();
     let (epochs, batch, rate) = match name(method) {
         "anomalyclip" => (12, 2, 0.1),
+        // The first epoch has a rate of its own.
+        "coop" => (4, 8, 0.1),
         _ => (2, 4, 0.01),
     };
     let trained = train_in(
@@ -266,6 +270,7 @@ fn train_in(
         "zoc" => &of_zoc,
         "anomalyclip" => r#"{"blocks": [1], "image_score": "map", "temperature": 0.02}"#,
         "denseclip" => r#"{"block": 1, "image_size": 224}"#,
+        "coop" => r#"{"block": 1, "image_size": 224}"#,
         // Of four normal images.
         "acr" => r#"{"blocks": [1], "task_size": 8}"#,
         _ => r#"{"blocks": [1]}"#,
@@ -856,6 +861,10 @@ fn settings_that_cannot_be_are_refused() {
             "`task_size` must be 2 to 4096",
         ),
         ("acr", r#"{"crop": 512}"#, "must not exceed `image_size`"),
+        ("coop", "{}", "learned from auxiliary data"),
+        ("coop", r#"{"context_length": 65}"#, "must be 1 to 64"),
+        ("coop", r#"{"position": "back"}"#, "unknown variant `back`"),
+        ("coop", r#"{"normal_name": "good"}"#, "must contain `{}`"),
         ("clip", "{}", "needs a backbone with a text encoder"),
         (
             "clip",

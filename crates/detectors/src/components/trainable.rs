@@ -92,9 +92,9 @@ impl BatchNorm {
                 self.variance.as_tensor().clone(),
             ),
             Phase::Training | Phase::Batch => {
-                let mean = x.mean_keepdim(D::Minus2)?;
+                let mean = mean_of_rows(x)?;
                 let centred = x.broadcast_sub(&mean)?;
-                let variance = centred.sqr()?.mean_keepdim(D::Minus2)?;
+                let variance = mean_of_rows(&centred.sqr()?)?;
                 if phase == Phase::Training {
                     self.learn(&mean, &variance, x.dim(D::Minus2)?)?;
                 }
@@ -131,6 +131,12 @@ impl BatchNorm {
             ("running_var", self.variance.clone()),
         ]
     }
+}
+
+/// `[..., 1, width]` from `[..., rows, width]`, summed in float64 as in PyTorch.
+fn mean_of_rows(x: &Tensor) -> candle_core::Result<Tensor> {
+    let mean = x.to_dtype(DType::F64)?.mean_keepdim(D::Minus2)?;
+    mean.to_dtype(DType::F32)
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ use shown::BenchShown;
     max_term_width = 100,
     after_help = "Examples:\n  \
     anomalens bench local --root DATA -o local\n  \
-    anomalens bench anomalyclip-industrial --root DATA --weights ViT-L-14-336px.pt -o industrial\n  \
+    anomalens bench anomalyclip-industrial --root DATA -o industrial\n  \
     anomalens bench local --data folder:bolts --method inctrl --shots 4 -o bolts\n\n\
     The folder gets results.jsonl, a line for each method, class, number of shots and seed as soon as \
     it is measured, and tables.md, tables.csv and tables.html. A run that was interrupted resumes \

@@ -96,12 +96,13 @@ impl Method for CoOp {
         let checked: Checked<Settings> = Checked::load(&state)?;
         let array = state.take(NAME, TEXTS)?;
         let unusable = || DetectorError::tensor(NAME, TEXTS);
-        let &[pairs, 2, width] = array.shape.as_slice() else {
-            return Err(unusable());
+        let rows = 2 * checked.settings.all_classes().len();
+        let width = match *array.shape.as_slice() {
+            [found, width] if found == rows && width > 0 => width,
+            _ => return Err(unusable()),
         };
-        let classes = checked.settings.all_classes().len();
-        if pairs != classes || width == 0 || checked.settings.temperature.given().is_none() {
-            return Err(unusable());
+        if checked.settings.temperature.given().is_none() {
+            return Err(refuse("the file leaves `temperature` open"));
         }
         let pair = |values: &[f32]| {
             let shape = vec![2, width];
@@ -254,10 +255,9 @@ impl Detector for CoOpDetector {
     fn state(&self) -> State {
         let arrays = self.texts.iter().map(Texts::array);
         let values: Vec<f32> = arrays.flat_map(|array| array.values).collect();
-        let pairs = self.texts.len();
-        let width = values.len() / (2 * pairs).max(1);
+        let rows = 2 * self.texts.len();
         let texts = Array {
-            shape: vec![pairs, 2, width],
+            shape: vec![rows, values.len() / rows.max(1)],
             values,
         };
         self.checked.state([(TEXTS.to_owned(), texts)])
