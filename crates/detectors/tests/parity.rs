@@ -15,8 +15,8 @@ use anomalens_detectors::training::{
 };
 use anomalens_detectors::{
     Array, BackboneRef, Calibration, DefaultWeights, Detector, DetectorError, DetectorFile,
-    FitContext, ImageSource, InputSpec, Method, MethodSettings, Need, Note, Prediction, Provenance,
-    ReferenceImage, Scope, State, StreamOptions, TrainContext, find, methods, predict,
+    FitContext, ImageSource, InputSpec, Method, MethodInfo, MethodSettings, Need, Note, Prediction,
+    Provenance, ReferenceImage, Scope, State, StreamOptions, TrainContext, find, methods, predict,
     stream_features,
 };
 use anomalens_metrics::Platt;
@@ -1035,7 +1035,14 @@ fn features_of_another_network_are_refused() {
 #[test]
 fn prompts_name_the_class() {
     for &method in methods() {
-        if !matches!(method.info().weights, DefaultWeights::Clip(_)) {
+        let MethodInfo {
+            weights,
+            requirements,
+            ..
+        } = method.info();
+        // What must be trained first shows it in its own tests.
+        let must_be_trained = requirements.training == Need::Required;
+        if must_be_trained || !matches!(weights, DefaultWeights::Clip(_)) {
             continue;
         }
         let texts = |class: Option<&str>, settings: &str| {

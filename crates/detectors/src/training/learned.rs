@@ -14,8 +14,9 @@ use crate::file::format::Content;
 use crate::settings::Checked;
 use crate::{DetectorError, Settings};
 
-/// What a zip archive, such as those of PyTorch, starts with.
+/// What a zip archive, such as those of PyTorch, starts with; and a pickle, as before its version 1.6.
 const ARCHIVE: &[u8] = b"PK\x03\x04";
+const PICKLE: &[u8] = &[0x80, 2];
 
 /// What was trained before with a method whose settings are `S`.
 pub(crate) struct Learned<S> {
@@ -35,7 +36,7 @@ impl<S: Settings> Learned<S> {
     /// # Errors
     /// That of the file, or [`DetectorError::Settings`] for a detector of another method.
     pub(crate) fn read(path: &Path) -> Result<Self, DetectorError> {
-        if starts_as_archive(path)? {
+        if is_of_pytorch(path)? {
             let source = Source::Published(Checkpoint::open(path)?);
             return Ok(Self {
                 settings: None,
@@ -76,12 +77,12 @@ impl<S: Settings> Learned<S> {
     }
 }
 
-fn starts_as_archive(path: &Path) -> Result<bool, DetectorError> {
+fn is_of_pytorch(path: &Path) -> Result<bool, DetectorError> {
     let mut start = vec![];
     let read = File::open(path).and_then(|file| file.take(4).read_to_end(&mut start));
     read.map_err(|source| BackboneError::Read {
         path: path.to_owned(),
         source,
     })?;
-    Ok(start == ARCHIVE)
+    Ok(start == ARCHIVE || start.starts_with(PICKLE))
 }

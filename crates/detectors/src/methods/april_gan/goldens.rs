@@ -8,15 +8,18 @@ use std::sync::Arc;
 use anomalens_backbones::checkpoint::{Checkpoint, read_torch, seeded_tensor};
 use anomalens_backbones::clip::{Architecture, ClipVision, TextConfig, VisionConfig};
 use anomalens_backbones::{Activation, ImageEncoder, ImageFeatures};
-use anomalens_vision::{Alignment, MaskSource};
+use anomalens_vision::{Alignment, Map, MaskSource};
 use candle_core::Tensor;
 use serde_json::json;
 
+use super::detector::scores;
+use super::memory::{Kept, Memory};
 use super::train::{BETAS, LEARNING_RATE, MapLearner};
 use super::*;
+use crate::components::nearest::matrix;
 use crate::components::residual;
 use crate::testing::{Goldens, exact, flat, inputs, near};
-use crate::training::map_loss::{Enlarged, Upsampling};
+use crate::training::map_loss::{Enlarged, Upsampling, sigmoid};
 use crate::training::{Adam, Batch, Learner, Optimiser, TrainingSample};
 
 const SEED: u64 = 41;

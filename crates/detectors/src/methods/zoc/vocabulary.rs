@@ -11,6 +11,10 @@ use crate::DetectorError;
 /// More than any file of pieces has.
 const MOST_BYTES: u64 = 64 << 20;
 
+/// More characters than a caption has, or a piece; what is beyond is left out.
+const MOST_CHARACTERS: usize = 2000;
+const LONGEST_PIECE: usize = 64;
+
 /// What SentencePiece writes for a space.
 const SPACE: char = '\u{2581}';
 
@@ -117,7 +121,7 @@ impl Vocabulary {
         Ok(Cutter {
             unknown: self.token("<unk>"),
             lowest: scores.iter().copied().fold(0.0, f32::min) - UNKNOWN,
-            longest: longest.unwrap_or(0),
+            longest: longest.unwrap_or(0).clamp(1, LONGEST_PIECE),
             tokens,
             scores,
         })
@@ -150,7 +154,8 @@ impl Cutter<'_> {
     pub(super) fn cut(&self, text: &str) -> Vec<usize> {
         let text: String = text
             .split_whitespace()
-            .flat_map(|word| [SPACE.to_string(), word.to_owned()])
+            .flat_map(|word| [SPACE].into_iter().chain(word.chars()))
+            .take(MOST_CHARACTERS)
             .collect();
         let mut ends: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
         ends.push(text.len());
@@ -164,7 +169,7 @@ impl Cutter<'_> {
             first.score = 0.0;
         }
         for end in 1..ends.len() {
-            for from in end.saturating_sub(self.longest.max(1))..end {
+            for from in end.saturating_sub(self.longest)..end {
                 let piece = &text[ends[from]..ends[end]];
                 let (token, score) = match self.tokens.get(piece) {
                     Some(&token) => (Some(token), self.scores[token]),
