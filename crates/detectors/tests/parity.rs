@@ -347,6 +347,28 @@ fn features_on_disk_are_not_computed_twice() {
 }
 
 #[test]
+fn tasks_are_the_same_wherever_features_are_kept_and_in_a_run_that_resumes() {
+    let method = find("acr").unwrap();
+    let train = |folder: &Path, epochs, cache| {
+        let options = TrainOptions {
+            epochs: Some(epochs),
+            batch: Some(2),
+            cache,
+            ..TrainOptions::default()
+        };
+        let watch = &mut |_: TrainEvent| ControlFlow::Continue(());
+        let trained = train_in(method, folder, options, watch).unwrap();
+        trained.detector.state()
+    };
+    let folders = [0; 3].map(|_| tempfile::tempdir().unwrap());
+    let [memory, disk, resumed] = folders.each_ref().map(|folder| folder.path());
+    let expected = train(memory, 2, Cache::Memory);
+    assert_eq!(train(disk, 2, Cache::Disk), expected);
+    assert_ne!(train(resumed, 1, Cache::Memory), expected);
+    assert_eq!(train(resumed, 2, Cache::Memory), expected);
+}
+
+#[test]
 fn a_checkpoint_is_bound_to_the_weights() {
     let method = find("anomalyclip").unwrap();
     let folder = tempfile::tempdir().unwrap();
