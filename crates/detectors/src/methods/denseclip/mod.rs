@@ -82,7 +82,7 @@ impl Method for DenseClip {
             .and_then(|learned| learned.settings.clone());
         let defaults = own.unwrap_or_else(|| Settings::defaults(context.encoder));
         let mut settings = defaults.replaced_by(context.settings)?;
-        if let (Some(class), false) = (context.class, context.settings.contains_key("class")) {
+        if let Some(class) = context.open_class() {
             settings.class = class.to_owned();
         }
         let Some(learned) = learned else {

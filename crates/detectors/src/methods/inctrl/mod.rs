@@ -87,7 +87,7 @@ impl Method for InCtrl {
             .and_then(|learned| learned.settings.clone());
         let defaults = defaults.unwrap_or_else(|| Settings::defaults(encoder, text.is_some()));
         let mut settings = defaults.replaced_by(context.settings)?;
-        if let (Some(class), false) = (context.class, context.settings.contains_key("class")) {
+        if let Some(class) = context.open_class() {
             settings.class = class.to_owned();
         }
         let learned = learned.ok_or_else(|| {
