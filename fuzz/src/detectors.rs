@@ -69,8 +69,13 @@ fn settings_of(method: &str, block: usize) -> MethodSettings {
     let mut settings = MethodSettings::new();
     settings.insert("image_size".to_owned(), json!(56));
     match method {
-        "anomaly-dino" | "clip" | "clip-ac" | "winclip" | "coop" => {
+        "anomaly-dino" | "clip" | "clip-ac" | "winclip" | "coop" | "maskclip" => {
             settings.insert("block".to_owned(), json!(block))
+        }
+        "denseclip" => {
+            settings.insert("block".to_owned(), json!(block));
+            settings.insert("decoder_width".to_owned(), json!(8));
+            settings.insert("decoder_layers".to_owned(), json!(1))
         }
         "clip-ad" => None,
         "zoc" => {
@@ -263,6 +268,15 @@ pub(crate) fn contexts() -> Vec<Vec<u8>> {
         torch(Some("state_dict"), &[context, prefix])
     };
     vec![one(&[16, 64]), one(&[2, 4, 64])]
+}
+
+/// A decoder and contexts as the authors of DenseCLIP publish them.
+pub(crate) fn denseclip(bytes: &[u8]) -> bool {
+    fit("denseclip", bytes)
+}
+
+pub(crate) fn context_decoders() -> Vec<Vec<u8>> {
+    vec![untrained("denseclip", Some("state_dict"))]
 }
 
 /// A learned network as the original of ACR saves it.

@@ -42,7 +42,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 23] = [
+pub const TARGETS: [Target; 24] = [
     Target {
         name: "image",
         parse: images::image,
@@ -137,6 +137,12 @@ pub const TARGETS: [Target; 23] = [
         name: "coop",
         parse: detectors::coop,
         seeds: detectors::contexts,
+        repair: repair::zip,
+    },
+    Target {
+        name: "denseclip",
+        parse: detectors::denseclip,
+        seeds: detectors::context_decoders,
         repair: repair::zip,
     },
     Target {
