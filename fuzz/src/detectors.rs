@@ -5,6 +5,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
+use anomalens_backbones::checkpoint::write_torch_dicts;
 use anomalens_backbones::clip::ClipVision;
 use anomalens_backbones::{ImageEncoder, Kernels, Precision};
 use anomalens_detectors::{
@@ -54,6 +55,8 @@ fn settings_of(method: &str, block: usize) -> MethodSettings {
     settings.insert("image_size".to_owned(), json!(56));
     match method {
         "anomaly-dino" | "clip" | "clip-ac" => settings.insert("block".to_owned(), json!(block)),
+        // Its network has no blocks to choose from.
+        "regad" => settings.insert("image_size".to_owned(), json!(32)),
         _ => settings.insert("blocks".to_owned(), json!([block])),
     };
     settings
@@ -231,6 +234,32 @@ pub(crate) fn heads() -> Vec<Vec<u8>> {
         })
         .collect();
     vec![torch(None, &tensors)]
+}
+
+/// Learned networks as the authors of RegAD publish them.
+pub(crate) fn regad(bytes: &[u8]) -> bool {
+    fit("regad", bytes)
+}
+
+pub(crate) fn networks() -> Vec<Vec<u8>> {
+    let settings = settings_of("regad", 1);
+    let context = FitContext::new(&settings, &MeanColour);
+    let method = find("regad").unwrap();
+    let untrained = method.trainer().unwrap().untrained(&context, 1).unwrap();
+    // The parts follow each other.
+    let tensors: Vec<(String, Tensor)> = untrained
+        .state()
+        .tensors
+        .into_iter()
+        .map(|(name, array)| {
+            let tensor = Tensor::from_vec(array.values, array.shape, &Device::Cpu).unwrap();
+            (name, tensor)
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pt");
+    write_torch_dicts(&path, &tensors).unwrap();
+    vec![fs::read(path).unwrap()]
 }
 
 /// Settings as `--set NAME=VALUE` gives them, a line each, for every method.

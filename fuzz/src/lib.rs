@@ -110,6 +110,12 @@ pub const TARGETS: [Target; 18] = [
         repair: repair::zip,
     },
     Target {
+        name: "regad",
+        parse: detectors::regad,
+        seeds: detectors::networks,
+        repair: repair::zip,
+    },
+    Target {
         name: "method_settings",
         parse: detectors::settings,
         seeds: detectors::some_settings,

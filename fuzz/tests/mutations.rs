@@ -103,5 +103,5 @@ macro_rules! targets {
     };
 }
 
-targets!(image mask safetensors archive pickle onnx packed feature_cache detector anomalyclip inctrl
+targets!(image mask safetensors archive pickle onnx packed feature_cache detector anomalyclip inctrl regad
     method_settings data_ref manifest coco meta shots results);

@@ -3,12 +3,12 @@
 use anomalens_base::nearest;
 
 use crate::methods::{
-    anomaly_dino, anomalyclip, clip, inctrl, lens, musc, padim, patchcore, spade,
+    anomaly_dino, anomalyclip, clip, inctrl, lens, musc, padim, patchcore, regad, spade,
 };
 use crate::{DetectorError, Method};
 
 /// One line for each method, in the order of the documentation.
-const METHODS: [&dyn Method; 10] = [
+const METHODS: [&dyn Method; 11] = [
     &lens::Lens,
     &anomaly_dino::AnomalyDino,
     &anomalyclip::AnomalyClip,
@@ -19,6 +19,7 @@ const METHODS: [&dyn Method; 10] = [
     &patchcore::PatchCore,
     &padim::Padim,
     &spade::Spade,
+    &regad::Regad,
 ];
 
 /// The method where none is named.

@@ -15,6 +15,9 @@ pub enum LayerId {
 }
 
 impl LayerId {
+    /// The pixels that a network sees, as tokens of length 3: what is before its first stage.
+    pub const PIXELS: Self = Self::Stage(0);
+
     /// Its number among those of its kind.
     pub fn number(self) -> usize {
         let (Self::Block(number) | Self::Stage(number)) = self;

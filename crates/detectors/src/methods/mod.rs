@@ -8,4 +8,5 @@ pub mod lens;
 pub mod musc;
 pub mod padim;
 pub mod patchcore;
+pub mod regad;
 pub mod spade;

@@ -31,11 +31,38 @@ pub fn write_torch(
     outer_key: Option<&str>,
     tensors: &[(impl AsRef<str>, Tensor)],
 ) -> Result<(), BackboneError> {
-    let storages = tensors
+    let named = tensors
         .iter()
-        .map(|(name, tensor)| Storage::new(name.as_ref(), tensor))
+        .map(|(name, tensor)| (outer_key, name.as_ref(), tensor));
+    write(path, named)
+}
+
+/// Writes several state dicts, each under a key of one dictionary: that of a tensor is what stands before
+/// the first dot of its name, and tensors of one dict follow each other.
+///
+/// # Errors
+/// As [`write_torch`].
+pub fn write_torch_dicts(
+    path: &Path,
+    tensors: &[(impl AsRef<str>, Tensor)],
+) -> Result<(), BackboneError> {
+    let named = tensors.iter().map(|(name, tensor)| {
+        let name = name.as_ref();
+        let (key, rest) = name.split_once('.').unwrap_or((name, ""));
+        (Some(key), rest, tensor)
+    });
+    write(path, named)
+}
+
+/// Writes tensors with the key of their state dict, if it is under one.
+fn write<'a>(
+    path: &Path,
+    tensors: impl Iterator<Item = (Option<&'a str>, &'a str, &'a Tensor)>,
+) -> Result<(), BackboneError> {
+    let storages = tensors
+        .map(|(key, name, tensor)| Storage::new(key, name, tensor))
         .collect::<candle_core::Result<Vec<_>>>()?;
-    write_archive(path, outer_key, &storages).map_err(|source| BackboneError::Write {
+    write_archive(path, &storages).map_err(|source| BackboneError::Write {
         path: path.to_owned(),
         source,
     })
@@ -43,6 +70,8 @@ pub fn write_torch(
 
 /// A tensor with a storage of its own.
 struct Storage<'a> {
+    /// That of its state dict.
+    key: Option<&'a str>,
     name: &'a str,
     class: &'static str,
     shape: &'a [usize],
@@ -50,7 +79,7 @@ struct Storage<'a> {
 }
 
 impl<'a> Storage<'a> {
-    fn new(name: &'a str, tensor: &'a Tensor) -> candle_core::Result<Self> {
+    fn new(key: Option<&'a str>, name: &'a str, tensor: &'a Tensor) -> candle_core::Result<Self> {
         let flat = tensor.flatten_all()?;
         let (class, bytes) = match tensor.dtype() {
             DType::I32 => {
@@ -70,6 +99,7 @@ impl<'a> Storage<'a> {
             }
         };
         Ok(Self {
+            key,
             name,
             class,
             shape: tensor.dims(),
@@ -78,11 +108,11 @@ impl<'a> Storage<'a> {
     }
 }
 
-fn write_archive(path: &Path, outer_key: Option<&str>, storages: &[Storage]) -> io::Result<()> {
-    replace_file(path, |file| write_members(file, outer_key, storages))
+fn write_archive(path: &Path, storages: &[Storage]) -> io::Result<()> {
+    replace_file(path, |file| write_members(file, storages))
 }
 
-fn write_members(file: &mut File, outer_key: Option<&str>, storages: &[Storage]) -> io::Result<()> {
+fn write_members(file: &mut File, storages: &[Storage]) -> io::Result<()> {
     let mut zip = ZipWriter::new(BufWriter::new(file));
     let mut member = |name: &str, bytes: &[u8]| {
         let options = SimpleFileOptions::default()
@@ -93,7 +123,7 @@ fn write_members(file: &mut File, outer_key: Option<&str>, storages: &[Storage])
         zip.start_file(format!("{ROOT}/{name}"), options)?;
         zip.write_all(bytes)
     };
-    member("data.pkl", &pickle(outer_key, storages))?;
+    member("data.pkl", &pickle(storages))?;
     member("byteorder", b"little")?;
     for (key, storage) in storages.iter().enumerate() {
         member(&format!("data/{key}"), &storage.bytes)?;
@@ -103,21 +133,33 @@ fn write_members(file: &mut File, outer_key: Option<&str>, storages: &[Storage])
 }
 
 /// The description of the tensors, in pickle protocol 2 without a memo.
-fn pickle(outer_key: Option<&str>, storages: &[Storage]) -> Vec<u8> {
+fn pickle(storages: &[Storage]) -> Vec<u8> {
     let mut pickle = Writer(vec![0x80, 2]);
-    if let Some(key) = outer_key {
+    let nested = storages
+        .first()
+        .is_some_and(|storage| storage.key.is_some());
+    if nested {
         pickle.0.push(b'}');
-        pickle.text(key);
     }
-    pickle.ordered_dict();
-    pickle.0.push(b'(');
-    for (key, storage) in storages.iter().enumerate() {
-        pickle.text(storage.name);
-        pickle.tensor(key, storage);
+    if storages.is_empty() {
+        pickle.ordered_dict();
     }
-    pickle.0.push(b'u');
-    if outer_key.is_some() {
-        pickle.0.push(b's');
+    let mut place = 0;
+    for dict in storages.chunk_by(|a, b| a.key == b.key) {
+        if let Some(key) = dict[0].key {
+            pickle.text(key);
+        }
+        pickle.ordered_dict();
+        pickle.0.push(b'(');
+        for storage in dict {
+            pickle.text(storage.name);
+            pickle.tensor(place, storage);
+            place += 1;
+        }
+        pickle.0.push(b'u');
+        if nested {
+            pickle.0.push(b's');
+        }
     }
     pickle.0.push(b'.');
     pickle.0

@@ -1,11 +1,8 @@
 //! What was trained, as plain tensors: from the detector file that `train` writes, and from and to
 //! the original's checkpoints (`checkpoint.pyth`), which hold a whole state dict.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
-use anomalens_backbones::BackboneError;
 use anomalens_backbones::checkpoint::{Checkpoint, write_torch};
 use candle_core::{DType, Device, Tensor};
 
@@ -14,11 +11,8 @@ use super::settings::Settings;
 use super::{NAME, refuse, unusable};
 use crate::DetectorError;
 use crate::detector::{Array, State};
-use crate::file::format::Content;
+use crate::file::format::{Content, is_archive};
 use crate::settings::Checked;
-
-/// What a zip archive, such as those of PyTorch, starts with.
-const ARCHIVE: &[u8] = b"PK\x03\x04";
 
 /// What was trained before.
 pub(super) struct Learned {
@@ -35,7 +29,7 @@ enum Source {
 impl Learned {
     /// Opens a detector file of this method, or a published checkpoint.
     pub(super) fn read(path: &Path) -> Result<Self, DetectorError> {
-        if starts_as_archive(path)? {
+        if is_archive(path)? {
             let source = Source::Published(Checkpoint::open(path)?);
             return Ok(Self {
                 settings: None,
@@ -70,16 +64,6 @@ impl Learned {
             }),
         }
     }
-}
-
-fn starts_as_archive(path: &Path) -> Result<bool, DetectorError> {
-    let mut start = vec![];
-    let read = File::open(path).and_then(|file| file.take(4).read_to_end(&mut start));
-    read.map_err(|source| BackboneError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(start == ARCHIVE)
 }
 
 /// The heads whose tensors `take` gives by the original's names.
