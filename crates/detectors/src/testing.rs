@@ -80,7 +80,6 @@ pub(crate) fn near(name: &str, found: &[f32], expected: &[f32], tolerance: f32) 
     assert_eq!(found.len(), expected.len(), "{name}");
     let pairs = found.iter().zip(expected);
     let difference = pairs.fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
-    println!("NEAR {name}: {difference:e} of {tolerance:e}");
     assert!(difference <= tolerance, "{name}: {difference}");
 }
 

@@ -199,3 +199,65 @@ impl FewGaussians {
         compared
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use anomalens_backbones::Grid;
+
+    use super::*;
+    use crate::components::gaussian::Moments;
+    use crate::components::joined::{Sampling, join};
+    use crate::training::random::{generator, normal};
+
+    /// A random image of three layers, on grids that are no multiples of each other.
+    fn image(seed: u32) -> Layers {
+        let mut random = generator(7, seed);
+        let layers = [(6, 4, 3), (3, 2, 4), (2, 2, 5)].map(|(rows, columns, width)| {
+            let values = normal(rows * columns * width, 1.0, &mut random);
+            Cells {
+                tokens: values.into_iter().map(|x| x + 2.0).collect(),
+                grid: Grid { rows, columns },
+                width,
+            }
+        });
+        Arc::new(layers.into())
+    }
+
+    #[test]
+    fn distances_are_those_of_the_covariances() {
+        // Fewer images than the 12 numbers of a place, and more.
+        for count in [2, 7, 30] {
+            let images: Vec<Layers> = (0..count).map(image).collect();
+            let joined = |image: &Layers| join(image, image[0].grid, Sampling::Nearest);
+            let mut moments = Moments::new(24, 12);
+            images.iter().for_each(|image| moments.add(&joined(image)));
+            let whole = moments.factorised(0.01).unwrap();
+            let few = FewGaussians::new(images, 0.01).unwrap();
+            let other = image(99);
+            let expected = whole.squared_distances(&joined(&other));
+            let found = few.squared_distances(&other).unwrap();
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.into_iter().zip(expected) {
+                let off = (found / f64::from(expected) - 1.0).abs();
+                assert!(off < 1e-4, "{count}: {found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn images_that_do_not_fit_are_refused() {
+        assert!(FewGaussians::new(vec![image(0)], 0.01).is_none());
+        let cut = Arc::new(vec![Cells {
+            tokens: vec![1.0; 9].into(),
+            grid: Grid {
+                rows: 3,
+                columns: 1,
+            },
+            width: 3,
+        }]);
+        assert!(FewGaussians::new(vec![image(0), cut.clone()], 0.01).is_none());
+        let few = FewGaussians::new(vec![image(0), image(1)], 0.01).unwrap();
+        assert!(few.squared_distances(&cut).is_none());
+        assert_eq!(FewGaussians::bytes(44, 351_232, 3136), 86_653_952);
+    }
+}

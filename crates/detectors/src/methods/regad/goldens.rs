@@ -389,7 +389,7 @@ fn checkpoints_have_the_originals_form() {
     let mut stored = read_torch_dicts(&path).unwrap();
     // The golden's names, by part and in PyTorch's order.
     let names: Vec<&str> = stored.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names.len(), 145);
+    assert_eq!(names.len(), 163);
     assert_eq!(names[5], "STN.bn1.num_batches_tracked");
     assert_eq!(names.last(), Some(&"PRED.conv2.weight"));
     let settings = settings(Transformer::RotationScale);
