@@ -1044,7 +1044,7 @@ fn regad_learns_on_and_refuses_what_it_cannot_use() {
         ),
         (
             r#"{"image_size": 64, "max_memory": 1}"#,
-            "statistics of 2 normal images need 7 MB",
+            "statistics of 2 normal images need 8 MB",
         ),
         (
             r#"{"image_size": 64, "transformer": "scale"}"#,
