@@ -1,6 +1,6 @@
 //! Batch norm (Ioffe and Szegedy, 2015) as PyTorch computes it.
 
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, Var};
 use rayon::prelude::*;
 
 use super::{numbers, of_numbers, to_vec};
@@ -27,6 +27,17 @@ pub(crate) struct BatchNorm {
 }
 
 impl BatchNorm {
+    /// One that has seen no batch.
+    pub(crate) fn new(width: usize) -> Result<Self> {
+        let (kind, device) = (DType::F32, Device::Cpu);
+        Ok(Self {
+            weight: Var::ones(width, kind, &device)?,
+            bias: Var::zeros(width, kind, &device)?,
+            mean: Var::zeros(width, kind, &device)?,
+            variance: Var::ones(width, kind, &device)?,
+        })
+    }
+
     /// `x`, `[images, channels]` with any axes after these, normalised.
     pub(crate) fn forward(&self, x: &Tensor, phase: Phase) -> Result<Tensor> {
         let x = x.contiguous()?;

@@ -3,13 +3,15 @@
 //!
 //! ```text
 //! convolution.rs  convolutions; pool.rs: the largest of a window
-//! batch_norm.rs   batch norm
 //! window.rs       where the windows of both lie
+//! batch_norm.rs   batch norm
+//! warp.rs         maps seen through a matrix
 //! ```
 
 mod batch_norm;
 mod convolution;
 mod pool;
+mod warp;
 mod window;
 
 use candle_core::{CpuStorage, Error, Layout, Result, Shape, Tensor};
@@ -17,9 +19,10 @@ use candle_core::{CpuStorage, Error, Layout, Result, Shape, Tensor};
 pub(crate) use batch_norm::{BatchNorm, Phase};
 pub(crate) use convolution::convolution;
 pub(crate) use pool::max_pool;
+pub(crate) use warp::{MATRIX, inverses, warp};
 
 /// The numbers of a tensor without gaps.
-pub(crate) fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let all = storage.as_slice::<f32>()?;
     let range = layout.contiguous_offsets();
     let found = range.and_then(|(start, end)| all.get(start..end));
@@ -140,14 +143,57 @@ mod tests {
     }
 
     #[test]
+    fn maps_are_seen_through_matrices_and_have_gradients() {
+        let map = Tensor::arange(0_f32, 12.0, &Device::Cpu).unwrap();
+        let map = map.reshape((1, 1, 3, 4)).unwrap();
+        let through = |matrix: [f32; 6]| {
+            let matrix = Tensor::from_slice(&matrix, (1, 2, 3), &Device::Cpu).unwrap();
+            to_vec(&warp(&map, &matrix).unwrap()).unwrap()
+        };
+        let near = |found: &[f32], expected: &[f32]| {
+            let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+            assert!(off.fold(0.0, f32::max) < 1e-5, "{found:?}");
+        };
+        near(
+            &through([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]),
+            &to_vec(&map).unwrap(),
+        );
+        // Moved by one and a half of four pixels: what lies beyond the edge is mirrored about it.
+        let moved = through([1.0, 0.0, 0.75, 0.0, 1.0, 0.0]);
+        near(&moved[..4], &[1.5, 2.5, 3.0, 2.5]);
+        let turned = through([-1.0, 0.0, 0.0, 0.0, -1.0, 0.0]);
+        near(&turned[..4], &[11.0, 10.0, 9.0, 8.0]);
+        // Nothing is read outside, whatever the matrix.
+        for odd in [f32::NAN, f32::INFINITY, 1e30] {
+            assert_eq!(through([odd, 0.0, odd, 0.0, odd, 1.0]).len(), 12);
+        }
+
+        let maps = random(&[2, 2, 4, 5], 7);
+        let matrices = [
+            0.9, -0.2, 0.1, 0.3, 1.2, -0.1, 1.1, 0.1, 0.4, -0.2, 0.7, 0.3_f32,
+        ];
+        let matrices = Tensor::from_slice(&matrices, (2, 2, 3), &Device::Cpu).unwrap();
+        let back = warp(&maps, &inverses(&matrices).unwrap().unwrap()).unwrap();
+        assert_eq!(back.dims(), maps.dims());
+        let line = Tensor::new(&[[[1.0_f32, 2.0, 0.0], [2.0, 4.0, 1.0]]], &Device::Cpu).unwrap();
+        assert!(inverses(&line).unwrap().is_none());
+        gradients_are_differences(&[maps.clone()], || warp(&maps, &matrices));
+        // Those of the matrices on a map without edges between its places.
+        let slope = Tensor::arange(0_f32, 40.0, &Device::Cpu).unwrap();
+        let slope = slope.reshape((1, 1, 5, 8)).unwrap();
+        let matrix = Tensor::new(&[[[0.6_f32, 0.1, 0.0], [-0.1, 0.5, 0.1]]], &Device::Cpu).unwrap();
+        let matrix = Var::from_tensor(&matrix).unwrap();
+        gradients_are_differences(&[matrix.clone()], || warp(&slope, &matrix));
+    }
+
+    #[test]
     fn batch_norm_learns_from_batches_and_has_gradients() {
         for shape in [&[3, 2, 4, 5][..], &[7, 2]] {
             let x = random(shape, 4);
             let norm = BatchNorm {
                 weight: random(&[2], 5),
                 bias: random(&[2], 6),
-                mean: Var::zeros(2, candle_core::DType::F32, &Device::Cpu).unwrap(),
-                variance: Var::ones(2, candle_core::DType::F32, &Device::Cpu).unwrap(),
+                ..BatchNorm::new(2).unwrap()
             };
             let inputs = [x.clone(), norm.weight.clone(), norm.bias.clone()];
             gradients_are_differences(&inputs, || norm.forward(&x, Phase::Training));

@@ -6,24 +6,14 @@ use candle_core::{Tensor, Var};
 use candle_nn::ops::sigmoid;
 
 use super::settings::Settings;
+use crate::components::convnet::{BatchNorm, Phase};
 use crate::training::random::{generator, uniform};
 
 /// Widths of the heads' hidden layers.
 const HIDDEN: [usize; 2] = [128, 64];
 
-/// Epsilon of the batch norms, and the weight of a batch in their running statistics.
-const NORM_EPS: f64 = 1e-5;
-const MOMENTUM: f64 = 0.1;
-
 /// Purpose of the generator of initial values.
 const INITIAL_VALUES: u32 = u32::MAX;
-
-/// Whether batch norms use their batch and learn from it, or use what they have learned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    Training,
-    Scoring,
-}
 
 /// What the frozen networks say of a batch of images compared with their shots.
 pub(super) struct Evidence {
@@ -240,50 +230,5 @@ struct Linear {
 impl Linear {
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         x.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)
-    }
-}
-
-/// Batch norm with a gradient in training.
-struct BatchNorm {
-    weight: Var,
-    bias: Var,
-    mean: Var,
-    variance: Var,
-}
-
-impl BatchNorm {
-    fn new(width: usize) -> candle_core::Result<Self> {
-        let (kind, device) = (candle_core::DType::F32, candle_core::Device::Cpu);
-        Ok(Self {
-            weight: Var::ones(width, kind, &device)?,
-            bias: Var::zeros(width, kind, &device)?,
-            mean: Var::zeros(width, kind, &device)?,
-            variance: Var::ones(width, kind, &device)?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, phase: Phase) -> candle_core::Result<Tensor> {
-        let (centred, variance) = match phase {
-            Phase::Scoring => (
-                x.broadcast_sub(&self.mean)?,
-                self.variance.as_tensor().clone(),
-            ),
-            Phase::Training => {
-                let batch = x.dim(0)? as f64;
-                let mean = x.mean(0)?;
-                let centred = x.broadcast_sub(&mean)?;
-                let variance = centred.sqr()?.mean(0)?;
-                let unbiased = (&variance * (batch / (batch - 1.0).max(1.0)))?;
-                for (running, new) in [(&self.mean, &mean), (&self.variance, &unbiased)] {
-                    let kept = (running.as_tensor() * (1.0 - MOMENTUM))?;
-                    running.set(&(kept + (new.detach() * MOMENTUM)?)?)?;
-                }
-                (centred, variance)
-            }
-        };
-        centred
-            .broadcast_div(&(variance + NORM_EPS)?.sqrt()?)?
-            .broadcast_mul(&self.weight)?
-            .broadcast_add(&self.bias)
     }
 }

@@ -5,7 +5,7 @@ use std::f32::consts::PI;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::sampler::{MATRIX, warp};
+use crate::components::convnet::{MATRIX, warp};
 
 /// Forms of each image.
 pub(super) const FORMS: usize = 22;

@@ -94,7 +94,7 @@ fn transformers_of_all_kinds_are_the_originals() {
             &GOLDENS.values(&golden("theta")),
             5e-6,
         );
-        let warped = sampler::warp(input, &matrices).unwrap();
+        let warped = crate::components::convnet::warp(input, &matrices).unwrap();
         near(&name, &flat(&warped), &GOLDENS.values(&golden("out")), 1e-5);
 
         let query = GOLDENS.get("query").narrow(0, 0, 1).unwrap();

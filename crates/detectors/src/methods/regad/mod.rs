@@ -6,7 +6,7 @@
 //! ```text
 //! settings.rs      settings
 //! network.rs       what is learned: stages of a ResNet-18 with transformers, encoder, predictor
-//! transformer.rs   the nine kinds of spatial transformers; sampler.rs: maps seen through a matrix
+//! transformer.rs   the nine kinds of spatial transformers
 //! augmentation.rs  the 22 forms of a normal image
 //! references.rs    what a detector keeps of its normal images
 //! train.rs         batches and loss
@@ -25,7 +25,6 @@ mod checkpoint;
 mod goldens;
 mod network;
 mod references;
-mod sampler;
 mod settings;
 mod train;
 mod transformer;
@@ -252,7 +251,7 @@ impl RegadDetector {
         let network = checkpoint::load(&checked.settings, &mut state)?;
         let (settings, sizes) = (&checked.settings, network.sizes());
         Ok(Self {
-            references: References::load(&mut state.tensors, settings, sizes)?,
+            references: References::load(&mut state, settings, sizes)?,
             network,
             checked,
         })

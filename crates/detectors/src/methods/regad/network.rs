@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Error, Result, Tensor, Var};
 
-use super::sampler::{inverses, warp};
 use super::transformer::Transformer;
-use crate::components::convnet::{BatchNorm, Phase, convolution, max_pool};
+use crate::components::convnet::{BatchNorm, Phase, convolution, inverses, max_pool, warp};
 use crate::training::random::{generator, uniform};
 
 /// Stages, each of two blocks; from one to the next the channels double and the sides halve.

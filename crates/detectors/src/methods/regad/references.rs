@@ -1,7 +1,7 @@
 //! What a detector keeps of its normal images: the maps of all their forms, from which the statistics
 //! follow. Each image can be taken out again by its name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anomalens_backbones::Grid;
@@ -14,10 +14,11 @@ use super::{NAME, seen};
 use crate::DetectorError;
 use crate::components::few_gaussian::{FewGaussians, Layers};
 use crate::components::joined::Cells;
-use crate::detector::{Array, NormalRange};
+use crate::detector::{Array, NormalRange, State};
 
-/// What the names of a reference's tensors start with.
+/// What the names of a reference's tensors start with, and the name of another one.
 const PREFIX: &str = "references/";
+const RANGE: &str = "range";
 
 /// Normal images that are measured against the others.
 const MEASURED: usize = 4;
@@ -44,22 +45,14 @@ pub(super) fn maps(image: &Tensor, network: &Network) -> Result<Vec<Layers>, Det
 }
 
 impl References {
-    /// The statistics of all forms of `by_name`.
+    /// The statistics of all forms of `by_name`, and what they say of some of these.
     pub(super) fn new(
         by_name: BTreeMap<String, Vec<Layers>>,
         settings: &Settings,
         sizes: Sizes,
     ) -> Result<Self, DetectorError> {
-        if by_name.is_empty() {
-            return Ok(Self::default());
-        }
-        check_memory(by_name.len(), settings.max_memory, sizes)?;
-        let statistics = |images: Vec<Layers>| {
-            let statistics = FewGaussians::new(images, settings.regularisation);
-            statistics.ok_or_else(|| DetectorError::tensor(NAME, PREFIX))
-        };
         let mut distances = vec![];
-        let step = by_name.len().div_ceil(MEASURED);
+        let step = by_name.len().div_ceil(MEASURED).max(1);
         for (place, images) in by_name.values().enumerate().step_by(step) {
             let Some((upright, turned)) = images.split_first() else {
                 continue;
@@ -70,21 +63,37 @@ impl References {
             if others.is_empty() {
                 others = turned.to_vec();
             }
-            let squared = statistics(others)?.squared_distances(upright);
+            let squared = statistics(others, settings)?.squared_distances(upright);
             let squared = squared.into_iter().flatten();
             distances.extend(squared.map(|square| square.sqrt() as f32));
         }
-        let all = by_name.values().flatten().cloned().collect();
+        let range = NormalRange::of(distances, UPPER_QUANTILE);
+        Self::with_range(by_name, range, settings, sizes)
+    }
+
+    fn with_range(
+        by_name: BTreeMap<String, Vec<Layers>>,
+        range: NormalRange,
+        settings: &Settings,
+        sizes: Sizes,
+    ) -> Result<Self, DetectorError> {
+        check_memory(by_name.len(), settings.max_memory, sizes)?;
+        let all: Vec<Layers> = by_name.values().flatten().cloned().collect();
+        let statistics = match by_name.is_empty() {
+            true => None,
+            false => Some(statistics(all, settings)?),
+        };
         Ok(Self {
-            statistics: Some(statistics(all)?),
-            range: NormalRange::of(distances, UPPER_QUANTILE),
             by_name,
+            statistics,
+            range,
         })
     }
 
-    /// The tensors for a detector file: `[forms, cells, channels]` of each stage.
+    /// The tensors for a detector file: `[forms, cells, channels]` of each stage, and the range.
     pub(super) fn arrays(&self) -> impl Iterator<Item = (String, Array)> {
-        self.by_name.iter().flat_map(|(name, images)| {
+        let range = (RANGE.to_owned(), self.range.array());
+        let maps = self.by_name.iter().flat_map(|(name, images)| {
             (0..STAGES).map(move |stage| {
                 let layers = images.iter().filter_map(|image| image.get(stage));
                 let values: Vec<f32> = layers
@@ -96,21 +105,23 @@ impl References {
                 let shape = vec![images.len(), cells, width];
                 (tensor_name(name, stage), Array { shape, values })
             })
-        })
+        });
+        maps.chain([range])
     }
 
     /// The references among the tensors of a detector file.
     pub(super) fn load(
-        tensors: &mut BTreeMap<String, Array>,
+        state: &mut State,
         settings: &Settings,
         sizes: Sizes,
     ) -> Result<Self, DetectorError> {
+        let range = NormalRange::take(state, NAME, RANGE)?;
+        let tensors = &mut state.tensors;
         let names = tensors.keys().filter_map(|name| {
             let name = name.strip_prefix(PREFIX)?.rsplit_once('/')?.0;
             Some(name.to_owned())
         });
-        let mut names: Vec<String> = names.collect();
-        names.dedup();
+        let names: BTreeSet<String> = names.collect();
         check_memory(names.len(), settings.max_memory, sizes)?;
         let mut by_name = BTreeMap::new();
         for name in names {
@@ -137,8 +148,14 @@ impl References {
             }
             by_name.insert(name, images.into_iter().map(Arc::new).collect());
         }
-        Self::new(by_name, settings, sizes)
+        Self::with_range(by_name, range, settings, sizes)
     }
+}
+
+/// The distributions of `images`.
+fn statistics(images: Vec<Layers>, settings: &Settings) -> Result<FewGaussians, DetectorError> {
+    let statistics = FewGaussians::new(images, settings.regularisation);
+    statistics.ok_or_else(|| DetectorError::tensor(NAME, PREFIX))
 }
 
 /// Refuses statistics of so many references that take too much memory.

@@ -4,20 +4,20 @@
 use candle_core::{CpuStorage, CustomOp2, Device, Error, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::components::convnet::{numbers, to_vec};
+use super::{numbers, of_numbers, to_vec};
 
 /// `[2, 3]`: from a place of the result to one of the input, both from -1 to 1 and x first.
-pub(super) const MATRIX: [usize; 2] = [2, 3];
+pub(crate) const MATRIX: [usize; 2] = [2, 3];
 const NUMBERS: usize = 6;
 
 /// Each of `maps`, `[images, channels, rows, columns]`, seen through its own of `matrices`,
 /// `[images, 2, 3]`.
-pub(super) fn warp(maps: &Tensor, matrices: &Tensor) -> Result<Tensor> {
+pub(crate) fn warp(maps: &Tensor, matrices: &Tensor) -> Result<Tensor> {
     maps.contiguous()?.apply_op2(&matrices.contiguous()?, Warp)
 }
 
 /// The inverses of `matrices` (by Cramer's rule); none if one maps the plane to a line.
-pub(super) fn inverses(matrices: &Tensor) -> Result<Option<Tensor>> {
+pub(crate) fn inverses(matrices: &Tensor) -> Result<Option<Tensor>> {
     let inverse = |matrix: &[f32; NUMBERS]| {
         let [a, b, x, c, d, y] = matrix.map(f64::from);
         let determinant = a * d - b * c;
@@ -198,7 +198,7 @@ impl CustomOp2 for Warp {
                 }
             });
         }
-        Ok((CpuStorage::F32(warped), maps_layout.shape().clone()))
+        Ok(of_numbers(warped, maps_layout.shape()))
     }
 
     fn bwd(
