@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use anomalens_backbones::checkpoint::write_torch_dicts;
 use anomalens_backbones::clip::ClipVision;
 use anomalens_backbones::{ImageEncoder, Kernels, Precision};
 use anomalens_detectors::{
@@ -69,14 +70,21 @@ fn settings_of(method: &str, block: usize) -> MethodSettings {
     let mut settings = MethodSettings::new();
     settings.insert("image_size".to_owned(), json!(56));
     match method {
-        "anomaly-dino" | "clip" | "clip-ac" | "winclip" | "coop" => {
+        "anomaly-dino" | "clip" | "clip-ac" | "winclip" | "coop" | "maskclip" => {
             settings.insert("block".to_owned(), json!(block))
+        }
+        "denseclip" => {
+            settings.insert("block".to_owned(), json!(block));
+            settings.insert("decoder_width".to_owned(), json!(8));
+            settings.insert("decoder_layers".to_owned(), json!(1))
         }
         "clip-ad" => None,
         "zoc" => {
             settings.insert("vocabulary".to_owned(), json!(vocabulary_file()));
             settings.insert("layers".to_owned(), json!(1))
         }
+        // Its network has no blocks to choose from.
+        "regad" => settings.insert("image_size".to_owned(), json!(32)),
         _ => settings.insert("blocks".to_owned(), json!([block])),
     };
     settings
@@ -265,6 +273,15 @@ pub(crate) fn contexts() -> Vec<Vec<u8>> {
     vec![one(&[16, 64]), one(&[2, 4, 64])]
 }
 
+/// A decoder and contexts as the authors of DenseCLIP publish them.
+pub(crate) fn denseclip(bytes: &[u8]) -> bool {
+    fit("denseclip", bytes)
+}
+
+pub(crate) fn context_decoders() -> Vec<Vec<u8>> {
+    vec![untrained("denseclip", Some("state_dict"))]
+}
+
 /// A learned network as the original of ACR saves it.
 pub(crate) fn acr(bytes: &[u8]) -> bool {
     fit("acr", bytes)
@@ -330,6 +347,32 @@ fn untrained(name: &str, outer_key: Option<&str>) -> Vec<u8> {
         })
         .collect();
     torch(outer_key, &tensors)
+}
+
+/// Learned networks as the authors of RegAD publish them.
+pub(crate) fn regad(bytes: &[u8]) -> bool {
+    fit("regad", bytes)
+}
+
+pub(crate) fn registrations() -> Vec<Vec<u8>> {
+    let settings = settings_of("regad", 1);
+    let context = FitContext::new(&settings, &MeanColour);
+    let method = find("regad").unwrap();
+    let untrained = method.trainer().unwrap().untrained(&context, 1).unwrap();
+    // The parts follow each other.
+    let tensors: Vec<(String, Tensor)> = untrained
+        .state()
+        .tensors
+        .into_iter()
+        .map(|(name, array)| {
+            let tensor = Tensor::from_vec(array.values, array.shape, &Device::Cpu).unwrap();
+            (name, tensor)
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pt");
+    write_torch_dicts(&path, &tensors).unwrap();
+    vec![fs::read(path).unwrap()]
 }
 
 /// Settings as `--set NAME=VALUE` gives them, a line each, for every method.

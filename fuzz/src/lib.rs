@@ -42,7 +42,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 23] = [
+pub const TARGETS: [Target; 25] = [
     Target {
         name: "image",
         parse: images::image,
@@ -116,6 +116,12 @@ pub const TARGETS: [Target; 23] = [
         repair: repair::zip,
     },
     Target {
+        name: "regad",
+        parse: detectors::regad,
+        seeds: detectors::registrations,
+        repair: repair::zip,
+    },
+    Target {
         name: "april_gan",
         parse: detectors::april_gan,
         seeds: detectors::linear_layers,
@@ -137,6 +143,12 @@ pub const TARGETS: [Target; 23] = [
         name: "coop",
         parse: detectors::coop,
         seeds: detectors::contexts,
+        repair: repair::zip,
+    },
+    Target {
+        name: "denseclip",
+        parse: detectors::denseclip,
+        seeds: detectors::context_decoders,
         repair: repair::zip,
     },
     Target {

@@ -323,6 +323,11 @@ impl<'a> FitContext<'a> {
         Self { references, ..self }
     }
 
+    /// What the images show, unless a setting says it.
+    pub(crate) fn open_class(&self) -> Option<&'a str> {
+        self.class.filter(|_| !self.settings.contains_key("class"))
+    }
+
     /// The reference images for `method`, which needs some.
     pub(crate) fn require_references(
         &self,

@@ -86,7 +86,7 @@ impl Method for AprilGan {
     fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
         let learned = context.trained.map(Learned::read).transpose()?;
         let (mut settings, text) = configured(context.settings, learned.as_ref(), context.encoder)?;
-        if let (Some(class), false) = (context.class, context.settings.contains_key("class")) {
+        if let Some(class) = context.open_class() {
             settings.class = class.to_owned();
         }
         let checked = Checked::new(settings)?;

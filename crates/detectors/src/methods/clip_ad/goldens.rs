@@ -4,34 +4,16 @@
 use std::sync::Arc;
 
 use anomalens_backbones::checkpoint::{Checkpoint, write_torch};
-use anomalens_backbones::clip::{Architecture, ClipVision, TextConfig, VisionConfig};
+use anomalens_backbones::clip::{Architecture, ClipVision};
 use anomalens_backbones::{Activation, Kernels};
 use candle_core::Var;
 use serde_json::json;
 
 use super::*;
-use crate::testing::{Goldens, exact, flat, inputs, near};
+use crate::testing::{Goldens, exact, flat, inputs, near, tiny_clip};
 
 fn architecture() -> Architecture {
-    Architecture {
-        vision: VisionConfig {
-            width: 128,
-            blocks: 4,
-            heads: 2,
-            patch: 14,
-            position_side: 4,
-            embedding: 32,
-        },
-        text: TextConfig {
-            width: 128,
-            blocks: 3,
-            heads: 2,
-            context: 77,
-            vocabulary: 49_408,
-            embedding: 32,
-        },
-        activation: Activation::QuickGelu,
-    }
+    tiny_clip()
 }
 
 fn network(checkpoint: Checkpoint, kernels: &Kernels) -> ClipVision {

@@ -32,27 +32,23 @@ pub(super) struct Head {
     layers: usize,
 }
 
-/// The linear layers of the decoder with their shapes, `[outputs, inputs]`, and whether they have a bias; the
-/// layer norms with their widths.
-fn shapes(
-    settings: &Settings,
-    embedding: usize,
-) -> (Vec<(String, [usize; 2], bool)>, Vec<(String, usize)>) {
+/// Every parameter's name and shape; texts have `text_width` numbers a token, embeddings `embedding`.
+fn shapes(settings: &Settings, text_width: usize, embedding: usize) -> Vec<(String, Vec<usize>)> {
     let width = settings.decoder_width;
-    let of = |name: &str| format!("context_decoder.{name}");
-    let mut linear = vec![
-        (of("memory_proj.1"), [width, embedding], true),
-        (of("text_proj.1"), [width, embedding], true),
-        (of("out_proj.1"), [embedding, width], true),
-    ];
-    let mut norms = vec![
-        (of("memory_proj.0"), embedding),
-        (of("memory_proj.2"), width),
-        (of("text_proj.0"), embedding),
-        (of("out_proj.0"), width),
-    ];
+    let mut all = vec![];
+    let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool| {
+        all.push((
+            format!("context_decoder.{name}.weight"),
+            vec![outputs, inputs],
+        ));
+        if bias {
+            all.push((format!("context_decoder.{name}.bias"), vec![outputs]));
+        }
+    };
+    linear("memory_proj.1", width, embedding, true);
+    linear("text_proj.1", width, embedding, true);
+    linear("out_proj.1", embedding, width, true);
     for layer in 0..settings.decoder_layers {
-        let of = |name: &str| format!("context_decoder.decoder.{layer}.{name}");
         for attention in ["self_attn", "cross_attn"] {
             for (part, bias) in [
                 ("q_proj", false),
@@ -60,14 +56,32 @@ fn shapes(
                 ("v_proj", false),
                 ("proj", true),
             ] {
-                linear.push((of(&format!("{attention}.{part}")), [width, width], bias));
+                let name = format!("decoder.{layer}.{attention}.{part}");
+                linear(&name, width, width, bias);
             }
         }
-        linear.push((of("mlp.0"), [4 * width, width], true));
-        linear.push((of("mlp.3"), [width, 4 * width], true));
-        norms.extend([1, 2, 3].map(|i| (of(&format!("norm{i}")), width)));
+        linear(&format!("decoder.{layer}.mlp.0"), 4 * width, width, true);
+        linear(&format!("decoder.{layer}.mlp.3"), width, 4 * width, true);
     }
-    (linear, norms)
+    let norms = [
+        ("memory_proj.0".to_owned(), embedding),
+        ("memory_proj.2".to_owned(), width),
+        ("text_proj.0".to_owned(), embedding),
+        ("out_proj.0".to_owned(), width),
+    ];
+    let in_layers = (0..settings.decoder_layers)
+        .flat_map(|layer| [1, 2, 3].map(|i| (format!("decoder.{layer}.norm{i}"), width)));
+    for (name, width) in norms.into_iter().chain(in_layers) {
+        for kind in ["weight", "bias"] {
+            all.push((format!("context_decoder.{name}.{kind}"), vec![width]));
+        }
+    }
+    all.push((
+        "contexts".to_owned(),
+        vec![1, settings.context_length, text_width],
+    ));
+    all.push(("gamma".to_owned(), vec![embedding]));
+    all
 }
 
 impl Head {
@@ -79,29 +93,32 @@ impl Head {
         seed: u32,
     ) -> Result<Self> {
         let mut random = generator(seed, INITIAL_VALUES);
+        Self::of(settings, text_width, embedding, |name, shape| {
+            let count = shape.iter().product();
+            let values = match (name, shape) {
+                ("contexts", _) => normal(count, CONTEXT_DEVIATION, &mut random),
+                ("gamma", _) => vec![GAMMA; count],
+                (_, [_, _]) => normal(count, WEIGHT_DEVIATION, &mut random),
+                // Of a layer norm, which starts as it is.
+                (name, _) if name.ends_with("weight") => vec![1.0; count],
+                _ => vec![0.0; count],
+            };
+            Tensor::from_vec(values, shape, &Device::Cpu)
+        })
+    }
+
+    /// The head whose parameters `value` gives by their names and shapes.
+    pub(super) fn of<E: From<candle_core::Error>>(
+        settings: &Settings,
+        text_width: usize,
+        embedding: usize,
+        mut value: impl FnMut(&str, &[usize]) -> std::result::Result<Tensor, E>,
+    ) -> std::result::Result<Self, E> {
         let mut parameters = Parameters::default();
-        let (linear, norms) = shapes(settings, embedding);
-        for (name, [outputs, inputs], bias) in linear {
-            let weight = normal(outputs * inputs, WEIGHT_DEVIATION, &mut random);
-            let weight = Tensor::from_vec(weight, (outputs, inputs), &Device::Cpu)?;
-            parameters.insert(format!("{name}.weight"), &weight)?;
-            if bias {
-                parameters.insert(
-                    format!("{name}.bias"),
-                    &weight.narrow(1, 0, 1)?.squeeze(1)?.zeros_like()?,
-                )?;
-            }
+        for (name, shape) in shapes(settings, text_width, embedding) {
+            let value = value(&name, &shape)?;
+            parameters.insert(name, &value)?;
         }
-        for (name, width) in norms {
-            let ones = Tensor::ones(width, candle_core::DType::F32, &Device::Cpu)?;
-            parameters.insert(format!("{name}.weight"), &ones)?;
-            parameters.insert(format!("{name}.bias"), &ones.zeros_like()?)?;
-        }
-        let count = settings.context_length;
-        let contexts = normal(count * text_width, CONTEXT_DEVIATION, &mut random);
-        let contexts = Tensor::from_vec(contexts, (1, count, text_width), &Device::Cpu)?;
-        parameters.insert("contexts", &contexts)?;
-        parameters.insert("gamma", &Tensor::full(GAMMA, embedding, &Device::Cpu)?)?;
         Ok(Self {
             parameters,
             heads: settings.decoder_heads,

@@ -82,7 +82,7 @@ impl Method for DenseClip {
             .and_then(|learned| learned.settings.clone());
         let defaults = own.unwrap_or_else(|| Settings::defaults(context.encoder));
         let mut settings = defaults.replaced_by(context.settings)?;
-        if let (Some(class), false) = (context.class, context.settings.contains_key("class")) {
+        if let Some(class) = context.open_class() {
             settings.class = class.to_owned();
         }
         let Some(learned) = learned else {
@@ -221,18 +221,12 @@ fn read(
     settings.decoder_width = decoder_width;
     settings.decoder_layers = layers;
     settings.profile()?;
-    // What is made here must not be larger than what is there.
-    let sizes = context_length.checked_mul(text_width);
-    if text_width == 0 || embedding == 0 || sizes.is_none() {
-        return Err(missing("contexts"));
-    }
-    let head = Head::new(settings, text_width, embedding, 0)?;
-    for (name, var) in head.parameters.all() {
-        let tensor = taken.remove(&name).or_else(|| take(&name));
-        let tensor = tensor.filter(|tensor| tensor.dims() == var.dims());
-        var.set(&tensor.ok_or_else(|| missing(&name))?)?;
-    }
-    Ok(head)
+    // Nothing is made that is not in the file.
+    Head::of(settings, text_width, embedding, |name, shape| {
+        let tensor = taken.remove(name).or_else(|| take(name));
+        let tensor = tensor.filter(|tensor| tensor.dims() == shape);
+        tensor.ok_or_else(|| missing(name))
+    })
 }
 
 /// Writes the head as a part of a published checkpoint.

@@ -1,14 +1,12 @@
 //! Settings of DenseCLIP.
 
-use anomalens_backbones::{
-    Departures, Embedding, FeatureRequest, ImageEncoder, PositionResize, TokenStage,
-};
+use anomalens_backbones::ImageEncoder;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use crate::detector::{Enlargement, Profile, Smoothing};
-use crate::input::Normalisation;
-use crate::{DetectorError, InputSpec};
+use crate::DetectorError;
+use crate::components::text_scores::{self, check_temperature};
+use crate::detector::Profile;
 
 /// The size that the published ViT is trained at, cut to whole patches.
 const IMAGE_SIZE: u32 = 640;
@@ -69,18 +67,10 @@ impl crate::Settings for Settings {
 
     fn profile(&self) -> Result<Profile, DetectorError> {
         let refuse = |reason: &str| Err(DetectorError::settings(NAME, reason));
-        if self.image_size == 0 {
-            return refuse("`image_size` must be above 0");
-        }
         if self.block == 0 {
             return refuse("`block` is counted from 1");
         }
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return refuse("`temperature` must be above 0");
-        }
-        if !(self.sigma >= 0.0 && self.sigma.is_finite()) {
-            return refuse("`sigma` must be at least 0");
-        }
+        check_temperature(NAME, self.temperature)?;
         let (width, heads) = (self.decoder_width, self.decoder_heads);
         if heads == 0 || width == 0 || width > MOST || !width.is_multiple_of(heads) {
             return refuse("`decoder_width` must be a multiple of `decoder_heads`, up to 4096");
@@ -88,22 +78,8 @@ impl crate::Settings for Settings {
         if self.decoder_layers > MOST || self.context_length > MOST {
             return refuse("`decoder_layers` and `context_length` are at most 4096");
         }
-        let request = FeatureRequest {
-            embedding: Some(Embedding::Normed),
-            positions: Some(PositionResize::Bilinear),
-            departures: Departures {
-                class_twice: self.class_twice,
-                ..Departures::default()
-            },
-            ..FeatureRequest::blocks([self.block]).at(TokenStage::Projected)
-        };
-        let preprocess = Normalisation::Clip.square(self.image_size);
-        Ok(Profile {
-            enlargement: Enlargement {
-                smoothing: Smoothing::OfSide(self.sigma / f64::from(self.image_size)),
-                ..Enlargement::default()
-            },
-            ..Profile::new(NAME, InputSpec::new(preprocess, request))
-        })
+        let mut profile = text_scores::profile(NAME, self.image_size, self.block, self.sigma)?;
+        profile.input.request.departures.class_twice = self.class_twice;
+        Ok(profile)
     }
 }

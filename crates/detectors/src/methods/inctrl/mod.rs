@@ -37,6 +37,7 @@ use candle_core::{Device, Tensor};
 pub use layout::BatchLayout;
 pub use settings::Settings;
 
+use crate::components::convnet::Phase;
 use crate::components::prompts::Texts;
 use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
@@ -45,7 +46,7 @@ use crate::{
     DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
     Settings as _, TrainContext, Trainer, Tta, Variant,
 };
-use network::{Evidence, Network, Phase, Sizes};
+use network::{Evidence, Network, Sizes};
 use references::{Kept, References};
 
 /// The method's name.
@@ -87,7 +88,7 @@ impl Method for InCtrl {
             .and_then(|learned| learned.settings.clone());
         let defaults = defaults.unwrap_or_else(|| Settings::defaults(encoder, text.is_some()));
         let mut settings = defaults.replaced_by(context.settings)?;
-        if let (Some(class), false) = (context.class, context.settings.contains_key("class")) {
+        if let Some(class) = context.open_class() {
             settings.class = class.to_owned();
         }
         let learned = learned.ok_or_else(|| {

@@ -7,9 +7,9 @@ use anomalens_backbones::{
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use crate::detector::{Enlargement, Profile, Smoothing};
-use crate::input::Normalisation;
-use crate::{DetectorError, InputSpec};
+use crate::DetectorError;
+use crate::components::text_scores::{self, check_temperature};
+use crate::detector::Profile;
 
 /// The size of the published configurations, cut to whole patches.
 const IMAGE_SIZE: u32 = 512;
@@ -87,39 +87,22 @@ impl crate::Settings for Settings {
 
     fn profile(&self) -> Result<Profile, DetectorError> {
         let refuse = |reason: &str| Err(DetectorError::settings(NAME, reason));
-        if self.image_size == 0 {
-            return refuse("`image_size` must be above 0");
-        }
         if self.block == 0 {
             return refuse("`block` is counted from 1");
         }
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return refuse("`temperature` must be above 0");
-        }
-        if !(self.sigma >= 0.0 && self.sigma.is_finite()) {
-            return refuse("`sigma` must be at least 0");
-        }
+        check_temperature(NAME, self.temperature)?;
         let is_probability = |x: f64| (0.0..=1.0).contains(&x);
         if !is_probability(self.prompt_denoising) || !is_probability(self.key_smoothing) {
             return refuse("`prompt_denoising` and `key_smoothing` are from 0 to 1");
         }
-        let request = request(self.block, self.as_published);
-        let input = |request| InputSpec::new(Normalisation::Clip.square(self.image_size), request);
-        let keys = FeatureRequest {
-            attention: None,
-            stage: TokenStage::Keys,
-            ..request.clone()
-        };
-        Ok(Profile {
-            further: match self.key_smoothing > 0.0 {
-                true => vec![input(keys)],
-                false => vec![],
-            },
-            enlargement: Enlargement {
-                smoothing: Smoothing::OfSide(self.sigma / f64::from(self.image_size)),
-                ..Enlargement::default()
-            },
-            ..Profile::new(NAME, input(request))
-        })
+        let mut profile = text_scores::profile(NAME, self.image_size, self.block, self.sigma)?;
+        profile.input.request = request(self.block, self.as_published);
+        if self.key_smoothing > 0.0 {
+            let mut keys = profile.input.clone();
+            keys.request.attention = None;
+            keys.request.stage = TokenStage::Keys;
+            profile.further.push(keys);
+        }
+        Ok(profile)
     }
 }

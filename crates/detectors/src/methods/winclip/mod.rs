@@ -69,7 +69,7 @@ impl Method for WinClip {
     fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
         let defaults = Settings::defaults(context.encoder);
         let mut settings = defaults.replaced_by(context.settings)?;
-        if let (Some(class), false) = (context.class, context.settings.contains_key("class")) {
+        if let Some(class) = context.open_class() {
             settings.class = class.to_owned();
         }
         let checked = Checked::new(settings)?;

@@ -6,6 +6,7 @@ use anomalens_backbones::{
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
+use crate::components::text_scores::check_temperature;
 use crate::detector::{Enlargement, Profile, Smoothing};
 use crate::input::Normalisation;
 use crate::{DetectorError, InputSpec};
@@ -71,9 +72,7 @@ impl crate::Settings for Settings {
         if self.image_size == 0 {
             return refuse("`image_size` must be above 0");
         }
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return refuse("`temperature` must be above 0");
-        }
+        check_temperature(NAME, self.temperature)?;
         if self.block == 0 {
             return refuse("`block` is counted from 1");
         }

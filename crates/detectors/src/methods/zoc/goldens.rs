@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use anomalens_backbones::Activation;
 use anomalens_backbones::checkpoint::{Checkpoint, read_torch, seeded_tensor};
-use anomalens_backbones::clip::{Architecture, ClipVision, TextConfig, VisionConfig};
+use anomalens_backbones::clip::ClipVision;
 use serde_json::json;
 
 use super::decoder::Sizes;
 use super::*;
-use crate::testing::{Goldens, exact, flat, inputs, near};
+use crate::testing::{Goldens, exact, flat, inputs, near, tiny_clip};
 
 /// The pieces of the tiny decoder.
 const PIECES: &str = "<pad> <s> </s> a photo of the on in with dog cat bird car truck ship horse deer frog \
@@ -27,25 +27,7 @@ const CANDIDATES: [&[&str]; 2] = [
 ];
 
 fn network() -> ClipVision {
-    let architecture = Architecture {
-        vision: VisionConfig {
-            width: 128,
-            blocks: 4,
-            heads: 2,
-            patch: 14,
-            position_side: 4,
-            embedding: 32,
-        },
-        text: TextConfig {
-            width: 128,
-            blocks: 3,
-            heads: 2,
-            context: 77,
-            vocabulary: 49_408,
-            embedding: 32,
-        },
-        activation: Activation::QuickGelu,
-    };
+    let architecture = tiny_clip();
     let checkpoint = Checkpoint::seeded(71, architecture.shapes());
     ClipVision::new(Arc::new(checkpoint), Some(Activation::QuickGelu), &exact()).unwrap()
 }
