@@ -225,9 +225,13 @@ impl Learner for MetaLoss<'_> {
         let all = Tensor::cat(&[normal, pseudo], 1)?;
         let anomalous = Tensor::cat(&anomalous, 1)?;
         let distances = self.network.distances(&all, Phase::Training)?;
+        let noisy = distances.narrow(1, images, self.pseudo)?;
         Ok(Losses {
             total: loss(&distances, &anomalous, self.settings.one_class)?,
-            parts: vec![],
+            parts: vec![
+                ("normal", distances.narrow(1, 0, images)?.mean_all()?),
+                ("noise", noisy.recip()?.mean_all()?),
+            ],
         })
     }
 }

@@ -150,9 +150,10 @@ impl Learner for ImageLoss<'_> {
         let texts = self.prompts.encode(&wanted)?.index_select(&places, 0)?;
         let logits = logits(embedding, &texts, self.settings.temperature())?;
         let truth = samples.iter().map(|sample| usize::from(sample.anomalous));
+        let loss = cross_entropy(&logits, &truth.collect::<Vec<_>>())?;
         Ok(Losses {
-            total: cross_entropy(&logits, &truth.collect::<Vec<_>>())?,
-            parts: vec![],
+            total: loss.clone(),
+            parts: vec![("image", loss)],
         })
     }
 }
