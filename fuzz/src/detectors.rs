@@ -3,14 +3,16 @@
 use std::collections::HashSet;
 use std::fs;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use anomalens_backbones::checkpoint::write_torch_dicts;
 use anomalens_backbones::clip::ClipVision;
 use anomalens_backbones::{ImageEncoder, Kernels, Precision};
 use anomalens_detectors::{
-    BackboneRef, DEFAULT_METHOD, Detector, DetectorFile, FitContext, ImageSource, InputSpec,
-    MethodSettings, Need, Provenance, ReferenceImage, StreamOptions, find, methods, predict,
+    BackboneRef, DEFAULT_METHOD, DefaultWeights, Detector, DetectorFile, FitContext, ImageSource,
+    InputSpec, MethodSettings, Need, Provenance, ReferenceImage, StreamOptions, find, methods,
+    predict,
 };
 use anomalens_vision::Image;
 use candle_core::{Device, Tensor};
@@ -49,12 +51,38 @@ fn clip() -> &'static ClipVision {
     })
 }
 
+/// The pieces of a small vocabulary.
+const PIECES: &str = "<s>\t0\n</s>\t0\n\u{2581}a\t-1\n\u{2581}spot\t-2.5";
+
+/// A file of them.
+fn vocabulary_file() -> &'static Path {
+    static FILE: OnceLock<tempfile::NamedTempFile> = OnceLock::new();
+    let file = FILE.get_or_init(|| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, PIECES).unwrap();
+        file
+    });
+    file.path()
+}
+
 /// Settings under which every method looks at blocks that are there, and at small images.
 fn settings_of(method: &str, block: usize) -> MethodSettings {
     let mut settings = MethodSettings::new();
     settings.insert("image_size".to_owned(), json!(56));
     match method {
-        "anomaly-dino" | "clip" | "clip-ac" => settings.insert("block".to_owned(), json!(block)),
+        "anomaly-dino" | "clip" | "clip-ac" | "winclip" | "coop" | "maskclip" => {
+            settings.insert("block".to_owned(), json!(block))
+        }
+        "denseclip" => {
+            settings.insert("block".to_owned(), json!(block));
+            settings.insert("decoder_width".to_owned(), json!(8));
+            settings.insert("decoder_layers".to_owned(), json!(1))
+        }
+        "clip-ad" => None,
+        "zoc" => {
+            settings.insert("vocabulary".to_owned(), json!(vocabulary_file()));
+            settings.insert("layers".to_owned(), json!(1))
+        }
         // Its network has no blocks to choose from.
         "regad" => settings.insert("image_size".to_owned(), json!(32)),
         _ => settings.insert("blocks".to_owned(), json!([block])),
@@ -144,9 +172,13 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
             let name = method.info().name;
             let mut settings = settings_of(name, 6);
             settings.extend(more.as_object().unwrap().clone());
-            let encoder: &dyn ImageEncoder = match name {
-                "clip" | "clip-ac" => {
-                    settings.insert("block".to_owned(), json!(1));
+            let encoder: &dyn ImageEncoder = match method.info().weights {
+                DefaultWeights::Clip(_) => {
+                    for (name, block) in [("block", json!(1)), ("blocks", json!([1]))] {
+                        if let Some(setting) = settings.get_mut(name) {
+                            *setting = block;
+                        }
+                    }
                     clip()
                 }
                 _ => &MeanColour,
@@ -178,18 +210,22 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
 fn fit(name: &str, trained: &[u8]) -> bool {
     let settings = settings_of(name, 1);
     in_file("epoch_15.pth", trained, |path| {
-        let context = FitContext {
-            trained: Some(path),
-            ..FitContext::new(&settings, clip()).with_references(references())
-        };
-        match find(name).unwrap().fit(&context) {
-            Ok(_) => true,
-            Err(error) => {
-                let _ = error.to_string();
-                false
-            }
-        }
+        fitted(name, &settings, path)
     })
+}
+
+fn fitted(name: &str, settings: &MethodSettings, trained: &Path) -> bool {
+    let context = FitContext {
+        trained: Some(trained),
+        ..FitContext::new(settings, clip()).with_references(references())
+    };
+    match find(name).unwrap().fit(&context) {
+        Ok(_) => true,
+        Err(error) => {
+            let _ = error.to_string();
+            false
+        }
+    }
 }
 
 /// Learned prompts as the authors of AnomalyCLIP publish them.
@@ -220,9 +256,86 @@ pub(crate) fn inctrl(bytes: &[u8]) -> bool {
 }
 
 pub(crate) fn heads() -> Vec<Vec<u8>> {
-    let settings = settings_of("inctrl", 1);
+    vec![untrained("inctrl", None)]
+}
+
+/// Learned tokens as the original of CoOp saves them.
+pub(crate) fn coop(bytes: &[u8]) -> bool {
+    fit("coop", bytes)
+}
+
+pub(crate) fn contexts() -> Vec<Vec<u8>> {
+    let one = |shape: &[usize]| {
+        let context = ("ctx".to_owned(), numbers(shape));
+        let prefix = ("token_prefix".to_owned(), numbers(&[2, 1, 64]));
+        torch(Some("state_dict"), &[context, prefix])
+    };
+    vec![one(&[16, 64]), one(&[2, 4, 64])]
+}
+
+/// A decoder and contexts as the authors of DenseCLIP publish them.
+pub(crate) fn denseclip(bytes: &[u8]) -> bool {
+    fit("denseclip", bytes)
+}
+
+pub(crate) fn context_decoders() -> Vec<Vec<u8>> {
+    vec![untrained("denseclip", Some("state_dict"))]
+}
+
+/// A learned network as the original of ACR saves it.
+pub(crate) fn acr(bytes: &[u8]) -> bool {
+    fit("acr", bytes)
+}
+
+pub(crate) fn networks() -> Vec<Vec<u8>> {
+    vec![untrained("acr", None)]
+}
+
+/// Linear layers as the authors of APRIL-GAN publish them.
+pub(crate) fn april_gan(bytes: &[u8]) -> bool {
+    fit("april-gan", bytes)
+}
+
+pub(crate) fn linear_layers() -> Vec<Vec<u8>> {
+    vec![untrained("april-gan", Some("trainable_linearlayer"))]
+}
+
+/// A decoder as the authors of ZOC keep it.
+pub(crate) fn zoc(bytes: &[u8]) -> bool {
+    fit("zoc", bytes)
+}
+
+pub(crate) fn decoders() -> Vec<Vec<u8>> {
+    vec![untrained("zoc", Some("net"))]
+}
+
+/// The pieces of words that a decoder of four tokens writes.
+pub(crate) fn vocabulary(bytes: &[u8]) -> bool {
+    static DECODER: OnceLock<tempfile::NamedTempFile> = OnceLock::new();
+    let decoder = DECODER.get_or_init(|| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, &decoders()[0]).unwrap();
+        file
+    });
+    in_file("spiece.vocab", bytes, |path| {
+        let mut settings = settings_of("zoc", 1);
+        settings.insert("vocabulary".to_owned(), json!(path));
+        fitted("zoc", &settings, decoder.path())
+    })
+}
+
+pub(crate) fn vocabularies() -> Vec<Vec<u8>> {
+    vec![
+        PIECES.as_bytes().to_vec(),
+        "\u{2581}a\n<s>\n\u{2581}\nspot".as_bytes().to_vec(),
+    ]
+}
+
+/// What training of method `name` starts from, as a state dict.
+fn untrained(name: &str, outer_key: Option<&str>) -> Vec<u8> {
+    let settings = settings_of(name, 1);
     let context = FitContext::new(&settings, clip());
-    let method = find("inctrl").unwrap();
+    let method = find(name).unwrap();
     let untrained = method.trainer().unwrap().untrained(&context, 1).unwrap();
     let tensors: Vec<(String, Tensor)> = untrained
         .state()
@@ -233,7 +346,7 @@ pub(crate) fn heads() -> Vec<Vec<u8>> {
             (name, tensor)
         })
         .collect();
-    vec![torch(None, &tensors)]
+    torch(outer_key, &tensors)
 }
 
 /// Learned networks as the authors of RegAD publish them.
@@ -241,7 +354,7 @@ pub(crate) fn regad(bytes: &[u8]) -> bool {
     fit("regad", bytes)
 }
 
-pub(crate) fn networks() -> Vec<Vec<u8>> {
+pub(crate) fn registrations() -> Vec<Vec<u8>> {
     let settings = settings_of("regad", 1);
     let context = FitContext::new(&settings, &MeanColour);
     let method = find("regad").unwrap();

@@ -79,15 +79,40 @@ fn features(
         .collect();
     let maps = request.layers.iter().map(|&layer| {
         MeanColour.spec().layer(layer)?;
-        let scale = match layer {
-            LayerId::Block(number) | LayerId::Stage(number) => number as f32,
+        let scale = layer.number() as f32;
+        let LayerId::Window(side) = layer else {
+            return Ok(FeatureMap {
+                layer,
+                grid,
+                dim: DIM,
+                tokens: tokens.iter().map(|x| x * scale).collect(),
+                class_token: Some(vec![scale; DIM]),
+            });
         };
+        // Each window as the patch in its upper left corner.
+        let of_windows = Grid {
+            rows: (grid.rows + 1).saturating_sub(side),
+            columns: (grid.columns + 1).saturating_sub(side),
+        };
+        if of_windows.is_empty() {
+            return Err(BackboneError::NoSuchLayer {
+                layer,
+                encoder: "mean colour".to_owned(),
+                last: None,
+            });
+        }
+        let rows = tokens
+            .chunks_exact(grid.columns * DIM)
+            .take(of_windows.rows);
         Ok(FeatureMap {
             layer,
-            grid,
+            grid: of_windows,
             dim: DIM,
-            tokens: tokens.iter().map(|x| x * scale).collect(),
-            class_token: Some(vec![scale; DIM]),
+            tokens: rows
+                .flat_map(|row| &row[..of_windows.columns * DIM])
+                .copied()
+                .collect(),
+            class_token: None,
         })
     });
     Ok(ImageFeatures {

@@ -42,7 +42,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 25] = [
     Target {
         name: "image",
         parse: images::image,
@@ -110,9 +110,45 @@ pub const TARGETS: [Target; 18] = [
         repair: repair::zip,
     },
     Target {
+        name: "acr",
+        parse: detectors::acr,
+        seeds: detectors::networks,
+        repair: repair::zip,
+    },
+    Target {
         name: "regad",
         parse: detectors::regad,
-        seeds: detectors::networks,
+        seeds: detectors::registrations,
+        repair: repair::zip,
+    },
+    Target {
+        name: "april_gan",
+        parse: detectors::april_gan,
+        seeds: detectors::linear_layers,
+        repair: repair::zip,
+    },
+    Target {
+        name: "zoc",
+        parse: detectors::zoc,
+        seeds: detectors::decoders,
+        repair: repair::zip,
+    },
+    Target {
+        name: "vocabulary",
+        parse: detectors::vocabulary,
+        seeds: detectors::vocabularies,
+        repair: repair::nothing,
+    },
+    Target {
+        name: "coop",
+        parse: detectors::coop,
+        seeds: detectors::contexts,
+        repair: repair::zip,
+    },
+    Target {
+        name: "denseclip",
+        parse: detectors::denseclip,
+        seeds: detectors::context_decoders,
         repair: repair::zip,
     },
     Target {

@@ -6,15 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anomalens_backbones::weights::Store;
-use anomalens_backbones::{
-    Backbone, BackboneOptions, DEFAULT_COMPANION, DEFAULT_WEIGHTS, EMBEDDED, Precision,
-    WHOLE_WEIGHTS,
-};
+use anomalens_backbones::{Backbone, BackboneOptions, DEFAULT_WEIGHTS, Precision};
 use anomalens_datasets::{find_images, path_text};
 use anomalens_detectors::{
-    BackboneRef, Calibration, DEFAULT_METHOD, DefaultWeights, Detector, DetectorFile, FitContext,
-    ImageSource, MethodInfo, MethodSettings, Provenance, ReferenceImage, Scope, Settings,
-    StreamOptions, find, predict,
+    BackboneRef, Calibration, DEFAULT_METHOD, Detector, DetectorFile, FitContext, ImageSource,
+    MethodInfo, MethodSettings, Provenance, ReferenceImage, Scope, Settings, StreamOptions,
+    default_weights, find, predict,
 };
 use anomalens_evaluation::{Labelled, calibrate, is_result_folder};
 use anomalens_metrics::Rule;
@@ -365,14 +362,7 @@ fn open_all(
     method: &MethodInfo,
 ) -> Result<Backbone, Error> {
     let names: Vec<&str> = match names {
-        [] if method.several_networks && !EMBEDDED.is_empty() => {
-            vec![DEFAULT_WEIGHTS, DEFAULT_COMPANION]
-        }
-        [] => vec![match method.weights {
-            DefaultWeights::InProgram => DEFAULT_WEIGHTS,
-            DefaultWeights::AllBlocks => WHOLE_WEIGHTS,
-            DefaultWeights::Convolutional => DEFAULT_COMPANION,
-        }],
+        [] => default_weights([method]),
         [_, _, ..] if !method.several_networks => return Err(Error::OneBackbone(method.name)),
         names => names.iter().map(String::as_str).collect(),
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anomalens_kernels::{FeatureRequest, ImageFeatures, Images, LayerId, Precision};
+use anomalens_kernels::{Activation, FeatureRequest, ImageFeatures, Images, LayerId, Precision};
 use anomalens_vision::Preprocessed;
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,13 @@ impl EncoderSpec {
     /// # Errors
     /// [`BackboneError::NoSuchLayer`].
     pub fn layer(&self, layer: LayerId) -> Result<LayerInfo, BackboneError> {
+        if let (LayerId::Window(1..), 1..) = (layer, self.blocks()) {
+            return Ok(LayerInfo {
+                id: layer,
+                dim: self.embedding,
+                stride: self.multiple,
+            });
+        }
         let mut layers = self.layers.iter();
         let found = layers.find(|info| info.id == layer);
         found.copied().ok_or_else(|| BackboneError::NoSuchLayer {
@@ -131,12 +138,12 @@ pub trait ImageEncoder: Send + Sync {
         request: &FeatureRequest,
     ) -> Result<Vec<ImageFeatures>, BackboneError>;
 
-    /// The text encoder that shares the space of the embeddings, read anew each time; none where
-    /// the network has none.
+    /// The text encoder that shares the space of the embeddings, read anew each time, with another
+    /// activation than its own if one is given; none where the network has none.
     ///
     /// # Errors
     /// [`BackboneError`] that names the tensor which is missing or has a wrong shape.
-    fn text(&self) -> Result<Option<ClipText>, BackboneError> {
+    fn text(&self, _activation: Option<Activation>) -> Result<Option<ClipText>, BackboneError> {
         Ok(None)
     }
 
@@ -188,8 +195,8 @@ impl ImageEncoder for Together {
         self.first.encode(images, request)
     }
 
-    fn text(&self) -> Result<Option<ClipText>, BackboneError> {
-        self.first.text()
+    fn text(&self, activation: Option<Activation>) -> Result<Option<ClipText>, BackboneError> {
+        self.first.text(activation)
     }
 
     fn checkpoint(&self) -> Option<&Checkpoint> {

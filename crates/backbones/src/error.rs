@@ -94,6 +94,10 @@ pub enum BackboneError {
         /// The last block that is there.
         held: usize,
     },
+    /// Another activation, or what else [`Departures`](crate::Departures) has, is wanted of a network
+    /// that cannot be computed so.
+    #[error("{0} is computed as it was trained only; use weights of CLIP")]
+    NoOtherActivation(String),
     /// Packed weights hold only the first stages, and more is needed.
     #[error(
         "these weights of {encoder} hold the stages up to {held} only, but stage {stage} or the \

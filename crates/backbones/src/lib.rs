@@ -34,8 +34,9 @@ mod vit;
 pub mod weights;
 
 pub use anomalens_kernels::{
-    CPU_VARIABLE, Dpam, Embedding, Engine, EngineError, FeatureMap, FeatureRequest, Grid,
-    ImageFeatures, Isa, LayerId, PositionResize, Precision, SelfAttention, SharedBytes, TokenStage,
+    Activation, CPU_VARIABLE, Departures, Dpam, Embedding, Engine, EngineError, FeatureMap,
+    FeatureRequest, Grid, ImageFeatures, Isa, LayerId, PositionResize, Precision, SelfAttention,
+    SharedBytes, TokenStage, UnknownActivation,
 };
 
 pub use describe::{Description, describe};
@@ -46,4 +47,4 @@ pub use encoder::{EncoderSpec, ImageEncoder, LayerInfo, Normalisation};
 pub use error::BackboneError;
 pub use feature_cache::{CacheUsage, CachedEncoder, FeatureCache, FeatureKey, Numbers};
 pub use load::{Backbone, BackboneOptions, OpenError, RunsAs, load_encoder, write_packed};
-pub use vit::{Activation, Kernels, PackedCopy, PackedNetwork, UnknownActivation, open_packed};
+pub use vit::{Kernels, PackedCopy, PackedNetwork, open_packed};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anomalens_backbones::BackboneError;
 use anomalens_backbones::checkpoint::{
-    Checkpoint, Format, parse_torch, read_torch, seeded_tensor, write_torch,
+    Checkpoint, Format, parse_torch, read_torch, seeded_tensor, write_torch, write_torch_checkpoint,
 };
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
@@ -188,6 +188,30 @@ fn types_and_shapes_survive_writing() {
         &[("a", of(DType::F32))],
     );
     assert!(matches!(error, Err(BackboneError::Write { .. })));
+}
+
+#[test]
+fn numbers_are_written_beside_a_state_dict() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pth.tar-15");
+    let tensor = Tensor::new(&[1_f32, 2.0], &Device::Cpu).unwrap();
+    let state = [("ctx", tensor)];
+    let numbers = [("epoch", 15), ("steps", 1 << 40)];
+    write_torch_checkpoint(&path, "state_dict", &state, &numbers).unwrap();
+    let read = read_torch(&path).unwrap();
+    assert_eq!(read.len(), 1);
+    assert_eq!(
+        (read[0].0.as_str(), values(&read[0].1)),
+        ("ctx", vec![1.0, 2.0])
+    );
+    // In the pickle, which is stored as it is: the key, then a number of 32 or 64 bits.
+    let bytes = std::fs::read(&path).unwrap();
+    for part in [
+        &b"X\x05\0\0\0epochJ\x0f\0\0\0s"[..],
+        b"X\x05\0\0\0steps\x8a\x08\0\0\0\0\0\x01\0\0s.",
+    ] {
+        assert!(bytes.windows(part.len()).any(|window| window == part));
+    }
 }
 
 #[test]
@@ -429,6 +453,38 @@ fn damaged_and_hostile_archives_are_refused_with_a_reason() {
         let message = open(folder.path(), &bytes).expect_err(case).to_string();
         assert!(message.contains(expected), "{case}: {message}");
     }
+}
+
+/// What CoOp's checkpoints have beside the state dict: a schedule with the optimiser that it is of.
+#[test]
+fn optimisers_and_schedules_beside_a_state_dict_are_not_looked_at() {
+    let mut files = members("openclip.pt");
+    let pickle = member(&mut files, "data.pkl");
+    assert_eq!(pickle.pop(), Some(b'.'));
+    let text = |text: &str| {
+        [
+            b"X",
+            &(text.len() as u32).to_le_bytes()[..],
+            text.as_bytes(),
+        ]
+        .concat()
+    };
+    let class = |name: &str| [b"c", name.as_bytes(), b"\n)\x81}"].concat();
+    for part in [
+        text("scheduler"),
+        b"}".to_vec(),
+        text("successor"),
+        class("torch.optim.lr_scheduler\nCosineAnnealingLR"),
+        text("optimizer"),
+        class("torch.optim.sgd\nSGD"),
+        text("state"),
+        b"ccollections\ndefaultdict\nc__builtin__\ndict\n\x85Rsbsbss.".to_vec(),
+    ] {
+        pickle.extend(part);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = zipped(&files, CompressionMethod::Stored);
+    check_openclip(&open(folder.path(), &bytes).unwrap());
 }
 
 #[test]

@@ -12,9 +12,9 @@ use std::sync::{Arc, LazyLock};
 use anomalens_backbones::checkpoint::seeded_tensor;
 use anomalens_backbones::weights::{Registry, Store};
 use anomalens_backbones::{
-    BackboneError, Dpam, Embedding, Engine, FeatureRequest, ImageEncoder, ImageFeatures, LayerId,
-    LayerInfo, Normalisation, Precision, SelfAttention, SharedBytes, describe, load_encoder,
-    open_packed, write_packed,
+    BackboneError, Departures, Dpam, Embedding, Engine, FeatureRequest, ImageEncoder,
+    ImageFeatures, LayerId, LayerInfo, Normalisation, Precision, SelfAttention, SharedBytes,
+    describe, load_encoder, open_packed, write_packed,
 };
 use anomalens_vision::{Image, Preprocess, Preprocessed};
 use candle_core::{DType, Device, Tensor};
@@ -355,7 +355,15 @@ fn what_only_transformers_have_is_refused() {
         attention: Some(Dpam {
             first_block: 1,
             attention: SelfAttention::Values,
+            feed_forward: false,
         }),
+        ..stages(7)
+    };
+    let departures = FeatureRequest {
+        departures: Departures {
+            norm_epsilon: Some(6),
+            ..Departures::default()
+        },
         ..stages(7)
     };
     for (request, expected) in [
@@ -368,11 +376,19 @@ fn what_only_transformers_have_is_refused() {
             "EfficientNet-Lite0 has no stage 8; its last layer is stage 7",
         ),
         (attention, "EfficientNet-Lite0 has no block 1"),
+        (
+            departures,
+            "EfficientNet-Lite0 is computed as it was trained only",
+        ),
+        (
+            FeatureRequest::layers([LayerId::Window(2)]),
+            "EfficientNet-Lite0 has no windows of 2x2 patches",
+        ),
     ] {
         let error = encoder.encode(&image, &request).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
-    assert!(encoder.text().unwrap().is_none());
+    assert!(encoder.text(None).unwrap().is_none());
 }
 
 /// The tensors of EfficientNet-Lite0 under timm's names.

@@ -103,7 +103,7 @@ fn packed_weights_give_the_features_of_the_original() {
             stride: 7,
         };
         assert_eq!(spec.layers, [1, 2, 3].map(layer));
-        assert!(whole.text().unwrap().is_none());
+        assert!(whole.text(None).unwrap().is_none());
         assert_eq!(encode(whole.as_ref(), &everything).unwrap(), features);
 
         write_packed(&original, precision, Some(2), &packed).unwrap();

@@ -68,7 +68,7 @@ impl Bench<'_> {
         let [first, second] = &self.train_on;
         let train_on = if data == first { second } else { first };
         let given = || entry.trained.clone().map(Start::Given);
-        let plain = || self.auxiliary_training_on(entry.method, train_on, options.clone(), given());
+        let plain = || self.auxiliary_training_on(entry, train_on, options.clone(), given());
         let Some(target) = &entry.tuned_on else {
             return plain();
         };
@@ -79,12 +79,12 @@ impl Bench<'_> {
             Some(given) => given,
             None => Start::Learned(Box::new(plain()?)),
         };
-        self.auxiliary_training_on(entry.method, target, tuning, Some(start))
+        self.auxiliary_training_on(entry, target, tuning, Some(start))
     }
 
     fn auxiliary_training_on(
         &self,
-        method: &dyn Method,
+        entry: &Entry,
         train_on: &str,
         options: MethodSettings,
         start: Option<Start>,
@@ -93,10 +93,10 @@ impl Bench<'_> {
         let classes: Vec<String> = set.classes.iter().map(|c| fingerprint(&set, c)).collect();
         let training = &self.training;
         let identity = json!({
-            "method": method.info().name,
+            "method": entry.method.info().name,
             "options": options,
             "start": start.as_ref().map(Start::identity),
-            "backbone": self.backbone,
+            "backbone": entry.network.backbone,
             "version": env!("CARGO_PKG_VERSION"),
             "data": classes,
             "training": [training.epochs, training.batch],
@@ -107,7 +107,7 @@ impl Bench<'_> {
         Ok(AuxiliaryTraining {
             file: format!(
                 "{}-{}-{}.detector",
-                method.info().name,
+                entry.method.info().name,
                 train_on.chars().map(plain).collect::<String>(),
                 digest(&identity.to_string())
             ),
@@ -121,12 +121,12 @@ impl Bench<'_> {
     pub(crate) fn train_once(
         &self,
         detectors: &mut TrainedDetectors,
-        method: &dyn Method,
+        entry: &Entry,
         auxiliary: &AuxiliaryTraining,
         watch: &mut Watch,
     ) -> Result<PathBuf, Stop> {
         if !detectors.0.contains_key(&auxiliary.file) {
-            let learned = match self.train(detectors, method, auxiliary, watch) {
+            let learned = match self.train(detectors, entry, auxiliary, watch) {
                 Err(Stop::Cancelled) => return Err(Stop::Cancelled),
                 Err(Stop::Error(error)) => Err(error.to_string()),
                 Ok(path) => Ok(path),
@@ -136,7 +136,7 @@ impl Bench<'_> {
         match &detectors.0[&auxiliary.file] {
             Ok(path) => Ok(path.clone()),
             Err(reason) => Err(Stop::Error(BenchmarkError::Training {
-                title: auxiliary.title(method),
+                title: auxiliary.title(entry.method),
                 reason: reason.clone(),
             })),
         }
@@ -145,7 +145,7 @@ impl Bench<'_> {
     fn train(
         &self,
         detectors: &mut TrainedDetectors,
-        method: &dyn Method,
+        entry: &Entry,
         auxiliary: &AuxiliaryTraining,
         watch: &mut Watch,
     ) -> Result<PathBuf, Stop> {
@@ -153,12 +153,12 @@ impl Bench<'_> {
         if path.is_file() {
             return Ok(path);
         }
-        let trainer = method.require_trainer()?;
+        let trainer = entry.method.require_trainer()?;
         let start = match &auxiliary.start {
             None => None,
             Some(Start::Given(path)) => Some(path.clone()),
             Some(Start::Learned(start)) => {
-                let before = self.train_once(detectors, method, start, watch)?;
+                let before = self.train_once(detectors, entry, start, watch)?;
                 trainer.start_file(&before.with_extension("training"))
             }
         };
@@ -166,7 +166,8 @@ impl Bench<'_> {
         let samples = training_samples(&data, None, trainer.trains_on_all());
         let mut training = self.training.clone();
         training.folder = path.with_extension("training");
-        let title = auxiliary.title(method);
+        training.backbone.clone_from(&entry.network.identity);
+        let title = auxiliary.title(entry.method);
         let mut stopped = false;
         let mut told = |event: TrainEvent| {
             let flow = watch(BenchEvent::Training {
@@ -179,7 +180,7 @@ impl Bench<'_> {
         };
         let context = TrainContext {
             settings: &auxiliary.options,
-            encoder: self.encoder,
+            encoder: entry.network.encoder.as_ref(),
             samples: &samples,
             start: start.as_deref(),
             options: &training,
@@ -193,7 +194,7 @@ impl Bench<'_> {
         }
         let file = DetectorFile {
             detector: trained.detector,
-            backbone: self.backbone.clone(),
+            backbone: entry.network.backbone.clone(),
             provenance: Provenance {
                 data: auxiliary.train_on.clone(),
                 losses: trained.log.epochs,

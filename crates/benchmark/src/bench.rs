@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::BenchmarkError;
 use anomalens_backbones::ImageEncoder;
@@ -29,11 +30,7 @@ pub struct Bench<'a> {
     pub train_on: [String; 2],
     /// The methods.
     pub entries: Vec<Entry>,
-    /// The network.
-    pub encoder: &'a dyn ImageEncoder,
-    /// What distinguishes it from others.
-    pub backbone: BackboneRef,
-    /// How methods learn; its folders are set here.
+    /// How methods learn; its folders and backbones are set here.
     pub training: TrainOptions,
     /// How they are measured.
     pub measuring: RunOptions,
@@ -43,11 +40,24 @@ pub struct Bench<'a> {
     pub folder: PathBuf,
 }
 
+/// The network that a method sees images with.
+#[derive(Clone)]
+pub struct Network {
+    /// The network.
+    pub encoder: Arc<dyn ImageEncoder>,
+    /// What it is, for detector files and results.
+    pub backbone: BackboneRef,
+    /// What distinguishes its features from those of others.
+    pub identity: String,
+}
+
 /// A method that takes part.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Entry {
     /// The method.
     pub method: &'static dyn Method,
+    /// Its network.
+    pub network: Network,
     /// Settings that replace its defaults.
     pub options: MethodSettings,
     /// What was trained before: the method then needs no training here.
@@ -171,7 +181,7 @@ impl Bench<'_> {
             "options": entry.options,
             "files": files,
             "learned": auxiliary.map(AuxiliaryTraining::identity),
-            "backbone": self.backbone,
+            "backbone": entry.network.backbone,
             "version": env!("CARGO_PKG_VERSION"),
             "data": content,
             "resolution": self.measuring.resolution.to_string(),
@@ -300,7 +310,7 @@ impl Running<'_, '_> {
         let mut trained = group.entry.trained.clone();
         let mut learned = None;
         if let Some(auxiliary) = group.auxiliary {
-            let path = bench.train_once(&mut self.detectors, *method, auxiliary, self.watch)?;
+            let path = bench.train_once(&mut self.detectors, group.entry, auxiliary, self.watch)?;
             if method.info().requirements.references == Need::No {
                 learned = Some(DetectorFile::load(&path)?.detector);
             } else {
@@ -323,7 +333,7 @@ impl Running<'_, '_> {
             .collect();
         let (title, watch) = (group.title, &mut *self.watch);
         let evaluations = evaluate(
-            bench.encoder,
+            group.entry.network.encoder.as_ref(),
             group.data,
             &candidates,
             &bench.measuring,

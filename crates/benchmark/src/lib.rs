@@ -7,7 +7,7 @@
 //! auxiliary.rs   detectors that are learned from one data set to be measured on others
 //! cell.rs        the result of one method on one class: a line of results.jsonl
 //! statistics.rs  means over seeds, intervals over images, tests between methods
-//! tables.rs      cells as tables
+//! tables.rs      cells as tables; comparable.rs: which published rows they stand beside
 //! output.rs      tables as files
 //! ablation.rs    variants of a method, trained and measured alike
 //! ```
@@ -16,6 +16,7 @@ pub mod ablation;
 mod auxiliary;
 mod bench;
 mod cell;
+mod comparable;
 mod error;
 mod list;
 mod locate;
@@ -23,7 +24,7 @@ mod output;
 mod statistics;
 mod tables;
 
-pub use bench::{Bench, BenchEvent, BenchResult, Entry};
+pub use bench::{Bench, BenchEvent, BenchResult, Entry, Network};
 pub use cell::{Cell, CellName, ImageScore};
 pub use error::BenchmarkError;
 pub use list::{Suite, suite, suites};

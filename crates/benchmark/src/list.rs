@@ -29,6 +29,16 @@ pub struct Suite {
     pub resolution: u32,
 }
 
+/// The columns of AnomalyCLIP's tables.
+const ANOMALYCLIP: &[&str] = &[
+    "clip",
+    "clip-ac",
+    "winclip",
+    "april-gan",
+    "coop",
+    "anomalyclip",
+];
+
 /// The data sets of AnomalyCLIP's ablations.
 const ABLATION: &[&str] = &["mvtec", "visa"];
 
@@ -47,7 +57,7 @@ static SUITES: [Suite; 6] = [
         ],
         train_on: ["mvtec", "visa"],
         tuning: None,
-        methods: &["anomalyclip"],
+        methods: ANOMALYCLIP,
         shots: &[4],
         seeds: &[0],
         resolution: 518,
@@ -69,7 +79,7 @@ static SUITES: [Suite; 6] = [
         ],
         train_on: ["mvtec", "visa"],
         tuning: None,
-        methods: &["anomalyclip"],
+        methods: ANOMALYCLIP,
         shots: &[4],
         seeds: &[0],
         resolution: 518,
@@ -91,7 +101,15 @@ static SUITES: [Suite; 6] = [
         ],
         train_on: ["mvtec", "visa"],
         tuning: None,
-        methods: &["inctrl"],
+        methods: &[
+            "spade",
+            "padim",
+            "patchcore",
+            "regad",
+            "winclip",
+            "coop",
+            "inctrl",
+        ],
         shots: &[2, 4, 8],
         seeds: &[0, 1, 2],
         resolution: 256,
@@ -126,13 +144,23 @@ static SUITES: [Suite; 6] = [
             "headct",
             "brainmri",
             "sdd",
+            "br35h",
             "magnetic-tile",
+            "mvtec",
             "textile",
             "mnist",
         ],
         train_on: ["magnetic-tile", "sdd"],
         tuning: None,
-        methods: &["lens", "anomaly-dino", "musc"],
+        methods: &[
+            "lens",
+            "anomaly-dino",
+            "patchcore",
+            "padim",
+            "spade",
+            "musc",
+            "acr",
+        ],
         shots: &[0, 2, 4, 8],
         seeds: &[0, 1, 2],
         resolution: 256,

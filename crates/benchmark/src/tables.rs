@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::bench::BenchResult;
 use crate::cell::Cell;
+use crate::comparable::{is_same, remarks};
 use crate::statistics::{Comparison, Spread, compare, interval};
 use anomalens_evaluation::published::{Published, class_figures, figures};
 use anomalens_evaluation::table::{Table, fraction};
@@ -34,6 +35,9 @@ pub struct Line {
     pub seeds: usize,
     /// Each metric that is defined.
     pub metrics: Vec<Figure>,
+    /// What stands against comparing it with published figures; empty if nothing does.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub remarks: String,
     /// The figures published for the same.
     pub published: Vec<&'static Published>,
 }
@@ -137,16 +141,18 @@ fn line(
         shots,
         seeds: seeds.len(),
         metrics: columns().filter_map(figure).collect(),
+        remarks: remarks(method, weights(cells)),
         published: published
-            .filter(|figure| plain(&figure.method) == plain(method) && figure.shots == shots)
+            .filter(|figure| is_same(method, &figure.method) && figure.shots == shots)
             .collect(),
     })
 }
 
-/// The name of a method without what its spelling varies in.
-fn plain(method: &str) -> String {
-    let kept = method.chars().filter(|c| c.is_alphanumeric());
-    kept.flat_map(char::to_lowercase).collect()
+/// The weights that cells were measured with.
+fn weights<'a>(cells: &[&'a Cell]) -> &'a str {
+    let backbone = cells.first().map(|cell| &cell.name.settings["backbone"]);
+    let name = backbone.and_then(|backbone| backbone["name"].as_str());
+    name.unwrap_or_default()
 }
 
 /// A table for each data set: a row for each line, under it what is published for the same and the
@@ -189,7 +195,7 @@ fn rows(line: &Line) -> Vec<Vec<String>> {
     let seeds = line
         .shots
         .map_or_else(String::new, |_| line.seeds.to_string());
-    let mut rows = vec![row(line.method.clone(), seeds, ours, String::new())];
+    let mut rows = vec![row(line.method.clone(), seeds, ours, line.remarks.clone())];
     for published in &line.published {
         let theirs = published.metrics();
         rows.push(row(

@@ -4,10 +4,9 @@ use anomalens::backbones::weights::{Entry, Located, PullEvent, Store};
 use std::io::Write;
 
 use anomalens::backbones::{
-    Activation, Backbone, BackboneOptions, DEFAULT_COMPANION, DEFAULT_WEIGHTS, EMBEDDED, OpenError,
-    Precision, WHOLE_WEIGHTS,
+    Activation, Backbone, BackboneOptions, DEFAULT_WEIGHTS, EMBEDDED, OpenError, Precision,
 };
-use anomalens::detectors::{BackboneRef, DefaultWeights, DetectorFile, Method};
+use anomalens::detectors::{BackboneRef, DetectorFile, Method, MethodInfo, default_weights};
 use anyhow::{Result, bail};
 
 use super::progress::Progress;
@@ -29,10 +28,34 @@ pub(super) struct Args {
     activation: Option<Activation>,
 }
 
+/// `first` beside the networks that `methods` join with it where none is named.
+pub(super) fn with_companions<'m>(
+    first: Backbone,
+    methods: impl IntoIterator<Item = &'m MethodInfo>,
+) -> Result<Backbone> {
+    let companions = default_weights(methods).into_iter().skip(1);
+    let companions = companions.map(|name| quietly(name, BackboneOptions::default()));
+    Ok(first.beside(companions.collect::<Result<_>>()?))
+}
+
 impl Args {
     /// Whether the weights are left open, and those in the program would be used.
     pub(super) fn is_open(&self) -> bool {
         self.weights.is_empty() && !EMBEDDED.is_empty()
+    }
+
+    /// The weights that are named.
+    pub(super) fn named(&self) -> &[String] {
+        &self.weights
+    }
+
+    /// The same with these weights named.
+    pub(super) fn with(&self, weights: Vec<String>) -> Self {
+        Self {
+            weights,
+            precision: self.precision,
+            activation: self.activation,
+        }
     }
 
     /// The one network that is meant where no detector file names any: `default` if none is named.
@@ -70,30 +93,12 @@ impl Args {
             let companions = companions.iter().map(|name| self.open_named(name));
             return Ok(first.beside(companions.collect::<Result<_>>()?));
         }
-        let any = |weights| methods.iter().any(|method| method.weights == weights);
-        let backbone = self.open_named(match any(DefaultWeights::AllBlocks) {
-            true => WHOLE_WEIGHTS,
-            false if any(DefaultWeights::InProgram) => DEFAULT_WEIGHTS,
-            false => DEFAULT_COMPANION,
-        })?;
-        match methods.iter().any(|method| method.several_networks) {
-            true => self.with_companion(backbone),
-            false => Ok(backbone),
-        }
+        let names = default_weights(methods.iter().copied());
+        let first = self.open_named(names.first().unwrap_or(&DEFAULT_WEIGHTS))?;
+        with_companions(first, methods)
     }
 
-    /// `backbone` beside the small network that is used where none is named.
-    pub(super) fn with_companion(&self, backbone: Backbone) -> Result<Backbone> {
-        if EMBEDDED.is_empty() {
-            return Ok(backbone); // Nothing is fetched that was not asked for.
-        }
-        Ok(backbone.beside(vec![quietly(
-            DEFAULT_COMPANION,
-            BackboneOptions::default(),
-        )?]))
-    }
-
-    /// The same with other weights.
+    /// The backbone called `weights`, pulled if it is not here.
     pub(super) fn open_named(&self, weights: &str) -> Result<Backbone> {
         let options = BackboneOptions {
             precision: self.precision,

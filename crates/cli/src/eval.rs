@@ -1,7 +1,7 @@
 //! `anomalens eval`: metrics of a method or detector on a labelled data set, and the report.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anomalens::backbones::Backbone;
 use anomalens::benchmark::Spread;
@@ -264,7 +264,7 @@ fn contestants_of(name: &str, args: &Args, data: &DataSet) -> Result<Vec<Candida
     let info = method.info();
     let options = args.settings.options()?;
     // Of several methods, it is meant for those that are trained.
-    let trained = args.settings.trained.clone();
+    let trained = args.settings.trained()?.map(Path::to_owned);
     let trained = trained.filter(|_| method.trainer().is_some() || args.method.len() == 1);
     let one = |shots, seed| Candidate::Method {
         method,

@@ -81,7 +81,8 @@ pub(super) fn run(args: &Args) -> Result<End> {
     if normal.is_empty() && options.is_empty() && method.info().name == DEFAULT_METHOD {
         bail!("fit needs normal images: name them with --normal FOLDER");
     }
-    let original = match args.backbone.is_open() && args.settings.trained.is_none() && !args.json {
+    let original = match args.backbone.is_open() && args.settings.trained()?.is_none() && !args.json
+    {
         true => offer::original()?,
         false => None,
     };
@@ -95,12 +96,12 @@ pub(super) fn run(args: &Args) -> Result<End> {
         opened.map_err(told).ok()
     });
     let backbone = match original {
-        Some(backbone) => args.backbone.with_companion(backbone)?,
+        Some(backbone) => backbone::with_companions(backbone, [method.info()])?,
         None => args.settings.open(&args.backbone, [method])?,
     };
     let encoder = backbone.encoder.as_ref();
     let detector = method.fit(&FitContext {
-        trained: args.settings.trained.as_deref(),
+        trained: args.settings.trained()?,
         ..FitContext::new(&options, encoder).with_references(&normal)
     })?;
     tell_notes(detector.as_ref());

@@ -1,6 +1,6 @@
 //! A method and its settings from the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anomalens::backbones::Backbone;
 use anomalens::detectors::{DetectorFile, Method, MethodSettings};
@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// Trained parameters, for methods that need or accept them: a file from `anomalens train`, or a
     /// published checkpoint
     #[arg(long, value_name = "FILE")]
-    pub(super) trained: Option<PathBuf>,
+    trained: Vec<PathBuf>,
 }
 
 impl Args {
@@ -61,6 +61,23 @@ impl Args {
         Ok(options)
     }
 
+    /// What was trained before, of which there is one file at most.
+    pub(super) fn trained(&self) -> Result<Option<&Path>> {
+        match self.trained.as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(one)),
+            several => bail!(
+                "one file of trained parameters is used here, and --trained names {}",
+                several.len()
+            ),
+        }
+    }
+
+    /// Every file that was trained before.
+    pub(super) fn all_trained(&self) -> &[PathBuf] {
+        &self.trained
+    }
+
     /// Opens the backbone: that of what was trained before, where it is known.
     /// Else, where none is named, it is one that has the blocks which `methods` need.
     pub(super) fn open<'m>(
@@ -69,7 +86,7 @@ impl Args {
         methods: impl IntoIterator<Item = &'m dyn Method>,
     ) -> Result<Backbone> {
         // What is wrong with the file is reported where it is used.
-        let trained = self.trained.as_deref().map(DetectorFile::load);
+        let trained = self.trained()?.map(DetectorFile::load);
         match trained.and_then(Result::ok) {
             Some(file) => backbone.open_for(&file),
             None => backbone.open_for_methods(methods),

@@ -3,12 +3,12 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anomalens::backbones::WHOLE_WEIGHTS;
+use anomalens::backbones::{DEFAULT_COMPANION, WHOLE_WEIGHTS};
 use anomalens::detectors::training::{
     Cache, EpochLog, TrainEvent, TrainLog, TrainOptions, Trained, TrainingSample,
 };
 use anomalens::detectors::{
-    BackboneRef, DetectorFile, FitContext, Need, Provenance, TrainContext, Trainer,
+    BackboneRef, DefaultWeights, DetectorFile, FitContext, Need, Provenance, TrainContext, Trainer,
     find as find_method,
 };
 use anomalens::evaluation::{Fold, training_samples};
@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// The method
     #[arg(long, value_name = "METHOD", default_value = "anomalyclip")]
     method: String,
-    /// Labelled data to train on: its test images; with lens, inctrl and regad also its normal
+    /// Labelled data to train on: its test images; with lens, inctrl, regad and acr also its normal
     /// training images (repeatable)
     #[arg(long, value_name = "LAYOUT:PATH", required = true)]
     data: Vec<data::Reference>,
@@ -139,7 +139,10 @@ pub(super) fn run(args: &Args) -> Result<End> {
         name.push(".training");
         name.into()
     });
-    let backbone = args.backbone.open_or(WHOLE_WEIGHTS)?;
+    let backbone = args.backbone.open_or(match info.weights {
+        DefaultWeights::Convolutional => DEFAULT_COMPANION,
+        _ => WHOLE_WEIGHTS,
+    })?;
     let probe = FitContext {
         settings: &settings,
         encoder: backbone.encoder.as_ref(),
@@ -173,7 +176,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         settings: &settings,
         encoder: backbone.encoder.as_ref(),
         samples: &samples,
-        start: args.settings.trained.as_deref(),
+        start: args.settings.trained()?,
         options: &options,
     };
     let trained = trainer.train(&training, &mut |event| shown.take(event));

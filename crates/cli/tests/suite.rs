@@ -16,7 +16,7 @@ fn a_suite_is_measured_once_and_written_as_tables() {
     let sandbox = Sandbox::new();
     sandbox.data();
     let suite = format!(
-        "bench local --data {DRAWN} --data folder:data --shots 1,2 --seed 0,1 -o bench \
+        "bench local --method lens,anomaly-dino,musc --data {DRAWN} --data folder:data --shots 1,2 --seed 0,1 -o bench \
          --resolution 56 --set image_size=56 {TINY}"
     );
     let whole = sandbox.run(&suite);

@@ -192,10 +192,21 @@ pub trait Detector: Send + Sync {
 pub struct Scored {
     /// The anomaly score of the image: higher is more anomalous. Its unit is the method's own.
     pub score: f32,
-    /// The anomaly score of each patch, `rows x columns`.
+    /// The anomaly score of each patch, `rows x columns`; one value where the method has no map.
     pub map: Map,
     /// What patches of normal images score.
     pub range: NormalRange,
+}
+
+impl Scored {
+    /// The result of a method without a map: one value, the score.
+    pub(crate) fn without_map(score: f32, range: NormalRange) -> Result<Self, DetectorError> {
+        Ok(Self {
+            score,
+            map: Map::new(1, 1, vec![score])?,
+            range,
+        })
+    }
 }
 
 /// The scores that normal patches get: what to draw as cold, and from where on as hot.

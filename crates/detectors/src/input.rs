@@ -16,7 +16,15 @@ pub enum Normalisation {
     Imagenet,
     /// From -1 to 1: EfficientNet-Lite.
     Levels,
+    /// Mean and deviation of CIFAR-10: ZOC.
+    Cifar,
 }
+
+/// Mean and deviation of CIFAR-10 as ZOC has them.
+const CIFAR: backbones::Normalisation = backbones::Normalisation {
+    mean: [0.4913, 0.4821, 0.4465],
+    std: [0.2470, 0.2434, 0.2615],
+};
 
 impl Normalisation {
     /// Images stretched to a square of `size` pixels and normalised.
@@ -24,11 +32,19 @@ impl Normalisation {
         match self {
             Self::Clip => Preprocess::clip_square(size),
             Self::Imagenet => Preprocess::imagenet_square(size),
-            Self::Levels => Preprocess {
-                mean: backbones::Normalisation::LEVELS.mean,
-                std: backbones::Normalisation::LEVELS.std,
-                ..Preprocess::imagenet_square(size)
-            },
+            Self::Levels => Self::with(backbones::Normalisation::LEVELS, size),
+            Self::Cifar => Self::with(CIFAR, size),
+        }
+    }
+
+    fn with(
+        backbones::Normalisation { mean, std }: backbones::Normalisation,
+        size: u32,
+    ) -> Preprocess {
+        Preprocess {
+            mean,
+            std,
+            ..Preprocess::imagenet_square(size)
         }
     }
 

@@ -43,7 +43,7 @@ pub use file::{BackboneRef, DetectorFile, FORMAT_VERSION, Provenance};
 pub use input::{InputSpec, Normalisation};
 pub use method::{
     DefaultWeights, FitContext, Method, MethodInfo, Need, ReferenceImage, Requirements,
-    TrainContext, Trainer, Variant,
+    TrainContext, Trainer, Variant, default_weights,
 };
 pub use note::Note;
 pub use pipeline::{

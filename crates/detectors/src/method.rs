@@ -7,7 +7,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anomalens_backbones::{ImageEncoder, ImageFeatures};
+use anomalens_backbones::{
+    DEFAULT_COMPANION, DEFAULT_WEIGHTS, EMBEDDED, ImageEncoder, ImageFeatures, WHOLE_WEIGHTS,
+};
 use anomalens_vision::{DecodeOptions, Image};
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +74,31 @@ pub enum DefaultWeights {
     AllBlocks,
     /// A convolutional network.
     Convolutional,
+    /// The CLIP of this name, with its text encoder.
+    Clip(&'static str),
+}
+
+/// The names of the weights that `methods` take together where none is named, the first network's
+/// first.
+pub fn default_weights<'m>(methods: impl IntoIterator<Item = &'m MethodInfo>) -> Vec<&'static str> {
+    let methods: Vec<&MethodInfo> = methods.into_iter().collect();
+    let any = |weights| methods.iter().any(|method| method.weights == weights);
+    let clip = methods.iter().find_map(|method| match method.weights {
+        DefaultWeights::Clip(name) => Some(name),
+        _ => None,
+    });
+    let first = match clip {
+        Some(name) => name,
+        None if any(DefaultWeights::AllBlocks) => WHOLE_WEIGHTS,
+        None if any(DefaultWeights::Convolutional) && !any(DefaultWeights::InProgram) => {
+            DEFAULT_COMPANION
+        }
+        None => DEFAULT_WEIGHTS,
+    };
+    // Nothing is fetched that was not asked for.
+    let joins = methods.iter().any(|method| method.several_networks) && !EMBEDDED.is_empty();
+    let companion = joins.then_some(DEFAULT_COMPANION);
+    [first].into_iter().chain(companion).collect()
 }
 
 /// A way to separate anomalous from normal images, before it has seen any.
@@ -294,6 +321,11 @@ impl<'a> FitContext<'a> {
     /// The same with these normal images.
     pub fn with_references(self, references: &'a [ReferenceImage]) -> Self {
         Self { references, ..self }
+    }
+
+    /// What the images show, unless a setting says it.
+    pub(crate) fn open_class(&self) -> Option<&'a str> {
+        self.class.filter(|_| !self.settings.contains_key("class"))
     }
 
     /// The reference images for `method`, which needs some.

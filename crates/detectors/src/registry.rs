@@ -3,12 +3,13 @@
 use anomalens_base::nearest;
 
 use crate::methods::{
-    anomaly_dino, anomalyclip, clip, inctrl, lens, musc, padim, patchcore, regad, spade,
+    acr, anomaly_dino, anomalyclip, april_gan, clip, clip_ad, coop, denseclip, inctrl, lens,
+    maskclip, musc, padim, patchcore, regad, spade, winclip, zoc,
 };
 use crate::{DetectorError, Method};
 
 /// One line for each method, in the order of the documentation.
-const METHODS: [&dyn Method; 11] = [
+const METHODS: [&dyn Method; 19] = [
     &lens::Lens,
     &anomaly_dino::AnomalyDino,
     &anomalyclip::AnomalyClip,
@@ -16,10 +17,18 @@ const METHODS: [&dyn Method; 11] = [
     &musc::Musc,
     &clip::Clip::<false>,
     &clip::Clip::<true>,
+    &winclip::WinClip,
+    &april_gan::AprilGan,
+    &coop::CoOp,
     &patchcore::PatchCore,
     &padim::Padim,
     &spade::Spade,
     &regad::Regad,
+    &acr::Acr,
+    &maskclip::MaskClip,
+    &denseclip::DenseClip,
+    &clip_ad::ClipAd,
+    &zoc::Zoc,
 ];
 
 /// The method where none is named.

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use anomalens_backbones::checkpoint::Checkpoint;
+use anomalens_backbones::clip::{Architecture, TextConfig, VisionConfig};
 use anomalens_backbones::dinov2::DinoV2;
 use anomalens_backbones::weights::{Registry, Store};
 use anomalens_backbones::{
-    BackboneError, EncoderSpec, Engine, FeatureMap, FeatureRequest, Grid, ImageEncoder,
+    Activation, BackboneError, EncoderSpec, Engine, FeatureMap, FeatureRequest, Grid, ImageEncoder,
     ImageFeatures, Kernels, LayerId, Normalisation, Precision,
 };
 use anomalens_vision::Preprocessed;
@@ -72,6 +73,29 @@ pub(crate) fn stages(goldens: &Goldens, names: &[(&str, usize)]) -> Vec<ImageFea
         ..ImageFeatures::default()
     };
     (0..maps[0].len()).map(image).collect()
+}
+
+/// The small CLIP, of seed 71, that the goldens of several methods share.
+pub(crate) fn tiny_clip() -> Architecture {
+    Architecture {
+        vision: VisionConfig {
+            width: 128,
+            blocks: 4,
+            heads: 2,
+            patch: 14,
+            position_side: 4,
+            embedding: 32,
+        },
+        text: TextConfig {
+            width: 128,
+            blocks: 3,
+            heads: 2,
+            context: 77,
+            vocabulary: 49_408,
+            embedding: 32,
+        },
+        activation: Activation::QuickGelu,
+    }
 }
 
 /// Asserts that no difference is above `tolerance`.

@@ -49,8 +49,8 @@ fn every_method_gives_the_same_bits_in_every_way() {
             if is_convolutional && !takes_it {
                 continue;
             }
-            let encoder = match method.info().name {
-                "clip" | "clip-ac" => with_text(precision),
+            let encoder = match method.info().weights {
+                DefaultWeights::Clip(_) => with_text(precision),
                 _ => encoder.clone(),
             };
             let detector = fitted(*method, encoder.as_ref());
@@ -205,6 +205,13 @@ fn fitted(method: &dyn Method, encoder: &dyn ImageEncoder) -> Box<dyn Detector> 
     settings.insert("image_size".to_owned(), json!(112));
     if info.name == "anomalyclip" {
         settings.insert("prompt".to_owned(), json!("embedding"));
+    }
+    let vocabulary = tempfile::NamedTempFile::new().unwrap();
+    if info.name == "zoc" {
+        std::fs::write(&vocabulary, "<s>\na\nphoto\nof\nstripes\nspot").unwrap();
+        settings.insert("vocabulary".to_owned(), json!(vocabulary.path()));
+        settings.insert("layers".to_owned(), json!(2));
+        settings.insert("top".to_owned(), json!(2));
     }
     let context = FitContext::new(&settings, encoder).with_references(&references);
     match (info.requirements.training, method.trainer()) {

@@ -109,7 +109,7 @@ fn features(image: &Preprocessed, request: &FeatureRequest) -> candle_core::Resu
         .permute([1, 3, 0, 2, 4])?
         .reshape((grid.len(), 3 * PATCH * PATCH))?;
     let map = |&layer: &LayerId| {
-        let (LayerId::Block(number) | LayerId::Stage(number)) = layer;
+        let number = layer.number();
         let tokens = (patches.matmul(&Projection::weights(number))? * 0.1)?.tanh()?;
         Ok(FeatureMap {
             layer,

@@ -9,18 +9,19 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use anomalens_backbones::Precision;
+use anomalens_backbones::{ImageFeatures, Precision};
 use anomalens_detectors::training::{
     Cache, TrainEvent, TrainOptions, TrainProgress, Trained, TrainingSample,
 };
 use anomalens_detectors::{
-    Array, BackboneRef, Calibration, Detector, DetectorError, DetectorFile, FitContext,
-    ImageSource, Method, MethodSettings, Need, Note, Prediction, Provenance, ReferenceImage, Scope,
-    State, StreamOptions, TrainContext, find, methods, predict,
+    Array, BackboneRef, Calibration, DefaultWeights, Detector, DetectorError, DetectorFile,
+    FitContext, ImageSource, InputSpec, Method, MethodInfo, MethodSettings, Need, Note, Prediction,
+    Provenance, ReferenceImage, Scope, State, StreamOptions, TrainContext, find, methods, predict,
+    stream_features,
 };
 use anomalens_metrics::Platt;
 use anomalens_vision::{Image, MaskSource};
-use common::{MeanColour, image, save};
+use common::{MeanColour, WithText, image, save};
 use serde_json::json;
 
 const GREY: [u8; 3] = [90, 100, 110];
@@ -28,10 +29,19 @@ const RED: [u8; 3] = [220, 20, 30];
 const SPOT: (usize, usize) = (3, 12);
 
 /// Methods whose image score is of the mean colour, which a small spot hardly changes.
-const OF_WHOLE: [&str; 3] = ["spade", "clip", "clip-ac"];
+const OF_WHOLE: [&str; 7] = [
+    "spade", "clip", "clip-ac", "winclip", "coop", "clip-ad", "zoc",
+];
+
+/// Methods without a map.
+const WITHOUT_MAP: [&str; 2] = ["clip-ad", "zoc"];
+
+/// Pieces of words with their log probabilities, and captions of the images that methods are trained on.
+const PIECES: &str = "<s>\t0\n</s>\t0\n\u{2581}a\t-1\n\u{2581}grey\t-2\n\u{2581}plate\t-2";
+const CAPTION: &str = "a grey plate";
 
 /// Methods that see the centre of an image.
-const PAPERS_ON_FRAMES: [&str; 3] = ["patchcore", "padim", "spade"];
+const PAPERS_ON_FRAMES: [&str; 4] = ["patchcore", "padim", "spade", "acr"];
 
 fn normal(i: u8) -> Image {
     image([GREY[0] + i, GREY[1], GREY[2] + i], None)
@@ -73,8 +83,8 @@ fn fit_on(
     references: &[ReferenceImage],
 ) -> Box<dyn Detector> {
     let mut settings = settings.clone();
-    if matches!(name(method), "clip" | "clip-ac") {
-        return prompted(method, &settings);
+    if matches!(method.info().weights, DefaultWeights::Clip(_)) {
+        return prompted(method, &settings, references);
     }
     if matches!(name(method), "anomaly-dino" | "musc") {
         settings.entry("image_size").or_insert(224.into());
@@ -104,26 +114,65 @@ fn fit_on(
     }
 }
 
-/// A detector of `method` whose prompts are colours, since this encoder reads no text.
-fn prompted(method: &dyn Method, settings: &MethodSettings) -> Box<dyn Detector> {
-    let mut config = json!({
-        "prompts": "clip",
-        "class": "square",
-        "image_size": 224,
-        "block": 12,
-        "temperature": 0.07,
-        "sigma": 4.0,
-    });
-    for (name, value) in settings {
-        config[name] = value.clone();
+/// A detector of `method` whose prompts are made colours afterwards, since no text says what a colour is.
+fn prompted(
+    method: &dyn Method,
+    settings: &MethodSettings,
+    references: &[ReferenceImage],
+) -> Box<dyn Detector> {
+    let mut settings = settings.clone();
+    settings.entry("image_size").or_insert(224.into());
+    let vocabulary = tempfile::NamedTempFile::new().unwrap();
+    match name(method) {
+        "april-gan" => {
+            settings.entry("blocks").or_insert(json!([12]));
+        }
+        "zoc" => {
+            std::fs::write(&vocabulary, PIECES).unwrap();
+            settings.insert("vocabulary".to_owned(), json!(vocabulary.path()));
+            settings.insert("layers".to_owned(), json!(1));
+            settings.insert("top".to_owned(), json!(2));
+        }
+        _ => {}
     }
-    // Grey and red as CLIP's networks see them.
-    let texts = Array {
-        shape: vec![2, 3],
-        values: vec![-0.87, -0.46, 0.16, 0.62, -0.63, -0.46],
+    let bare = FitContext::new(&settings, &WithText);
+    let context = bare.with_references(references);
+    let mut state = match (method.info().requirements.training, method.trainer()) {
+        (Need::Required, Some(trainer)) => trainer.untrained(&bare, 5).unwrap().state(),
+        _ => method.fit(&context).unwrap().state(),
     };
-    let tensors = BTreeMap::from([("text_features".to_owned(), texts)]);
-    method.load(State { config, tensors }).unwrap()
+    // Grey and red as CLIP's networks see them.
+    let (grey, red) = ([-0.87, -0.46, 0.16], [0.62, -0.63, -0.46]);
+    let rows = |rows: &[[f32; 3]]| Array {
+        shape: vec![rows.len(), 3],
+        values: rows.concat(),
+    };
+    let colours = match name(method) {
+        "april-gan" => vec![
+            ("text_features", rows(&[grey, red])),
+            (
+                "fc.0.weight",
+                rows(&[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]),
+            ),
+        ],
+        // Whatever the decoder says, it is red.
+        "zoc" => vec![
+            ("seen_features", rows(&[grey])),
+            ("word_features", rows(&[red; 5])),
+        ],
+        _ => vec![("text_features", rows(&[grey, red]))],
+    };
+    for (name, colours) in colours {
+        state.tensors.insert(name.to_owned(), colours);
+    }
+    // What normal patches score was of the texts before.
+    if let Some(range) = state.tensors.get_mut("range") {
+        range.values = vec![0.0, 0.01];
+    }
+    match name(method) {
+        "april-gan" => method.update_references(state, &context, &[]).unwrap(),
+        _ => method.load(state).unwrap(),
+    }
 }
 
 /// What `method` learns, once for all tests.
@@ -143,6 +192,8 @@ fn train(method: &dyn Method) -> Box<dyn Detector> {
     let folder = tempfile::tempdir().unwrap();
     let (epochs, batch, rate) = match name(method) {
         "anomalyclip" => (12, 2, 0.1),
+        // The first epoch has a rate of its own.
+        "coop" => (4, 8, 0.1),
         "regad" => (2, 4, 1e-3),
         _ => (2, 4, 0.01),
     };
@@ -205,8 +256,24 @@ fn train_in(
             },
         })
         .collect();
+    let vocabulary = folder.join("spiece.vocab");
+    std::fs::write(&vocabulary, PIECES).unwrap();
+    let captions = folder.join("captions.json");
+    let file = json!({
+        "images": (0..8).map(|i| json!({ "id": i, "file_name": format!("{i}.png") })).collect::<Vec<_>>(),
+        "annotations": (0..8).map(|i| json!({ "image_id": i, "caption": CAPTION })).collect::<Vec<_>>(),
+    });
+    std::fs::write(&captions, file.to_string()).unwrap();
+    let of_zoc = json!({ "vocabulary": vocabulary, "captions": captions, "layers": 1 }).to_string();
     let settings = match name(method) {
+        "april-gan" => r#"{"blocks": [1], "image_size": 224}"#,
+        "clip-ad" => r#"{"temperature": 0.1}"#,
+        "zoc" => &of_zoc,
         "anomalyclip" => r#"{"blocks": [1], "image_score": "map", "temperature": 0.02}"#,
+        "denseclip" => r#"{"block": 1, "image_size": 224}"#,
+        "coop" => r#"{"block": 1, "image_size": 224}"#,
+        // Of four normal images.
+        "acr" => r#"{"blocks": [1], "task_size": 8}"#,
         "regad" => r#"{"image_size": 64}"#,
         _ => r#"{"blocks": [1]}"#,
     };
@@ -217,7 +284,10 @@ fn train_in(
     };
     let context = TrainContext {
         settings: &settings,
-        encoder: &MeanColour,
+        encoder: match method.info().weights {
+            DefaultWeights::Clip(_) => &WithText,
+            _ => &MeanColour,
+        },
         samples: &samples,
         start: None,
         options: &options,
@@ -276,6 +346,28 @@ fn features_on_disk_are_not_computed_twice() {
         memory.unwrap().detector.state(),
         rest.unwrap().detector.state()
     );
+}
+
+#[test]
+fn tasks_are_the_same_wherever_features_are_kept_and_in_a_run_that_resumes() {
+    let method = find("acr").unwrap();
+    let train = |folder: &Path, epochs, cache| {
+        let options = TrainOptions {
+            epochs: Some(epochs),
+            batch: Some(2),
+            cache,
+            ..TrainOptions::default()
+        };
+        let watch = &mut |_: TrainEvent| ControlFlow::Continue(());
+        let trained = train_in(method, folder, options, watch).unwrap();
+        trained.detector.state()
+    };
+    let folders = [0; 3].map(|_| tempfile::tempdir().unwrap());
+    let [memory, disk, resumed] = folders.each_ref().map(|folder| folder.path());
+    let expected = train(memory, 2, Cache::Memory);
+    assert_eq!(train(disk, 2, Cache::Disk), expected);
+    assert_ne!(train(resumed, 1, Cache::Memory), expected);
+    assert_eq!(train(resumed, 2, Cache::Memory), expected);
 }
 
 #[test]
@@ -358,6 +450,10 @@ fn every_method_finds_the_anomalous_image_and_its_place() {
         let scores: Vec<f32> = found.iter().map(|p| p.score).collect();
         let is_highest = highest == Some(1) || OF_WHOLE.contains(&name(method));
         assert!(is_highest, "{}: {scores:?}", name(method));
+        if WITHOUT_MAP.contains(&name(method)) {
+            assert!(found.iter().all(|prediction| !prediction.has_map()));
+            continue;
+        }
         let map = &found[1].map;
         let peak = (0..map.values().len())
             .max_by(|&a, &b| map.values()[a].total_cmp(&map.values()[b]))
@@ -742,6 +838,57 @@ fn settings_that_cannot_be_are_refused() {
         ("lens", r#"{"blocks": []}"#, "names no block"),
         ("lens", r#"{"tta": 9}"#, "`tta` must be 1 to 8"),
         ("inctrl", "{}", "learned from auxiliary data"),
+        ("april-gan", "{}", "needs a backbone with a text encoder"),
+        (
+            "april-gan",
+            r#"{"temperature": 0}"#,
+            "`temperature` must be above 0",
+        ),
+        ("april-gan", r#"{"blocks": [9, 6]}"#, "in their order"),
+        ("april-gan", r#"{"blocks": []}"#, "names no block"),
+        ("april-gan", r#"{"group": 1}"#, "`group` must be at least 2"),
+        (
+            "april-gan",
+            r#"{"activation": "relu"}"#,
+            "unknown variant `relu`",
+        ),
+        ("clip-ad", "{}", "needs a backbone with a text encoder"),
+        (
+            "clip-ad",
+            r#"{"template": "a photo"}"#,
+            "`template` must contain",
+        ),
+        (
+            "clip-ad",
+            r#"{"image_size": 0}"#,
+            "`image_size` must be above 0",
+        ),
+        ("zoc", "{}", "needs a backbone with a text encoder"),
+        ("zoc", r#"{"top": 0}"#, "`top` must be above 0"),
+        ("zoc", r#"{"steps": 0}"#, "`steps` must be 1 to 512"),
+        ("zoc", r#"{"classes": []}"#, "names no seen label"),
+        ("acr", "{}", "learned from auxiliary data"),
+        ("acr", r#"{"blocks": [6, 9]}"#, "one layer is compared"),
+        ("acr", r#"{"stages": [3]}"#, "not both"),
+        ("acr", r#"{"output": 0}"#, "`output` must be 1 to 4096"),
+        ("acr", r#"{"layers": 17}"#, "`layers` must be at most 16"),
+        (
+            "acr",
+            r#"{"anomaly_ratio": 0.6}"#,
+            "`anomaly_ratio` must be 0 to 0.5",
+        ),
+        ("acr", r#"{"noise": 0}"#, "`noise` must be above 0"),
+        ("acr", r#"{"group": 1}"#, "`group` must be at least 2"),
+        (
+            "acr",
+            r#"{"task_size": 1}"#,
+            "`task_size` must be 2 to 4096",
+        ),
+        ("acr", r#"{"crop": 512}"#, "must not exceed `image_size`"),
+        ("coop", "{}", "learned from auxiliary data"),
+        ("coop", r#"{"context_length": 65}"#, "must be 1 to 64"),
+        ("coop", r#"{"position": "back"}"#, "unknown variant `back`"),
+        ("coop", r#"{"normal_name": "good"}"#, "must contain `{}`"),
         ("clip", "{}", "needs a backbone with a text encoder"),
         (
             "clip",
@@ -777,6 +924,25 @@ fn settings_that_cannot_be_are_refused() {
             "patchcore",
             r#"{"dimension": 99999}"#,
             "`dimension` must be 1 to 16384",
+        ),
+        ("winclip", "{}", "needs a backbone with a text encoder"),
+        ("winclip", r#"{"windows": []}"#, "`windows` must be"),
+        ("winclip", r#"{"windows": [2, 2]}"#, "different sides"),
+        (
+            "winclip",
+            r#"{"patch_tokens": "projected"}"#,
+            "unknown variant `projected`",
+        ),
+        (
+            "maskclip",
+            r#"{"key_smoothing": 2}"#,
+            "`key_smoothing` are from 0 to 1",
+        ),
+        ("maskclip", r#"{"block": 0}"#, "counted from 1"),
+        (
+            "denseclip",
+            r#"{"decoder_heads": 5}"#,
+            "multiple of `decoder_heads`",
         ),
         ("padim", "{}", "at least two normal images"),
         ("regad", "{}", "learns to register images of other classes"),
@@ -867,6 +1033,82 @@ fn settings_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn features_of_another_network_are_refused() {
+    // Longer tokens and embeddings, as those of a larger network.
+    fn widen(features: &mut ImageFeatures) {
+        for map in &mut features.maps {
+            let rows = map.tokens.chunks_exact(map.dim);
+            map.tokens = rows.flat_map(|row| [row, &[0.5]].concat()).collect();
+            map.dim += 1;
+            map.class_token.iter_mut().for_each(|class| class.push(0.5));
+        }
+        let embedding = features.embedding.iter_mut();
+        embedding.for_each(|embedding| embedding.push(0.5));
+        features.further.iter_mut().for_each(widen);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let sources = save(folder.path(), &[normal(1), normal(2), anomalous(3)]);
+    let seen = |input: &InputSpec| -> Vec<ImageFeatures> {
+        let mut all = vec![ImageFeatures::default(); sources.len()];
+        let options = StreamOptions::default();
+        stream_features(&MeanColour, input, &sources, &options, |index, found| {
+            all[index] = found.unwrap().0;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        all
+    };
+    for &method in methods() {
+        let detector = fit(method);
+        let profile = detector.profile();
+        let mut features = seen(&profile.input);
+        for input in &profile.further {
+            let both = features.iter_mut().zip(seen(input));
+            both.for_each(|(image, further)| image.further.push(further));
+        }
+        let right: Vec<&ImageFeatures> = features.iter().collect();
+        assert!(detector.score(&right).is_ok(), "{}", name(method));
+        features.iter_mut().for_each(widen);
+        let wide: Vec<&ImageFeatures> = features.iter().collect();
+        assert!(detector.score(&wide).is_err(), "{}: wider", name(method));
+        let nothing = vec![ImageFeatures::default(); 3];
+        let nothing: Vec<&ImageFeatures> = nothing.iter().collect();
+        assert!(detector.score(&nothing).is_err(), "{}: none", name(method));
+    }
+}
+
+#[test]
+fn prompts_name_the_class() {
+    for &method in methods() {
+        let MethodInfo {
+            weights,
+            requirements,
+            ..
+        } = method.info();
+        // What must be trained first shows it in its own tests.
+        let must_be_trained = requirements.training == Need::Required;
+        if must_be_trained || !matches!(weights, DefaultWeights::Clip(_)) {
+            continue;
+        }
+        let texts = |class: Option<&str>, settings: &str| {
+            let settings: MethodSettings = serde_json::from_str(settings).unwrap();
+            let context = FitContext {
+                class,
+                ..FitContext::new(&settings, &WithText)
+            };
+            let state = method.fit(&context).unwrap().state();
+            let texts = state.tensors["text_features"].clone();
+            (state.config["class"].clone(), texts)
+        };
+        let (none, bolt) = (texts(None, "{}"), texts(Some("bolt"), "{}"));
+        assert_eq!((&none.0, &bolt.0), (&json!("object"), &json!("bolt")));
+        assert_ne!(none.1, bolt.1, "{}", name(method));
+        let given = texts(Some("nut"), r#"{"class": "bolt"}"#);
+        assert_eq!(given, bolt, "{}", name(method));
+    }
+}
+
+#[test]
 fn unusable_images_are_told_and_the_others_scored() {
     let folder = tempfile::tempdir().unwrap();
     let mut sources = save(folder.path(), &[normal(1), anomalous(2), normal(3)]);
@@ -937,7 +1179,7 @@ fn images_to_skip_are_left_out_and_a_break_ends_the_run() {
 
 #[test]
 fn references_come_and_go() {
-    for name in ["lens", "inctrl", "regad"] {
+    for name in ["lens", "inctrl", "april-gan", "regad"] {
         references_of_a_method_come_and_go(find(name).unwrap());
     }
 }
@@ -973,10 +1215,14 @@ fn references_of_a_method_come_and_go(method: &dyn Method) {
         "{message}"
     );
     let none = update(method, both.state(), &[], &["0.png", "4.png"]);
-    assert!(matches!(
-        none.err(),
-        Some(DetectorError::NoReferences(found)) if found == name(method)
-    ));
+    match name(method) {
+        // It goes on without.
+        "april-gan" => assert_eq!(none.unwrap().state(), trained(method)),
+        of => assert!(matches!(
+            none.err(),
+            Some(DetectorError::NoReferences(found)) if found == of
+        )),
+    }
     let untouched = method.load(trained(method)).unwrap();
     assert!(untouched.references().is_empty());
     let dino = find("anomaly-dino").unwrap();
@@ -1118,10 +1364,19 @@ fn the_order_of_a_batch_changes_nothing() {
     let mut turned = sources.clone();
     turned.reverse();
     turned.swap(1, 3);
-    for (method, settings) in [("lens", r#"{"evidence": "batch"}"#), ("musc", "{}")] {
+    for (method, settings) in [
+        ("lens", r#"{"evidence": "batch"}"#),
+        ("musc", "{}"),
+        ("acr", r#"{"anomaly_ratio": 0.3}"#),
+    ] {
         let settings: MethodSettings = serde_json::from_str(settings).unwrap();
-        let context = FitContext::new(&settings, &MeanColour);
-        let detector = find(method).unwrap().fit(&context).unwrap();
+        let detector = match method {
+            "acr" => fit_with(find(method).unwrap(), &settings),
+            _ => {
+                let context = FitContext::new(&settings, &MeanColour);
+                find(method).unwrap().fit(&context).unwrap()
+            }
+        };
         let options = StreamOptions::default();
         let mut found = scores(detector.as_ref(), &turned, &options);
         found.swap(1, 3);

@@ -71,7 +71,7 @@ pub struct RegionResult {
     pub found: usize,
 }
 
-/// The images whose masks are known. Their maps are made when they are wanted, for all of a class
+/// The images whose masks are known, of methods that have maps. The maps are made when they are wanted, for all of a class
 /// may not fit in memory.
 pub(crate) struct Pixels<'a> {
     known: Vec<Scored<'a>>,
@@ -82,7 +82,7 @@ impl<'a> Pixels<'a> {
     pub(crate) fn new(scored: &[Scored<'a>], options: &'a RunOptions) -> Self {
         let known = scored
             .iter()
-            .filter(|(record, _)| record.sample.mask != MaskSource::Unknown);
+            .filter(|(record, p)| record.sample.mask != MaskSource::Unknown && p.has_map());
         Self {
             known: known.copied().collect(),
             options,

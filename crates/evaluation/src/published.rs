@@ -58,7 +58,7 @@ impl Published {
 }
 
 /// What a source is called, and its figures as comma-separated values.
-const SOURCES: [(&str, &str); 4] = [
+const SOURCES: [(&str, &str); 6] = [
     (
         "Zhou et al., AnomalyCLIP, ICLR 2024, tables 1 and 2",
         include_str!("../published/anomalyclip.csv"),
@@ -74,6 +74,14 @@ const SOURCES: [(&str, &str); 4] = [
     (
         "the methods' papers, quoted in the README of huzongxiang/sowa",
         include_str!("../published/few-shot.csv"),
+    ),
+    (
+        "Huang et al., RegAD, ECCV 2022, README of MediaBrain-SJTU/RegAD",
+        include_str!("../published/regad.csv"),
+    ),
+    (
+        "the methods' papers and repositories",
+        include_str!("../published/all-normals.csv"),
     ),
 ];
 

@@ -24,6 +24,8 @@ fn parts(own: Option<SelfAttention>) -> (usize, usize) {
         Some(SelfAttention::Values) => (2, 2),
         Some(SelfAttention::Keys) => (1, 1),
         Some(SelfAttention::Queries) => (0, 0),
+        // Not attended at all: whoever asks takes the values.
+        Some(SelfAttention::Alone) => (2, 2),
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! vit         whole networks from plain slices of weights; conv: the same for convolutions
+//! activation  the function between feed-forward layers
 //! request     which features of an image are wanted; features: what is returned
 //! engine      which instructions there are, which kernel a precision gets
 //! linear      PackedLinear: layer norm -> product -> bias, activation or residual
@@ -22,6 +23,7 @@
 //! This crate alone may hold `unsafe`; every block says why it is sound. The functions that are safe to
 //! call check every length that they are given, and panic or return an error where one does not fit.
 
+mod activation;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod attention;
@@ -47,6 +49,7 @@ mod tests;
 mod vit;
 mod worker_group;
 
+pub use activation::{Activation, QUICK_GELU, UnknownActivation};
 pub use attention::{Attention, AttentionOutput, AttentionScratch};
 pub use conv::{ConvNet, Convolution, Operation, Padding, StageInfo, Step, Window};
 pub use engine::{CPU_VARIABLE, Engine, EngineError, Isa, Precision};
@@ -57,7 +60,7 @@ pub use parallel::Parallel;
 pub use peak::peak;
 pub use product::Epilogue;
 pub use request::{
-    Dpam, Embedding, FeatureRequest, LayerId, PositionResize, SelfAttention, TokenStage,
+    Departures, Dpam, Embedding, FeatureRequest, LayerId, PositionResize, SelfAttention, TokenStage,
 };
 pub use rows::{LayerNorm, layer_norm};
 pub use saved::{SavedError, SharedBytes};

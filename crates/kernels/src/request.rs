@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Activation;
+
 /// A layer of a network, counted from 1 as in the papers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -12,15 +14,19 @@ pub enum LayerId {
     Block(usize),
     /// A stage of a convolutional network.
     Stage(usize),
+    /// The embeddings of windows of a transformer's patches (WinCLIP, section 4.2): each window, of so
+    /// many patches on either side, goes through the whole network by itself with the class token. The
+    /// windows are one patch apart; their grid is that of their upper left corners.
+    Window(usize),
 }
 
 impl LayerId {
     /// The pixels that a network sees, as tokens of length 3: what is before its first stage.
     pub const PIXELS: Self = Self::Stage(0);
 
-    /// Its number among those of its kind.
+    /// Its number among those of its kind; the side of a window.
     pub fn number(self) -> usize {
-        let (Self::Block(number) | Self::Stage(number)) = self;
+        let (Self::Block(number) | Self::Stage(number) | Self::Window(number)) = self;
         number
     }
 }
@@ -30,6 +36,7 @@ impl fmt::Display for LayerId {
         match self {
             Self::Block(number) => write!(f, "block {number}"),
             Self::Stage(number) => write!(f, "stage {number}"),
+            Self::Window(side) => write!(f, "windows of {side}x{side} patches"),
         }
     }
 }
@@ -52,6 +59,33 @@ pub struct FeatureRequest {
     /// How the position embedding is brought to other grids; the network's own rule if none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub positions: Option<PositionResize>,
+    /// What is computed otherwise than the network was trained.
+    #[serde(default, skip_serializing_if = "Departures::is_none")]
+    pub departures: Departures,
+}
+
+/// What published implementations compute otherwise than the network was trained, so that their
+/// results can be had again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Departures {
+    /// Another function between feed-forward layers: exact GELU on weights of OpenAI in APRIL-GAN
+    /// and MaskCLIP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Activation>,
+    /// The epsilon of layer norms is 10 to the power of minus this: 6 in MaskCLIP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm_epsilon: Option<u8>,
+    /// The class token is added twice: DenseCLIP.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub class_twice: bool,
+}
+
+impl Departures {
+    /// Whether everything is computed as the network was trained.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How a position embedding is brought to another grid than it was trained on.
@@ -80,6 +114,9 @@ pub enum TokenStage {
     /// After the final layer norm and the projection to the space that CLIP's images and texts
     /// share; networks without a projection leave it out.
     Projected,
+    /// The keys of the block's own attention after its output layer, of all heads side by side
+    /// (MaskCLIP, section 3.2).
+    Keys,
 }
 
 /// A second, local stream of tokens (AnomalyCLIP's diagonally prominent attention map, section
@@ -93,6 +130,9 @@ pub struct Dpam {
     pub first_block: usize,
     /// What attends to itself.
     pub attention: SelfAttention,
+    /// Whether the local stream goes through the feed-forward layers too, as MaskCLIP's does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub feed_forward: bool,
 }
 
 /// The projection that attends to itself; the values are always V.
@@ -107,6 +147,9 @@ pub enum SelfAttention {
     /// K-K.
     #[serde(rename = "kk")]
     Keys,
+    /// Every token attends to itself alone, so that its value is the result (MaskCLIP, section 3.1).
+    #[serde(rename = "none")]
+    Alone,
 }
 
 /// How the class token after the last block becomes the image's embedding.
@@ -145,9 +188,17 @@ impl FeatureRequest {
     pub fn last_block(&self) -> usize {
         let block = |layer: &LayerId| match *layer {
             LayerId::Block(number) => number,
-            LayerId::Stage(_) => 0,
+            LayerId::Stage(_) | LayerId::Window(_) => 0,
         };
         self.layers.iter().map(block).max().unwrap_or(0)
+    }
+
+    /// The sides of the windows whose embeddings are taken.
+    pub fn windows(&self) -> impl Iterator<Item = usize> {
+        self.layers.iter().filter_map(|layer| match *layer {
+            LayerId::Window(side) => Some(side),
+            LayerId::Block(_) | LayerId::Stage(_) => None,
+        })
     }
 
     /// One request for the layers of both; none if they differ in anything but their layers.

@@ -49,6 +49,14 @@ impl LayerNorm {
         })
     }
 
+    /// The same with another epsilon.
+    pub(crate) fn with_epsilon(&self, epsilon: f32) -> Self {
+        Self {
+            epsilon,
+            ..self.clone()
+        }
+    }
+
     /// Length of a row.
     pub fn width(&self) -> usize {
         self.weight.len()

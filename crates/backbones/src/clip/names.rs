@@ -23,6 +23,8 @@ pub enum Origin {
     OpenClip,
     /// Hugging Face `transformers`: a `CLIPModel`.
     HuggingFace,
+    /// DenseCLIP: a segmentation model whose towers are CLIP's, tuned.
+    DenseClip,
 }
 
 /// A view of a CLIP checkpoint that answers to OpenAI's names, such as `visual.conv1.weight`,
@@ -78,6 +80,11 @@ impl Origin {
     pub fn of(checkpoint: &Checkpoint) -> Option<Self> {
         if checkpoint.contains("vision_model.embeddings.class_embedding") {
             return Some(Self::HuggingFace);
+        }
+        if checkpoint.contains("backbone.class_embedding")
+            && checkpoint.contains("text_encoder.token_embedding.weight")
+        {
+            return Some(Self::DenseClip);
         }
         if !checkpoint.contains("visual.class_embedding")
             || !checkpoint.contains("visual.transformer.resblocks.0.attn.in_proj_weight")
@@ -138,6 +145,7 @@ impl<'a> ClipTensors<'a> {
                 })
             }
             Origin::HuggingFace => hugging_face_activation(&folder.join("config.json")),
+            Origin::DenseClip => Ok((QuickGelu, ActivationSource::Usual)),
         }
     }
 
@@ -217,6 +225,10 @@ impl<'a> ClipTensors<'a> {
         let of_text = !name.starts_with("visual.") && name != "logit_scale";
         match self.origin {
             Origin::HuggingFace => hugging_face(name),
+            Origin::DenseClip => Place::Plain(match name.strip_prefix("visual.") {
+                Some(name) => format!("backbone.{name}"),
+                None => format!("text_encoder.{name}"),
+            }),
             _ if of_text => Place::Plain(format!("{}{name}", self.text_prefix)),
             _ => Place::Plain(name.to_owned()),
         }

@@ -8,9 +8,10 @@ use candle_nn::{Linear, Module, ops::softmax};
 
 use super::layers::{LAYER_NORM_EPS, Reader};
 use super::{ClipTensors, TextConfig};
+use crate::Activation;
 use crate::BackboneError;
 use crate::vit::parts::Layer;
-use crate::vit::{Activation, QUICK_GELU};
+use anomalens_kernels::QUICK_GELU;
 
 /// CLIP's text encoder, frozen.
 pub struct ClipText {
@@ -23,6 +24,7 @@ pub struct ClipText {
     projection: Tensor,
     /// `[context, context]`: nothing sees what comes after it.
     mask: Tensor,
+    logit_scale: Option<f32>,
 }
 
 impl ClipText {
@@ -58,6 +60,7 @@ impl ClipText {
             final_norm: Norm::new(&reader, "ln_final", width)?,
             projection: reader.tensor("text_projection", &[width, embedding])?,
             mask: Tensor::from_vec(mask, (context, context), &Device::Cpu)?,
+            logit_scale: logit_scale(tensors)?,
             config,
         })
     }
@@ -65,6 +68,12 @@ impl ClipText {
     /// What the shapes of the weights say.
     pub fn config(&self) -> &TextConfig {
         &self.config
+    }
+
+    /// The natural logarithm of what cosines with images were multiplied by in training; none in files that
+    /// leave it out.
+    pub fn logit_scale(&self) -> Option<f32> {
+        self.logit_scale
     }
 
     /// The embeddings `[texts, tokens, width]` of token ids `[texts, tokens]`, without positions.
@@ -117,6 +126,17 @@ impl ClipText {
             .collect::<candle_core::Result<Vec<_>>>()?;
         Ok(Tensor::cat(&rows, 0)?.matmul(&self.projection)?)
     }
+}
+
+/// A number, for which files have different shapes.
+fn logit_scale(tensors: &ClipTensors) -> Result<Option<f32>, BackboneError> {
+    const NAME: &str = "logit_scale";
+    let Some(shape) = tensors.shape(NAME).filter(|_| tensors.contains(NAME)) else {
+        return Ok(None);
+    };
+    let scale = tensors.tensor(NAME, &shape, &Device::Cpu)?;
+    let scale = scale.to_dtype(DType::F32)?.flatten_all()?;
+    Ok(scale.to_vec1::<f32>()?.first().copied())
 }
 
 /// Where each text of ids `[texts, tokens]` ends: at its largest id, the first of them.

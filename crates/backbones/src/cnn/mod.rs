@@ -100,9 +100,10 @@ impl ConvEncoder {
         for &layer in request.layers.iter().chain(&local) {
             self.spec.layer(layer)?;
         }
-        let last = request.layers.iter().map(|&layer| match layer {
-            LayerId::Block(number) | LayerId::Stage(number) => number,
-        });
+        if !request.departures.is_none() {
+            return Err(BackboneError::NoOtherActivation(self.spec.name.clone()));
+        }
+        let last = request.layers.iter().map(|layer| layer.number());
         let held = self.network.stages().len();
         let stage = match request.embedding {
             Some(_) if self.network.embedding().is_none() => self.spec.layers.len(),

@@ -12,9 +12,10 @@ use candle_core::Tensor;
 
 pub use config::{Config, FeedForwardKind};
 
+use crate::Activation;
 use crate::checkpoint::Checkpoint;
+use crate::vit::VisionTransformer;
 use crate::vit::parts::{FeedForward, Shape};
-use crate::vit::{Activation, VisionTransformer};
 use crate::{
     BackboneError, EncoderSpec, FeatureRequest, Grid, ImageEncoder, ImageFeatures, Kernels,
     PositionResize,

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{FeatureCache, FeatureKey, Numbers};
 use crate::checkpoint::Checkpoint;
 use crate::clip::ClipText;
-use crate::{BackboneError, EncoderSpec, FeatureRequest, ImageEncoder, ImageFeatures};
+use crate::{Activation, BackboneError, EncoderSpec, FeatureRequest, ImageEncoder, ImageFeatures};
 
 /// A network whose features are looked up before they are computed.
 pub struct CachedEncoder {
@@ -88,8 +88,8 @@ impl ImageEncoder for CachedEncoder {
         Ok(all.collect())
     }
 
-    fn text(&self) -> Result<Option<ClipText>, BackboneError> {
-        self.network.text()
+    fn text(&self, activation: Option<Activation>) -> Result<Option<ClipText>, BackboneError> {
+        self.network.text(activation)
     }
 
     fn checkpoint(&self) -> Option<&Checkpoint> {

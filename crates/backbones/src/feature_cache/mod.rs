@@ -252,7 +252,7 @@ mod tests {
                     let dim = self.spec.layer(layer)?.dim;
                     let class_token = match layer {
                         LayerId::Block(_) => Some(vec![pixel + 1.0; dim]),
-                        LayerId::Stage(_) => None,
+                        LayerId::Stage(_) | LayerId::Window(_) => None,
                     };
                     Ok::<_, BackboneError>(FeatureMap {
                         layer,

@@ -7,7 +7,7 @@ use anomalens_kernels::{
 use candle_core::Tensor;
 
 use super::parts::{FeedForward, Layer, Shape, Weights};
-use super::{Activation, calibration_images, position};
+use super::{calibration_images, position};
 use crate::BackboneError;
 
 /// What the weights do not say to the kernels.
@@ -17,8 +17,7 @@ pub(super) fn config(shape: &Shape) -> VitConfig {
         patch: shape.patch,
         epsilon: shape.epsilon as f32,
         activation: match shape.feed_forward {
-            FeedForward::Plain(Activation::Gelu) => Epilogue::Gelu,
-            FeedForward::Plain(Activation::QuickGelu) => Epilogue::QuickGelu,
+            FeedForward::Plain(activation) => activation.epilogue(),
             FeedForward::SwiGlu => Epilogue::SwiGlu,
         },
     }

@@ -6,11 +6,9 @@
 //! calibration_images.rs  what 8-bit weights are fitted to
 //! packed.rs              packed networks in files
 //! position.rs            position embeddings at other sizes
-//! activation.rs          the function between feed-forward layers
 //! reference.rs           the same network on candle, which the tests compare with
 //! ```
 
-mod activation;
 mod calibration_images;
 mod kernels;
 mod packed;
@@ -29,11 +27,9 @@ use anomalens_kernels::{
 use anomalens_vision::Preprocessed;
 use candle_core::{DType, Tensor};
 
-pub(crate) use activation::QUICK_GELU;
-pub use activation::{Activation, UnknownActivation};
 pub(crate) use packed::{Envelope, write_envelope};
 pub use packed::{PackedCopy, PackedNetwork, open_packed};
-use parts::{Shape, Weights};
+use parts::{FeedForward, Shape, Weights};
 
 use crate::encoder::by_size;
 use crate::{BackboneError, EncoderSpec, ImageEncoder, LayerInfo, Normalisation};
@@ -187,9 +183,13 @@ impl VisionTransformer {
         for &layer in request.layers.iter().chain(&local) {
             self.spec.layer(layer)?;
         }
+        let plain = matches!(self.shape.feed_forward, FeedForward::Plain(_));
+        if request.departures.activation.is_some() && !plain {
+            return Err(BackboneError::NoOtherActivation(self.shape.name.clone()));
+        }
         let last = match request.embedding {
-            Some(_) => self.shape.blocks,
-            None => request.last_block(),
+            None if request.windows().next().is_none() => request.last_block(),
+            _ => self.shape.blocks,
         };
         let held = self.vit.blocks();
         if last > held {

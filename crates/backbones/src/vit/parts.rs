@@ -4,8 +4,8 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::Activation;
 use crate::{BackboneError, PositionResize};
+use anomalens_kernels::Activation;
 
 /// What the kinds of vision transformers differ in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,22 +1,22 @@
 //! The vision transformer as candle's operations in float32, which the kernels are compared with.
 
 use anomalens_kernels::{
-    Dpam, Embedding, FeatureMap, FeatureRequest, Grid, ImageFeatures, LayerId, SelfAttention,
-    TokenStage,
+    Activation, Departures, Dpam, Embedding, FeatureMap, FeatureRequest, Grid, ImageFeatures,
+    LayerId, QUICK_GELU, SelfAttention, TokenStage,
 };
 use anomalens_vision::Preprocessed;
 use candle_core::{Device, IndexOp, Result, Tensor};
 use candle_nn::ops::{sigmoid, softmax_last_dim};
 use candle_nn::{LayerNorm, Linear, Module};
 
-use super::activation::{Activation, QUICK_GELU};
-use super::parts::{self, BlockParts, Layer, Shape, Weights};
+use super::parts::{self, BlockParts, FeedForward, Layer, Shape, Weights};
 use super::position;
 use crate::BackboneError;
 
 /// A network whose weights are tensors.
 pub(super) struct Reference {
     shape: Shape,
+    class_twice: bool,
     positions: Tensor,
     projection: Linear,
     /// `[width]`
@@ -32,7 +32,16 @@ impl Reference {
     pub(super) fn new(
         shape: &Shape,
         weights: &dyn Weights,
+        departures: Departures,
     ) -> std::result::Result<Self, BackboneError> {
+        let mut shape = shape.clone();
+        if let Some(activation) = departures.activation {
+            shape.feed_forward = FeedForward::Plain(activation);
+        }
+        if let Some(exponent) = departures.norm_epsilon {
+            shape.epsilon = 0.1_f64.powi(exponent.into());
+        }
+        let shape = &shape;
         let (stem, head) = (weights.stem()?, weights.head()?);
         let norm = |layer| layer_norm(layer, shape.epsilon);
         Ok(Self {
@@ -46,6 +55,7 @@ impl Reference {
             final_norm: norm(head.norm),
             head: head.projection,
             shape: shape.clone(),
+            class_twice: departures.class_twice,
         })
     }
 
@@ -68,7 +78,8 @@ impl Reference {
         let patches = self
             .projection
             .forward(&patches(image, self.shape.patch)?)?;
-        let class = self.class_token.unsqueeze(0)?;
+        let times = 1.0 + f64::from(u8::from(self.class_twice));
+        let class = (self.class_token.unsqueeze(0)? * times)?;
         let tokens = (Tensor::cat(&[class, patches], 0)? + positions)?;
         let tokens = match &self.norm {
             Some(norm) => norm.forward(&tokens)?,
@@ -86,22 +97,34 @@ impl Reference {
     ) -> Result<ImageFeatures> {
         let mut local = None;
         let mut maps = vec![];
+        let start = tokens.clone();
         for (number, block) in (1..).zip(&self.blocks) {
+            let keys = match request.stage {
+                TokenStage::Keys => Some(block.keys(&tokens)?),
+                _ => None,
+            };
             match request.attention {
                 Some(Dpam {
                     first_block,
                     attention,
+                    feed_forward,
                 }) if number >= first_block => {
                     let stream = local.unwrap_or_else(|| tokens.clone());
                     let (own, next) = block.forward_dual(&tokens, &stream, attention)?;
                     tokens = own;
-                    local = Some(next);
+                    local = Some(match feed_forward {
+                        true => block.feed_forward(&next)?,
+                        false => next,
+                    });
                 }
                 _ => tokens = block.forward(&tokens)?,
             }
             let layer = LayerId::Block(number);
             if request.layers.contains(&layer) {
-                let tokens = self.at(request.stage, local.as_ref().unwrap_or(&tokens))?;
+                let tokens = match (&keys, request.stage) {
+                    (Some(keys), TokenStage::Keys) => keys.clone(),
+                    _ => self.at(request.stage, local.as_ref().unwrap_or(&tokens))?,
+                };
                 let dim = tokens.dim(2)?;
                 maps.push(FeatureMap {
                     layer,
@@ -111,6 +134,9 @@ impl Reference {
                     class_token: Some(tokens.i((0, 0))?.to_vec1()?),
                 });
             }
+        }
+        for side in request.windows() {
+            maps.push(self.windows(&start, grid, side)?);
         }
         let embedding = request.embedding.map(|rule| {
             let class = tokens.i((.., 0))?.contiguous()?;
@@ -127,9 +153,42 @@ impl Reference {
         })
     }
 
+    /// The embeddings of windows of patches, each of which goes through the blocks by itself.
+    fn windows(&self, tokens: &Tensor, grid: Grid, side: usize) -> Result<FeatureMap> {
+        let grid_of_windows = Grid {
+            rows: grid.rows + 1 - side,
+            columns: grid.columns + 1 - side,
+        };
+        let mut embeddings = vec![];
+        for place in 0..grid_of_windows.len() {
+            let (y, x) = (
+                place / grid_of_windows.columns,
+                place % grid_of_windows.columns,
+            );
+            let mut window = vec![tokens.narrow(1, 0, 1)?];
+            for y in y..y + side {
+                window.push(tokens.narrow(1, 1 + y * grid.columns + x, side)?);
+            }
+            let mut window = Tensor::cat(&window, 1)?;
+            for block in &self.blocks {
+                window = block.forward(&window)?;
+            }
+            let class = window.narrow(1, 0, 1)?.contiguous()?;
+            let embedding = self.at(TokenStage::Projected, &class)?;
+            embeddings.extend(embedding.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(FeatureMap {
+            layer: LayerId::Window(side),
+            grid: grid_of_windows,
+            dim: embeddings.len() / grid_of_windows.len(),
+            tokens: embeddings,
+            class_token: None,
+        })
+    }
+
     fn at(&self, stage: TokenStage, tokens: &Tensor) -> Result<Tensor> {
         match stage {
-            TokenStage::Block => Ok(tokens.clone()),
+            TokenStage::Block | TokenStage::Keys => Ok(tokens.clone()),
             TokenStage::Normed => self.final_norm.forward(tokens),
             TokenStage::Projected => self.project(&self.final_norm.forward(tokens)?),
         }
@@ -227,10 +286,24 @@ impl Block {
             .contiguous()
     }
 
+    /// The keys of all heads side by side, after the output layer.
+    fn keys(&self, tokens: &Tensor) -> Result<Tensor> {
+        let keys = self.project(&self.norm1.forward(tokens)?)?.get(1)?;
+        let keys = keys.transpose(1, 2)?.flatten_from(2)?;
+        self.output.forward(&keys)
+    }
+
     /// The attention of queries to keys or of one projection to itself.
     fn attention(&self, heads: &Tensor, own: Option<SelfAttention>) -> Result<Tensor> {
         let (from, to) = match own {
             None => (0, 1),
+            Some(SelfAttention::Alone) => {
+                let value = heads.get(2)?.transpose(1, 2)?;
+                let (batch, count, heads, head_width) = value.dims4()?;
+                return self
+                    .output
+                    .forward(&value.reshape((batch, count, heads * head_width))?);
+            }
             Some(SelfAttention::Values) => (2, 2),
             Some(SelfAttention::Keys) => (1, 1),
             Some(SelfAttention::Queries) => (0, 0),

@@ -2,14 +2,15 @@
 #![allow(clippy::unwrap_used)] // test code
 
 use anomalens_kernels::{
-    Dpam, Embedding, Engine, FeatureRequest, ImageFeatures, Precision, SelfAttention, TokenStage,
+    Activation, Departures, Dpam, Embedding, Engine, FeatureRequest, ImageFeatures, LayerId,
+    Precision, SelfAttention, TokenStage,
 };
 use anomalens_vision::Preprocessed;
 use candle_core::Tensor;
 
 use super::parts::{BlockParts, FeedForward, Head, Layer, Shape, Stem, Weights};
 use super::reference::Reference;
-use super::{Activation, Kernels, VisionTransformer};
+use super::{Kernels, VisionTransformer};
 use crate::checkpoint::seeded_tensor;
 use crate::{BackboneError, ImageEncoder, PositionResize};
 
@@ -121,6 +122,7 @@ fn requests() -> Vec<FeatureRequest> {
         Some(Dpam {
             first_block,
             attention,
+            feed_forward: false,
         })
     };
     let (values, queries, keys) = (
@@ -141,15 +143,61 @@ fn requests() -> Vec<FeatureRequest> {
         (&[3], TokenStage::Block, local(12, values), direct),
         (&[13], TokenStage::Block, local(12, keys), direct),
     ];
-    cases
+    let cases = cases
         .into_iter()
         .map(|(blocks, stage, attention, embedding)| FeatureRequest {
             stage,
             attention,
             embedding,
             ..FeatureRequest::blocks(blocks.iter().copied())
+        });
+    let values_of = |first_block, feed_forward| {
+        Some(Dpam {
+            first_block,
+            attention: SelfAttention::Alone,
+            feed_forward,
         })
+    };
+    let windows = [LayerId::Window(1), LayerId::Block(24)];
+    cases
+        .chain([
+            FeatureRequest {
+                attention: values_of(24, true),
+                ..FeatureRequest::blocks([24]).at(TokenStage::Projected)
+            },
+            FeatureRequest {
+                attention: values_of(5, false),
+                embedding: normed,
+                ..FeatureRequest::blocks([5, 24])
+            },
+            FeatureRequest {
+                embedding: normed,
+                ..FeatureRequest::layers(windows)
+            },
+            FeatureRequest::blocks([1, 24]).at(TokenStage::Keys),
+        ])
         .collect()
+}
+
+/// The same computed otherwise than a network was trained.
+fn departures() -> [Departures; 4] {
+    let none = Departures::default();
+    [
+        none,
+        Departures {
+            activation: Some(Activation::Gelu),
+            ..none
+        },
+        Departures {
+            activation: Some(Activation::QuickGelu),
+            norm_epsilon: Some(2),
+            ..none
+        },
+        Departures {
+            class_twice: true,
+            ..none
+        },
+    ]
 }
 
 /// Every vector of the features.
@@ -185,15 +233,29 @@ fn kernels_answer_every_request_as_the_reference_does() {
         ("DINOv2 ViT-g", false, FeedForward::SwiGlu),
     ] {
         let network = Network::new(clip, feed_forward);
-        let reference = Reference::new(&network.shape, &network).unwrap();
         let exact = Engine::all().into_iter().map(|e| (e, Precision::F32));
         let narrow = [Precision::Half, Precision::Int8].map(|p| (Engine::detect(), p));
         for (engine, precision) in exact.chain(narrow) {
             let kernels = network.kernels(engine, precision);
-            for request in requests() {
+            let plain = matches!(feed_forward, FeedForward::Plain(_))
+                && engine == Engine::detect()
+                && precision == Precision::F32;
+            let departures = departures().into_iter().take(if plain { 4 } else { 1 });
+            let all = departures.flat_map(|departures| {
+                // All requests of the network as it was trained, the last few otherwise.
+                let requests = requests().into_iter();
+                let left_out = if departures.is_none() { 0 } else { 10 };
+                requests.skip(left_out).map(move |request| FeatureRequest {
+                    departures,
+                    ..request
+                })
+            });
+            for request in all {
                 let name = format!("{name}, {engine:?} {precision}, {request:?}");
                 let found = kernels.encode(&images, &request).unwrap();
                 assert_eq!(found.len(), images.len(), "{name}");
+                let reference =
+                    Reference::new(&network.shape, &network, request.departures).unwrap();
                 for (found, image) in found.iter().zip(&images) {
                     let expected = reference.encode(image, &request).unwrap();
                     check(&name, precision, found, &expected);
@@ -226,4 +288,22 @@ fn check(name: &str, precision: Precision, found: &ImageFeatures, expected: &Ima
             Precision::Int8 => assert!(cosine >= 0.98, "{name}: {cosine}"),
         }
     }
+}
+
+#[test]
+fn positions_on_another_grid_are_those_of_april_gan() {
+    let goldens = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/goldens/aprilgan_tiny.safetensors");
+    let goldens = candle_core::safetensors::load(goldens, &candle_core::Device::Cpu).unwrap();
+    let shape = Network::new(true, FeedForward::Plain(Activation::QuickGelu)).shape;
+    let trained = seeded_tensor(41, "visual.positional_embedding", &[17, WIDTH]).unwrap();
+    let grid = crate::Grid {
+        rows: 5,
+        columns: 5,
+    };
+    let rule = PositionResize::BicubicAntialias;
+    let found = super::position::resize(&trained, &shape, grid, rule).unwrap();
+    let difference = (found - &goldens["pos_embed"]).unwrap().abs().unwrap();
+    let largest = difference.flatten_all().unwrap().max(0).unwrap();
+    assert!(largest.to_scalar::<f32>().unwrap() < 1e-5, "{largest}");
 }

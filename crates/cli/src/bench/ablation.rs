@@ -2,7 +2,7 @@
 //! on the same data.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anomalens::base::write_atomic;
 use anomalens::benchmark::ablation::{Ablation, AblationEvent, tables};
@@ -170,7 +170,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<()> {
     let identity = json!({
         "method": method.info().name,
         "settings": settings,
-        "start": args.settings.trained,
+        "start": args.settings.trained()?,
         "backbone": backbone::identity(&backbone),
         "train": plan.train.iter().map(Reference::to_string).collect::<Vec<_>>(),
         "test": plan.test.iter().map(Reference::to_string).collect::<Vec<_>>(),
@@ -184,7 +184,7 @@ fn measure(args: &Args, plan: &Plan) -> Result<()> {
         method,
         settings,
         variants,
-        start: args.settings.trained.clone(),
+        start: args.settings.trained()?.map(Path::to_owned),
         encoder: backbone.encoder.as_ref(),
         samples: &samples,
         tests: &tests,

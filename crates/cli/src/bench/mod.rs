@@ -171,6 +171,7 @@ fn encoder(common: &Common, weights: &str, dpam: bool, size: usize, batch: usize
         attention: dpam.then(|| Dpam {
             first_block: (encoder.spec().blocks() / 4).max(1),
             attention: SelfAttention::Values,
+            feed_forward: false,
         }),
         embedding: dpam.then_some(Embedding::Direct),
         ..FeatureRequest::layers(encoder.spec().layers.last().map(|layer| layer.id))

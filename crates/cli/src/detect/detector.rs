@@ -46,7 +46,7 @@ pub(super) fn detector(args: &Args, images: usize) -> Result<(DetectorFile, Back
     let backbone = args.settings.open(&args.backbone, [method])?;
     let encoder = backbone.encoder.as_ref();
     let detector = method.fit(&FitContext {
-        trained: args.settings.trained.as_deref(),
+        trained: args.settings.trained()?,
         ..FitContext::new(&options, encoder).with_references(&normal)
     })?;
     fit::tell_notes(detector.as_ref());

@@ -8,6 +8,8 @@
 //! few_gaussian.rs            the same from a few images, which are kept in place of covariances
 //! residual.rs                how far patches are from the most similar ones of references
 //! prompts.rs                 prompts of normal and of anomalous things; prompts/: those of the papers
+//! learned_prompts.rs         prompts with learned tokens
+//! text_scores.rs             images nearer to an anomalous text than to a normal one
 //! neighbourhood.rs           tokens averaged over neighbourhoods
 //! convnet/                   layers of convolutional networks that learn
 //! joined.rs                  maps of several layers as one
@@ -16,6 +18,7 @@
 //! principal_components.rs    tokens shortened to the principal components of a batch
 //! canonical.rs               images in an order that does not depend on their files
 //! reference_augmentation.rs  a reference image turned and mirrored
+//! trainable.rs               layers that learn
 //! self_similarity.rs         how different a patch is from the rest of its own image
 //! ```
 
@@ -26,6 +29,7 @@ pub(crate) mod few_gaussian;
 pub(crate) mod gaussian;
 pub(crate) mod joined;
 pub(crate) mod layers;
+pub(crate) mod learned_prompts;
 pub(crate) mod mutual_scoring;
 pub(crate) mod nearest;
 pub(crate) mod neighbourhood;
@@ -34,4 +38,6 @@ pub(crate) mod prompts;
 pub(crate) mod reference_augmentation;
 pub(crate) mod residual;
 pub(crate) mod self_similarity;
+pub(crate) mod text_scores;
 pub(crate) mod tokens;
+pub(crate) mod trainable;

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use anomalens_backbones::ImageEncoder;
 use anomalens_backbones::clip::ClipText;
 use anomalens_backbones::clip::tokenizer::{Tokenizer, TooLong};
 use anomalens_base::nearest;
@@ -25,7 +26,7 @@ const PLACE: &str = "{}";
 const MOST_BYTES: u64 = 1 << 20;
 
 /// The ensembles in the program.
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("clip", include_str!("prompts/clip.json")),
     ("clip-ac", include_str!("prompts/clip-ac.json")),
     ("clip-ac-7", include_str!("prompts/clip-ac-7.json")),
@@ -37,6 +38,8 @@ const BUILT_IN: [(&str, &str); 8] = [
     ("winclip", include_str!("prompts/winclip.json")),
     ("inctrl", include_str!("prompts/inctrl.json")),
     ("april-gan", include_str!("prompts/april-gan.json")),
+    ("maskclip", include_str!("prompts/maskclip.json")),
+    ("denseclip", include_str!("prompts/denseclip.json")),
 ];
 
 /// Words that describe normal and anomalous things.
@@ -133,6 +136,25 @@ impl Ensemble {
         })
     }
 
+    /// The embeddings of the prompts that the setting `prompts` of `method` names, for `class`, with the
+    /// text encoder of `encoder`.
+    pub(crate) fn texts_of(
+        method: &'static str,
+        encoder: &dyn ImageEncoder,
+        prompts: &str,
+        class: &str,
+    ) -> Result<Texts, DetectorError> {
+        let ensemble = Self::open(prompts)
+            .map_err(|reason| DetectorError::settings(method, format!("`prompts`: {reason}")))?;
+        let text = encoder.text(None)?.ok_or_else(|| {
+            DetectorError::settings(
+                method,
+                "it needs a backbone with a text encoder, such as --weights clip-vit-l14-336",
+            )
+        })?;
+        ensemble.texts(&text, class)
+    }
+
     /// The embeddings of both sides for `class`.
     pub(crate) fn texts(&self, text: &ClipText, class: &str) -> Result<Texts, DetectorError> {
         let [normal, anomalous] = self.prompts(class);
@@ -194,25 +216,35 @@ pub(crate) fn probability(texts: &[Vec<f32>; 2], embedding: &[f32], temperature:
 }
 
 fn mean(text: &ClipText, prompts: &[String], unit: bool) -> Result<Vec<f32>, DetectorError> {
+    let mut sum = vec![0.0; text.config().embedding];
+    for mut embedding in embeddings(text, prompts)? {
+        if unit {
+            normalise(&mut embedding);
+        }
+        sum.iter_mut().zip(embedding).for_each(|(sum, x)| *sum += x);
+    }
+    // Its length does not matter, so that the sum serves for the mean.
+    normalise(&mut sum);
+    Ok(sum)
+}
+
+/// The embedding of each of `prompts`, as the network gives it.
+pub(crate) fn embeddings(
+    text: &ClipText,
+    prompts: &[String],
+) -> Result<Vec<Vec<f32>>, DetectorError> {
     let tokenizer = Tokenizer::new();
     let context = text.config().context;
-    let mut sum = vec![0.0; text.config().embedding];
+    let mut all = Vec::with_capacity(prompts.len());
     for prompts in prompts.chunks(BATCH) {
         let ids = prompts
             .iter()
             .map(|prompt| tokenizer.tokenize(prompt, context, TooLong::Truncate))
             .collect::<Result<Vec<_>, _>>()?;
         let ids = Tensor::from_vec(ids.concat(), (prompts.len(), context), &Device::Cpu)?;
-        for mut embedding in text.encode(&ids)?.to_vec2::<f32>()? {
-            if unit {
-                normalise(&mut embedding);
-            }
-            sum.iter_mut().zip(embedding).for_each(|(sum, x)| *sum += x);
-        }
+        all.extend(text.encode(&ids)?.to_vec2::<f32>()?);
     }
-    // Its length does not matter, so that the sum serves for the mean.
-    normalise(&mut sum);
-    Ok(sum)
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -271,6 +303,13 @@ mod tests {
                 "a bad photo of a metal_nut.",
                 "this is one metal_nut with damage in the scene.",
             ),
+            (
+                "maskclip",
+                [85, 85],
+                "a bad photo of a normal metal nut.",
+                "this is one damaged metal nut in the scene.",
+            ),
+            ("denseclip", [1, 1], "normal metal nut", "damaged metal nut"),
         ] {
             let prompts = Ensemble::open(name).unwrap().prompts("metal_nut");
             assert_eq!(prompts.each_ref().map(Vec::len), counts, "{name}");

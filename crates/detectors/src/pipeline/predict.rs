@@ -33,6 +33,11 @@ pub struct Prediction {
 }
 
 impl Prediction {
+    /// Whether the map says where an image is anomalous: that of a method without a map is one value.
+    pub fn has_map(&self) -> bool {
+        self.map.values().len() > 1
+    }
+
     /// The anomaly map at `rows x columns` pixels over the part of the image that the network
     /// saw, or over all of it where the method does so: bilinear, then smoothed by a Gaussian.
     ///

@@ -110,6 +110,12 @@ pub(crate) struct Losses {
 
 /// A model whose parameters are learned.
 pub(crate) trait Learner {
+    /// Told before each step, which is counted from 1 over all epochs. Which patch of each of the step's
+    /// images is looked at; none if all of every image are.
+    fn prepare(&self, _step: usize) -> Option<Vec<usize>> {
+        None
+    }
+
     /// The loss of a step over `samples`.
     fn loss(
         &self,
@@ -231,7 +237,8 @@ fn train_epoch(
     let mut sums: Vec<(String, f64)> = vec![];
     let mut sum = 0.0;
     for (step, indices) in (1..).zip(&order) {
-        let features = store.batch(indices)?;
+        let patches = learner.prepare((epoch - 1) * steps + step);
+        let features = store.batch(indices, patches.as_deref())?;
         let samples: Vec<&TrainingSample> = indices.iter().map(|&i| &plan.samples[i]).collect();
         let masks = match masks {
             Some(masks) => masks.batch(indices)?,

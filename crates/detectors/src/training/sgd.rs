@@ -1,4 +1,4 @@
-//! Stochastic gradient descent with momentum as PyTorch computes it (no dampening, no Nesterov step),
+//! Stochastic gradient descent with momentum as PyTorch computes it (no dampening), with a Nesterov step and
 //! with weight decay added to the gradient if asked for; its state can be saved.
 
 use candle_core::backprop::GradStore;
@@ -12,6 +12,7 @@ pub(crate) struct Sgd {
     rate: f64,
     momentum: f64,
     decay: f64,
+    nesterov: bool,
     parameters: Vec<Parameter>,
 }
 
@@ -40,6 +41,7 @@ impl Sgd {
             rate,
             momentum,
             decay: 0.0,
+            nesterov: false,
             parameters: parameters.collect::<candle_core::Result<_>>()?,
         })
     }
@@ -47,6 +49,14 @@ impl Sgd {
     /// The same with weight decay.
     pub(crate) fn with_decay(self, decay: f64) -> Self {
         Self { decay, ..self }
+    }
+
+    /// The same with Nesterov's step: as if the next velocity were known.
+    pub(crate) fn with_nesterov(self) -> Self {
+        Self {
+            nesterov: true,
+            ..self
+        }
     }
 }
 
@@ -60,8 +70,12 @@ impl Optimiser for Sgd {
             let value = parameter.value.as_tensor();
             let gradient = (gradient + (value * self.decay)?)?;
             // The first step's velocity is its gradient, since there are only zeros before it.
-            let velocity = ((&parameter.velocity * self.momentum)? + gradient)?.detach();
-            let moved = (value - (&velocity * self.rate)?)?;
+            let velocity = ((&parameter.velocity * self.momentum)? + &gradient)?.detach();
+            let step = match self.nesterov {
+                true => (gradient + (&velocity * self.momentum)?)?,
+                false => velocity.clone(),
+            };
+            let moved = (value - (step * self.rate)?)?;
             finite &= is_finite(&moved)?;
             parameter.value.set(&moved)?;
             parameter.velocity = velocity;
@@ -120,6 +134,21 @@ mod tests {
         let value = Var::new(1_f32, &Device::Cpu).unwrap();
         let named = vec![("x".to_owned(), value.clone())];
         (Sgd::new(named, 0.1, 0.9).unwrap().with_decay(0.5), value)
+    }
+
+    #[test]
+    fn nesterovs_steps_are_those_of_the_formula() {
+        // v = 0.9 v + 1.5 x; x = x - 0.1 (1.5 x + 0.9 v)
+        let (optimiser, x) = start();
+        let mut optimiser = optimiser.with_nesterov();
+        let (mut expected, mut velocity) = (1_f32, 0_f32);
+        for step in 1..=3 {
+            let gradient = 1.5 * expected;
+            velocity = 0.9 * velocity + gradient;
+            expected -= 0.1 * (gradient + 0.9 * velocity);
+            let found = steps(&mut optimiser, &x, 1);
+            assert!((found - expected).abs() < 1e-6, "step {step}: {found}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Features of the frozen backbone, computed once and kept as bfloat16 in memory or on disk: an
 //! epoch then costs no pass through the network.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -46,6 +46,21 @@ pub(crate) struct Record {
 impl Record {
     fn numbers(self) -> usize {
         self.embedding + self.blocks * self.patches * self.width
+    }
+
+    /// Where the embedding lies in a record, and the tokens of each block: of all patches, or of one.
+    fn ranges(self, patch: Option<usize>) -> Vec<Range<usize>> {
+        let Some(patch) = patch else {
+            return vec![0..self.numbers()];
+        };
+        let block = |block: usize| {
+            let start = self.embedding + (block * self.patches + patch) * self.width;
+            start..start + self.width
+        };
+        let embedding = 0..self.embedding;
+        std::iter::once(embedding)
+            .chain((0..self.blocks).map(block))
+            .collect()
     }
 
     /// Bytes that `images` images take.
@@ -173,19 +188,34 @@ impl<'a> FeatureStore<'a> {
         Ok(())
     }
 
-    /// The features of the samples at `indices`.
-    pub(crate) fn batch(&mut self, indices: &[usize]) -> Result<Batch, DetectorError> {
-        let length = self.plan.record.numbers();
-        let mut values: Vec<f32> = Vec::with_capacity(length * indices.len());
+    /// The features of the samples at `indices`: of all their patches, or of one `patches` for each.
+    pub(crate) fn batch(
+        &mut self,
+        indices: &[usize],
+        patches: Option<&[usize]>,
+    ) -> Result<Batch, DetectorError> {
+        let record = self.plan.record;
+        let length = record.numbers();
+        let part = Record {
+            patches: patches.map_or(record.patches, |_| 1),
+            ..record
+        };
+        let wanted = |place: usize| {
+            let patch = patches.and_then(|patches| patches.get(place));
+            record.ranges(patch.copied())
+        };
+        let mut values: Vec<f32> = Vec::with_capacity(part.numbers() * indices.len());
         match &mut self.place {
             Place::Memory(stored) => {
-                for &i in indices {
+                for (place, &i) in indices.iter().enumerate() {
                     let stored = &stored[i * length..(i + 1) * length];
-                    values.extend(stored.iter().map(|x| x.to_f32()));
+                    for range in wanted(place) {
+                        values.extend(stored[range].iter().map(|x| x.to_f32()));
+                    }
                 }
             }
             Place::Disk { cache, keys, .. } => {
-                for &i in indices {
+                for (place, &i) in indices.iter().enumerate() {
                     let features = match cache.read(&keys[i]) {
                         Some(features) => features,
                         // Someone else removed or damaged it.
@@ -194,18 +224,24 @@ impl<'a> FeatureStore<'a> {
                             features.pop().unwrap_or_default()
                         }
                     };
-                    let rounded = |x: f32| bf16::from_f32(x).to_f32();
-                    values.extend(numbers(&features).map(rounded));
+                    let all: Vec<f32> = numbers(&features).collect();
+                    for range in wanted(place) {
+                        let rounded = |&x: &f32| bf16::from_f32(x).to_f32();
+                        values.extend(all.get(range).unwrap_or_default().iter().map(rounded));
+                    }
                 }
             }
             Place::Off => {
-                for features in encode(self.plan, self.stream, indices)? {
-                    values.extend(numbers(&features));
+                let features = encode(self.plan, self.stream, indices)?;
+                for (place, features) in features.iter().enumerate() {
+                    let all: Vec<f32> = numbers(features).collect();
+                    for range in wanted(place) {
+                        values.extend_from_slice(all.get(range).unwrap_or_default());
+                    }
                 }
             }
         }
-        self.split(values, indices.len())
-            .map_err(|e| BackboneError::from(e).into())
+        split(part, values, indices.len()).map_err(|e| BackboneError::from(e).into())
     }
 
     /// Removes what is on disk, unless other runs may use it.
@@ -217,27 +253,27 @@ impl<'a> FeatureStore<'a> {
             _ => Ok(()),
         }
     }
+}
 
-    /// The parts of `batch` joined records.
-    fn split(&self, values: Vec<f32>, batch: usize) -> candle_core::Result<Batch> {
-        let Record {
-            blocks,
-            patches,
-            width,
-            embedding,
-        } = self.plan.record;
-        let all = Tensor::from_vec(values, (batch, self.plan.record.numbers()), &Device::Cpu)?;
-        let block = |i: usize| {
-            all.narrow(1, embedding + i * patches * width, patches * width)?
-                .reshape((batch, patches, width))
-        };
-        Ok(Batch {
-            embedding: (embedding > 0)
-                .then(|| all.narrow(1, 0, embedding)?.contiguous())
-                .transpose()?,
-            blocks: (0..blocks).map(block).collect::<candle_core::Result<_>>()?,
-        })
-    }
+/// The parts of `batch` joined records.
+fn split(record: Record, values: Vec<f32>, batch: usize) -> candle_core::Result<Batch> {
+    let Record {
+        blocks,
+        patches,
+        width,
+        embedding,
+    } = record;
+    let all = Tensor::from_vec(values, (batch, record.numbers()), &Device::Cpu)?;
+    let block = |i: usize| {
+        all.narrow(1, embedding + i * patches * width, patches * width)?
+            .reshape((batch, patches, width))
+    };
+    Ok(Batch {
+        embedding: (embedding > 0)
+            .then(|| all.narrow(1, 0, embedding)?.contiguous())
+            .transpose()?,
+        blocks: (0..blocks).map(block).collect::<candle_core::Result<_>>()?,
+    })
 }
 
 /// The numbers that are kept of an image: embedding, then the patch tokens of each block.

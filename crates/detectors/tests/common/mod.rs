@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use anomalens_backbones::checkpoint::Checkpoint;
+use anomalens_backbones::clip::{Architecture, ClipText, ClipVision, TextConfig, VisionConfig};
 use anomalens_backbones::weights::Store;
 use anomalens_backbones::{
-    Backbone, BackboneError, EncoderSpec, FeatureMap, FeatureRequest, Grid, ImageEncoder,
-    ImageFeatures, LayerId, LayerInfo, Normalisation, Precision,
+    Activation, Backbone, BackboneError, EncoderSpec, FeatureMap, FeatureRequest, Grid,
+    ImageEncoder, ImageFeatures, Kernels, LayerId, LayerInfo, Normalisation, Precision,
 };
 use anomalens_vision::{Image, Preprocessed};
 
@@ -61,6 +62,51 @@ impl ImageEncoder for MeanColour {
     }
 }
 
+/// The same with a text encoder, of seeded weights.
+pub(crate) struct WithText;
+
+impl ImageEncoder for WithText {
+    fn spec(&self) -> &EncoderSpec {
+        &SPEC
+    }
+
+    fn encode(
+        &self,
+        images: &[Preprocessed],
+        request: &FeatureRequest,
+    ) -> Result<Vec<ImageFeatures>, BackboneError> {
+        MeanColour.encode(images, request)
+    }
+
+    fn text(&self, activation: Option<Activation>) -> Result<Option<ClipText>, BackboneError> {
+        static NETWORK: LazyLock<ClipVision> = LazyLock::new(|| {
+            let architecture = Architecture {
+                vision: VisionConfig {
+                    width: 64,
+                    blocks: 1,
+                    heads: 1,
+                    patch: PATCH,
+                    position_side: 2,
+                    embedding: COLOURS,
+                },
+                text: TextConfig {
+                    width: 64,
+                    blocks: 1,
+                    heads: 1,
+                    context: 77,
+                    vocabulary: 49_408,
+                    embedding: COLOURS,
+                },
+                activation: Activation::QuickGelu,
+            };
+            let checkpoint = Arc::new(Checkpoint::seeded(5, architecture.shapes()));
+            let kernels = Kernels::from_env(Precision::F32).unwrap();
+            ClipVision::new(checkpoint, Some(architecture.activation), &kernels).unwrap()
+        });
+        NETWORK.text(activation)
+    }
+}
+
 fn features(image: &Preprocessed, request: &FeatureRequest) -> ImageFeatures {
     let grid = Grid {
         rows: image.height / PATCH,
@@ -83,7 +129,10 @@ fn features(image: &Preprocessed, request: &FeatureRequest) -> ImageFeatures {
             .collect()
     };
     let map = |&layer: &LayerId| {
-        let (LayerId::Block(number) | LayerId::Stage(number)) = layer;
+        let number = layer.number();
+        if let LayerId::Window(side) = layer {
+            return windows(&patches, grid, side);
+        }
         let tokens: Vec<f32> = patches.iter().map(|x| x * number as f32).collect();
         FeatureMap {
             layer,
@@ -97,6 +146,28 @@ fn features(image: &Preprocessed, request: &FeatureRequest) -> ImageFeatures {
         maps: request.layers.iter().map(map).collect(),
         embedding: request.embedding.map(|_| mean(&patches)),
         further: vec![],
+    }
+}
+
+/// The mean colours of windows of patches.
+fn windows(patches: &[f32], grid: Grid, side: usize) -> FeatureMap {
+    let of_windows = Grid {
+        rows: grid.rows + 1 - side,
+        columns: grid.columns + 1 - side,
+    };
+    let tokens = (0..of_windows.len() * COLOURS).map(|i| {
+        let (window, colour) = (i / COLOURS, i % COLOURS);
+        let (y, x) = (window / of_windows.columns, window % of_windows.columns);
+        let inside = (y..y + side).flat_map(|y| (x..x + side).map(move |x| y * grid.columns + x));
+        let sum: f32 = inside.map(|patch| patches[patch * COLOURS + colour]).sum();
+        sum / (side * side) as f32
+    });
+    FeatureMap {
+        layer: LayerId::Window(side),
+        grid: of_windows,
+        dim: COLOURS,
+        tokens: tokens.collect(),
+        class_token: None,
     }
 }
 

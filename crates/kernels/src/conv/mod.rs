@@ -292,7 +292,7 @@ impl ConvNet {
             ShapeError::check("image", pixels.len(), count.max(1))?;
         }
         for layer in &request.layers {
-            let (LayerId::Block(number) | LayerId::Stage(number)) = *layer;
+            let number = layer.number();
             let there = matches!(layer, LayerId::Stage(n) if (1..=self.stages.len()).contains(n));
             if !there {
                 return Err(ShapeError {

@@ -8,6 +8,7 @@
 mod saved;
 mod smooth;
 mod weights;
+mod windows;
 mod work;
 
 use std::sync::{Mutex, PoisonError};
@@ -189,15 +190,28 @@ impl Vit {
     ) -> Result<Vec<ImageFeatures>, ShapeError> {
         let grid = self.grid(images, positions)?;
         for layer in &request.layers {
-            let (LayerId::Block(number) | LayerId::Stage(number)) = *layer;
-            let there = matches!(layer, LayerId::Block(_) if self.has(number));
-            if !there {
-                return Err(ShapeError {
-                    what: "list of wanted layers",
-                    expected: self.blocks.len(),
-                    found: number,
-                });
-            }
+            let (what, expected) = match *layer {
+                LayerId::Block(number) if self.has(number) => continue,
+                LayerId::Window(side) if (1..=grid.rows.min(grid.columns)).contains(&side) => {
+                    continue;
+                }
+                LayerId::Window(_) => ("side of wanted windows", grid.rows.min(grid.columns)),
+                LayerId::Block(_) | LayerId::Stage(_) => {
+                    ("list of wanted layers", self.blocks.len())
+                }
+            };
+            return Err(ShapeError {
+                what,
+                expected,
+                found: layer.number(),
+            });
+        }
+        if request.departures.activation.is_some() && self.config.activation == Epilogue::SwiGlu {
+            return Err(ShapeError {
+                what: "other activation of a network with gates",
+                expected: 0,
+                found: 1,
+            });
         }
         let plan = Plan {
             vit: self,
@@ -213,6 +227,7 @@ impl Vit {
             workspace.embed(&plan, images.pixels[image], workers);
             // SAFETY: every image is encoded once.
             let features = unsafe { &mut shared.part(image, 1)[0] };
+            workspace.windows(&plan, workers, &mut features.maps);
             workspace.run(&plan, workers, &mut features.maps);
             if let Some(embedding) = &mut features.embedding {
                 workspace.embedding(&plan, embedding);

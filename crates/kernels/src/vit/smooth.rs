@@ -7,7 +7,7 @@
 //! the layer's bias. Neither changes what the network computes or costs anything when it runs.
 
 use super::weights::{Block, BlockWeights, LinearWeights, NormWeights};
-use super::work::{Plan, Workspace};
+use super::work::{Plan, Rules, Workspace};
 use super::{Images, Vit};
 use crate::error::ShapeError;
 use crate::parallel::Workers;
@@ -58,12 +58,13 @@ impl Calibration {
     pub(super) fn fit(&mut self, vit: &Vit, wide: &Block, weights: &BlockWeights) -> [Smoothed; 2] {
         let mut ranges = [Ranges::new(vit.width), Ranges::new(vit.width)];
         let [first, second] = &mut ranges;
+        let rules = Rules::trained(vit);
         for image in &mut self.images {
             let rows = image.tokens(vit);
             first.widen(image.normed(vit, &wide.norm1, Workers::Pool));
-            image.attend(vit, wide, rows, None, Workers::Pool);
+            image.attend(vit, &rules, wide, rows, None, Workers::Pool);
             second.widen(image.normed(vit, &wide.norm2, Workers::Pool));
-            image.feed_forward(vit, wide, rows, Workers::Pool);
+            image.feed_forward(vit, &rules, wide, rows, Workers::Pool);
         }
         [
             Smoothed::new(weights.norm1, weights.qkv, first),

@@ -1,13 +1,16 @@
 //! One image on its way through a network.
 
+use std::borrow::Cow;
+
 use super::Vit;
 use super::weights::Block;
+use super::windows::WindowScratch;
 use crate::attention::AttentionScratch;
 use crate::features::{FeatureMap, Grid, ImageFeatures};
 use crate::linear::LinearScratch;
 use crate::parallel::Workers;
 use crate::product::Epilogue;
-use crate::request::{Embedding, FeatureRequest, LayerId, SelfAttention, TokenStage};
+use crate::request::{Departures, Embedding, FeatureRequest, LayerId, SelfAttention, TokenStage};
 use crate::rows::{LayerNorm, Rows, layer_norm_by};
 
 /// What is the same for all images of a batch.
@@ -26,14 +29,26 @@ impl Plan<'_> {
         let (vit, request, grid) = (self.vit, self.request, self.grid);
         let dim = match request.stage {
             TokenStage::Projected => vit.embedding_width(),
-            TokenStage::Block | TokenStage::Normed => vit.width,
+            TokenStage::Block | TokenStage::Normed | TokenStage::Keys => vit.width,
         };
-        let map = |&layer: &LayerId| FeatureMap {
-            layer,
-            grid,
-            dim,
-            tokens: vec![0.0; grid.len() * dim],
-            class_token: Some(vec![0.0; dim]),
+        let map = |&layer: &LayerId| {
+            let (grid, dim, class_token) = match layer {
+                LayerId::Window(side) => {
+                    let grid = Grid {
+                        rows: grid.rows + 1 - side,
+                        columns: grid.columns + 1 - side,
+                    };
+                    (grid, vit.embedding_width(), None)
+                }
+                LayerId::Block(_) | LayerId::Stage(_) => (grid, dim, Some(vec![0.0; dim])),
+            };
+            FeatureMap {
+                layer,
+                grid,
+                dim,
+                tokens: vec![0.0; grid.len() * dim],
+                class_token,
+            }
         };
         ImageFeatures {
             maps: request.layers.iter().map(map).collect(),
@@ -43,21 +58,62 @@ impl Plan<'_> {
     }
 }
 
+/// How the layers of a network are computed.
+pub(super) struct Rules {
+    activation: Epilogue,
+    /// Of every layer norm; its own if none.
+    epsilon: Option<f32>,
+}
+
+impl Rules {
+    /// Those of a request.
+    pub(super) fn of(plan: &Plan) -> Self {
+        let Departures {
+            activation,
+            norm_epsilon,
+            ..
+        } = plan.request.departures;
+        Self {
+            activation: activation.map_or(plan.vit.config.activation, |it| it.epilogue()),
+            epsilon: norm_epsilon.map(|exponent| 0.1_f64.powi(exponent.into()) as f32),
+        }
+    }
+
+    /// Those that the network was trained with.
+    pub(super) fn trained(vit: &Vit) -> Self {
+        Self {
+            activation: vit.config.activation,
+            epsilon: None,
+        }
+    }
+
+    /// A layer norm of the network by these rules.
+    pub(super) fn norm<'a>(&self, norm: &'a LayerNorm) -> Cow<'a, LayerNorm> {
+        match self.epsilon {
+            Some(epsilon) => Cow::Owned(norm.with_epsilon(epsilon)),
+            None => Cow::Borrowed(norm),
+        }
+    }
+}
+
 /// What one image needs on its way; nothing is allocated for a second image of the same size.
 #[derive(Default)]
 pub(super) struct Workspace {
-    linear: LinearScratch,
+    pub(super) linear: LinearScratch,
     attention: AttentionScratch,
     /// The image's patches, as rows.
     patches: Vec<f32>,
     /// The network's own stream.
-    tokens: Vec<f32>,
+    pub(super) tokens: Vec<f32>,
     local: Vec<f32>,
     normed: Vec<f32>,
     qkv: Rows,
     attended: Rows,
     attended_local: Rows,
-    hidden: Rows,
+    /// Queries, keys and values, where only one of them is wanted; then that one.
+    values: [Vec<f32>; 2],
+    pub(super) hidden: Rows,
+    pub(super) window: WindowScratch,
 }
 
 impl Workspace {
@@ -77,14 +133,16 @@ impl Workspace {
         self.tokens.clear();
         self.tokens.extend_from_slice(plan.positions);
         let (class, patches) = self.tokens.split_at_mut(vit.width);
+        let times = 1.0 + f32::from(u8::from(plan.request.departures.class_twice));
         for (class, x) in class.iter_mut().zip(&vit.class_token) {
-            *class += x;
+            *class += times * x;
         }
         let linear = &mut self.linear;
         vit.patch
             .forward_by(&self.patches, None, patches, Epilogue::Add, linear, workers);
         if let Some(norm) = &vit.norm {
-            self.normed(vit, norm, workers);
+            let norm = Rules::of(plan).norm(norm);
+            self.normed(vit, &norm, workers);
             self.tokens.copy_from_slice(&self.normed);
         }
     }
@@ -111,7 +169,7 @@ impl Workspace {
             Some(_) => vit.blocks.len(),
             None => last_wanted,
         };
-        let all = self.tokens(vit);
+        let (all, rules) = (self.tokens(vit), Rules::of(plan));
         for (block, number) in vit.blocks[..last].iter().zip(1..) {
             let local = request
                 .attention
@@ -120,6 +178,11 @@ impl Workspace {
                 self.local.clone_from(&self.tokens);
             }
             let layer = LayerId::Block(number);
+            if request.stage == TokenStage::Keys {
+                for map in maps.iter_mut().filter(|map| map.layer == layer) {
+                    self.keys(vit, &rules, block, map, workers);
+                }
+            }
             // The tokens of the own stream that something after this block needs.
             let rows = match request.layers.contains(&layer) {
                 _ if number < last => all,
@@ -127,9 +190,16 @@ impl Workspace {
                 _ => usize::from(request.embedding.is_some()),
             };
             let own = local.map(|local| local.attention);
-            self.attend(vit, block, rows, own, workers);
+            self.attend(vit, &rules, block, rows, own, workers);
             if rows > 0 {
-                self.feed_forward(vit, block, rows, workers);
+                self.feed_forward(vit, &rules, block, rows, workers);
+            }
+            if local.is_some_and(|local| local.feed_forward) {
+                let scratch = (&mut self.linear, &mut self.hidden);
+                feed_forward(&rules, block, &mut self.local, scratch, workers);
+            }
+            if request.stage == TokenStage::Keys {
+                continue;
             }
             let tokens = match local {
                 Some(_) => &self.local,
@@ -139,10 +209,56 @@ impl Workspace {
             for map in maps.iter_mut().filter(|map| map.layer == layer) {
                 let to_class = map.class_token.as_mut().map(|to| (class, to));
                 for (from, to) in to_class.into_iter().chain([(patches, &mut map.tokens)]) {
-                    finish(vit, request.stage, from, to, &mut self.linear, workers);
+                    let linear = &mut self.linear;
+                    finish(vit, &rules, request.stage, from, to, linear, workers);
                 }
             }
         }
+    }
+
+    /// The keys of a block, whose input the tokens are, after its output layer.
+    fn keys(
+        &mut self,
+        vit: &Vit,
+        rules: &Rules,
+        block: &Block,
+        to: &mut FeatureMap,
+        workers: Workers,
+    ) {
+        let width = vit.width;
+        let part = self.part(vit, rules, block, 1, workers);
+        let mut out = vec![0.0; part.len()];
+        let (linear, store) = (&mut self.linear, Epilogue::Store);
+        (block.output).forward_by(&self.values[1], None, &mut out, store, linear, workers);
+        let (class, patches) = out.split_at(width);
+        if let Some(to) = &mut to.class_token {
+            to.copy_from_slice(class);
+        }
+        to.tokens.copy_from_slice(patches);
+    }
+
+    /// Queries (0), keys (1) or values (2) of a block, whose input the tokens are; they stay in
+    /// `values[1]`.
+    fn part(
+        &mut self,
+        vit: &Vit,
+        rules: &Rules,
+        block: &Block,
+        part: usize,
+        workers: Workers,
+    ) -> &[f32] {
+        let width = vit.width;
+        let [all_three, one] = &mut self.values;
+        all_three.resize(3 * self.tokens.len(), 0.0);
+        let norm = rules.norm(&block.norm1);
+        let (norm, store) = (Some(norm.as_ref()), Epilogue::Store);
+        let linear = &mut self.linear;
+        (block.qkv).forward_by(&self.tokens, norm, all_three, store, linear, workers);
+        one.clear();
+        for row in all_three.chunks_exact(3 * width) {
+            one.extend_from_slice(&row[part * width..][..width]);
+        }
+        one
     }
 
     /// The image's embedding, after the last block.
@@ -155,7 +271,10 @@ impl Workspace {
                 projection.forward_by(class, None, to, Epilogue::Store, linear, serial);
             }
             (Some(Embedding::Direct), None) => to.copy_from_slice(class),
-            _ => finish(vit, TokenStage::Projected, class, to, linear, serial),
+            _ => {
+                let (rules, stage) = (Rules::of(plan), TokenStage::Projected);
+                finish(vit, &rules, stage, class, to, linear, serial);
+            }
         }
     }
 
@@ -164,12 +283,24 @@ impl Workspace {
     pub(super) fn attend(
         &mut self,
         vit: &Vit,
+        rules: &Rules,
         block: &Block,
         rows: usize,
         local: Option<SelfAttention>,
         workers: Workers,
     ) {
         let (width, all) = (vit.width, self.tokens(vit));
+        let (store, add) = (Epilogue::Store, Epilogue::Add);
+        let alone = local == Some(SelfAttention::Alone);
+        if alone {
+            self.part(vit, rules, block, 2, workers);
+            let (linear, to) = (&mut self.linear, &mut self.local);
+            (block.output).forward_by(&self.values[1], None, to, add, linear, workers);
+            if rows == 0 {
+                return;
+            }
+        }
+        let local = local.filter(|_| !alone);
         let Self {
             linear,
             attention,
@@ -179,11 +310,9 @@ impl Workspace {
             attended_local,
             ..
         } = self;
-        let (norm, to) = (
-            Some(&block.norm1),
-            (&mut *qkv, vit.attention.input_format()),
-        );
-        let store = Epilogue::Store;
+        let norm = rules.norm(&block.norm1);
+        let norm = Some(norm.as_ref());
+        let to = (&mut *qkv, vit.attention.input_format());
         block
             .qkv
             .forward_to(to, tokens, norm, store, linear, workers);
@@ -194,7 +323,6 @@ impl Workspace {
         }
         // SAFETY: the targets have been made for so many rows.
         unsafe { vit.attention.attend(qkv, all, &outputs, attention, workers) };
-        let add = Epilogue::Add;
         if local.is_some() {
             let to = &mut self.local;
             block
@@ -210,31 +338,52 @@ impl Workspace {
     }
 
     /// The second half of a block, for the first `rows` tokens of the own stream.
-    pub(super) fn feed_forward(&mut self, vit: &Vit, block: &Block, rows: usize, workers: Workers) {
-        let linear = &mut self.linear;
+    pub(super) fn feed_forward(
+        &mut self,
+        vit: &Vit,
+        rules: &Rules,
+        block: &Block,
+        rows: usize,
+        workers: Workers,
+    ) {
+        let scratch = (&mut self.linear, &mut self.hidden);
         let tokens = &mut self.tokens[..rows * vit.width];
-        let (norm, to) = (Some(&block.norm2), (&mut self.hidden, block.down.format()));
-        let activation = vit.config.activation;
-        block
-            .up
-            .forward_to(to, tokens, norm, activation, linear, workers);
-        let (hidden, add) = (&self.hidden, Epilogue::Add);
-        block
-            .down
-            .forward_from(hidden, tokens, add, linear, workers);
+        feed_forward(rules, block, tokens, scratch, workers);
     }
 }
 
+/// The second half of a block, for `tokens`.
+pub(super) fn feed_forward(
+    rules: &Rules,
+    block: &Block,
+    tokens: &mut [f32],
+    (linear, hidden): (&mut LinearScratch, &mut Rows),
+    workers: Workers,
+) {
+    let norm = rules.norm(&block.norm2);
+    let (norm, to) = (Some(norm.as_ref()), (&mut *hidden, block.down.format()));
+    let activation = rules.activation;
+    block
+        .up
+        .forward_to(to, tokens, norm, activation, linear, workers);
+    let add = Epilogue::Add;
+    block
+        .down
+        .forward_from(hidden, tokens, add, linear, workers);
+}
+
 /// Brings the tokens `from` to a stage.
-fn finish(
+pub(super) fn finish(
     vit: &Vit,
+    rules: &Rules,
     stage: TokenStage,
     from: &[f32],
     to: &mut [f32],
     linear: &mut LinearScratch,
     workers: Workers,
 ) {
-    let norm = &vit.final_norm;
+    let norm = rules.norm(&vit.final_norm);
+    let norm = norm.as_ref();
     match (stage, &vit.projection) {
         (TokenStage::Block, _) => to.copy_from_slice(from),
         (TokenStage::Projected, Some(projection)) => {

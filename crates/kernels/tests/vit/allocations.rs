@@ -42,6 +42,7 @@ fn a_second_image_allocates_its_features_alone() {
         attention: Some(Dpam {
             first_block: 2,
             attention: SelfAttention::Values,
+            feed_forward: false,
         }),
         ..FeatureRequest::blocks([2, BLOCKS]).at(TokenStage::Projected)
     };

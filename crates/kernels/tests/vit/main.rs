@@ -28,6 +28,7 @@ fn networks_agree_with_plain_loops() {
         Some(Dpam {
             first_block,
             attention,
+            feed_forward: false,
         })
     };
     let (values, keys, queries) = (
@@ -106,7 +107,7 @@ fn networks_agree_with_plain_loops() {
                         let runs = request.attention.is_some_and(|l| block >= l.first_block);
                         let expected = if runs { local } else { own };
                         let expected = match stage {
-                            TokenStage::Block => expected.clone(),
+                            TokenStage::Block | TokenStage::Keys => expected.clone(),
                             TokenStage::Normed => norm(expected, network.first.norm(1)),
                             TokenStage::Projected => {
                                 network.projected(&norm(expected, network.first.norm(1)))

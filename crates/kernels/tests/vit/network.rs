@@ -199,11 +199,13 @@ pub(crate) fn plain(
             Some(Dpam {
                 first_block,
                 attention: own,
+                ..
             }) if number >= first_block => {
                 let part = match own {
                     SelfAttention::Values => 2,
                     SelfAttention::Keys => 1,
                     SelfAttention::Queries => 0,
+                    SelfAttention::Alone => unreachable!("tested with whole networks"),
                 };
                 let attended = linear(&attention(&qkv, part, part), block.output);
                 add(&local_tokens, &attended, scale1)

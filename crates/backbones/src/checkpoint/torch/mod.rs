@@ -27,7 +27,7 @@ use legacy::Legacy;
 use pickle::{Pickle, Value};
 use tree::{Storages, Tree};
 
-pub use write::{write_torch, write_torch_dicts};
+pub use write::{Number, Outer, write_torch, write_torch_beside, write_torch_dicts};
 
 /// Tensors may share storages, but together they are not much larger than the file.
 const MOST_SHARING: usize = 8;
@@ -163,11 +163,16 @@ fn contents(
 /// The names that a description of tensors needs.
 fn expected(module: &str, name: &str) -> bool {
     match module {
-        "collections" => name == "OrderedDict",
+        "collections" => matches!(name, "OrderedDict" | "defaultdict"),
+        "__builtin__" | "builtins" => name == "dict",
         "torch._utils" => matches!(name, "_rebuild_tensor_v2" | "_rebuild_parameter"),
         "torch" => name == "Size" || name.ends_with("Storage"),
         "torch.jit._pickle" => name.starts_with("build_") || name == "restore_type_tag",
-        // Classes of TorchScript, whose code lies in the archive and is not looked at.
-        _ => module == "__torch__" || module.starts_with("__torch__."),
+        // Classes of TorchScript, whose code lies in the archive and is not looked at; optimisers and
+        // schedules, which CoOp's checkpoints keep beside the state dict.
+        _ => {
+            let within = ["__torch__.", "torch.optim."];
+            module == "__torch__" || within.iter().any(|within| module.starts_with(within))
+        }
     }
 }

@@ -245,7 +245,9 @@ impl<'a> Machine<'a> {
             b'R' => {
                 let (arguments, callable) = (self.pop()?, self.pop()?);
                 let value = match self.value(callable) {
-                    Value::Global("collections", "OrderedDict") => Value::Dict(vec![]),
+                    Value::Global("collections", "OrderedDict" | "defaultdict") => {
+                        Value::Dict(vec![])
+                    }
                     _ => Value::Call {
                         callable,
                         arguments,

@@ -31,10 +31,42 @@ pub fn write_torch(
     outer_key: Option<&str>,
     tensors: &[(impl AsRef<str>, Tensor)],
 ) -> Result<(), BackboneError> {
+    let outer = outer_key.map(|key| Outer { key, beside: &[] });
+    write_torch_beside(path, outer, tensors)
+}
+
+/// A dictionary around the tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct Outer<'a> {
+    /// The key of the tensors.
+    pub key: &'a str,
+    /// What is beside them (an epoch, a loss), by its key.
+    pub beside: &'a [(&'a str, Number)],
+}
+
+/// A number beside tensors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Number {
+    /// A count.
+    Whole(usize),
+    /// Any other.
+    Real(f64),
+}
+
+/// [`write_torch`] with numbers beside the tensors.
+///
+/// # Errors
+/// As [`write_torch`].
+pub fn write_torch_beside(
+    path: &Path,
+    outer: Option<Outer<'_>>,
+    tensors: &[(impl AsRef<str>, Tensor)],
+) -> Result<(), BackboneError> {
+    let key = outer.map(|outer| outer.key);
     let named = tensors
         .iter()
-        .map(|(name, tensor)| (outer_key, name.as_ref(), tensor));
-    write(path, named)
+        .map(|(name, tensor)| (key, name.as_ref(), tensor));
+    write(path, named, outer.map_or(&[], |outer| outer.beside))
 }
 
 /// Writes several state dicts, each under a key of one dictionary: that of a tensor is what stands before
@@ -51,18 +83,19 @@ pub fn write_torch_dicts(
         let (key, rest) = name.split_once('.').unwrap_or((name, ""));
         (Some(key), rest, tensor)
     });
-    write(path, named)
+    write(path, named, &[])
 }
 
-/// Writes tensors with the key of their state dict, if it is under one.
+/// Writes tensors with the key of their state dict, if it is under one, and numbers beside the dicts.
 fn write<'a>(
     path: &Path,
     tensors: impl Iterator<Item = (Option<&'a str>, &'a str, &'a Tensor)>,
+    beside: &[(&str, Number)],
 ) -> Result<(), BackboneError> {
     let storages = tensors
         .map(|(key, name, tensor)| Storage::new(key, name, tensor))
         .collect::<candle_core::Result<Vec<_>>>()?;
-    write_archive(path, &storages).map_err(|source| BackboneError::Write {
+    write_archive(path, &storages, beside).map_err(|source| BackboneError::Write {
         path: path.to_owned(),
         source,
     })
@@ -108,11 +141,15 @@ impl<'a> Storage<'a> {
     }
 }
 
-fn write_archive(path: &Path, storages: &[Storage]) -> io::Result<()> {
-    replace_file(path, |file| write_members(file, storages))
+fn write_archive(path: &Path, storages: &[Storage], beside: &[(&str, Number)]) -> io::Result<()> {
+    replace_file(path, |file| write_members(file, storages, beside))
 }
 
-fn write_members(file: &mut File, storages: &[Storage]) -> io::Result<()> {
+fn write_members(
+    file: &mut File,
+    storages: &[Storage],
+    beside: &[(&str, Number)],
+) -> io::Result<()> {
     let mut zip = ZipWriter::new(BufWriter::new(file));
     let mut member = |name: &str, bytes: &[u8]| {
         let options = SimpleFileOptions::default()
@@ -123,7 +160,7 @@ fn write_members(file: &mut File, storages: &[Storage]) -> io::Result<()> {
         zip.start_file(format!("{ROOT}/{name}"), options)?;
         zip.write_all(bytes)
     };
-    member("data.pkl", &pickle(storages))?;
+    member("data.pkl", &pickle(storages, beside))?;
     member("byteorder", b"little")?;
     for (key, storage) in storages.iter().enumerate() {
         member(&format!("data/{key}"), &storage.bytes)?;
@@ -133,7 +170,7 @@ fn write_members(file: &mut File, storages: &[Storage]) -> io::Result<()> {
 }
 
 /// The description of the tensors, in pickle protocol 2 without a memo.
-fn pickle(storages: &[Storage]) -> Vec<u8> {
+fn pickle(storages: &[Storage], beside: &[(&str, Number)]) -> Vec<u8> {
     let mut pickle = Writer(vec![0x80, 2]);
     let nested = storages
         .first()
@@ -160,6 +197,17 @@ fn pickle(storages: &[Storage]) -> Vec<u8> {
         if nested {
             pickle.0.push(b's');
         }
+    }
+    for &(key, number) in beside {
+        pickle.text(key);
+        match number {
+            Number::Whole(value) => pickle.int(value),
+            Number::Real(value) => {
+                pickle.0.push(b'G');
+                pickle.0.extend(value.to_be_bytes());
+            }
+        }
+        pickle.0.push(b's');
     }
     pickle.0.push(b'.');
     pickle.0

@@ -3,22 +3,25 @@
 //!
 //! ```text
 //! data.rs      the data sets that are here, and what is reported of the others
+//! networks.rs  which network each method sees images with, and what it has learned
 //! features.rs  where features are kept
 //! shown.rs     what is shown meanwhile
 //! ```
 
 mod data;
 mod features;
+mod networks;
 mod shown;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use anomalens::backbones::Backbone;
+use anomalens::backbones::FeatureCache;
 use anomalens::benchmark::{
     Bench, BenchResult, Cell, Entry, Suite, Written, suite, suites, write_tables,
 };
 use anomalens::detectors::training::{Cache, TrainOptions};
-use anomalens::detectors::{BackboneRef, MethodSettings, find as find_method};
+use anomalens::detectors::{MethodSettings, find as find_method};
 use anomalens::evaluation::{Fold, Resolution, RunOptions, Table};
 use anomalens::report::Heading;
 use anyhow::{Result, bail};
@@ -31,7 +34,7 @@ use crate::{
 };
 use data::{DataSets, train_on};
 pub(super) use data::{absent, below};
-use features::{encoder, feature_cache, tell_usage};
+use features::{feature_cache, tell_usage};
 use shown::BenchShown;
 
 /// Measure methods on the data sets of a paper, and compare them with the published figures
@@ -41,12 +44,14 @@ use shown::BenchShown;
     max_term_width = 100,
     after_help = "Examples:\n  \
     anomalens bench local --root DATA -o local\n  \
-    anomalens bench anomalyclip-industrial --root DATA --weights ViT-L-14-336px.pt -o industrial\n  \
+    anomalens bench anomalyclip-industrial --root DATA -o industrial\n  \
     anomalens bench local --data folder:bolts --method inctrl --shots 4 -o bolts\n\n\
     The folder gets results.jsonl, a line for each method, class, number of shots and seed as soon as \
     it is measured, and tables.md, tables.csv and tables.html. A run that was interrupted resumes \
     when the same command is given again; what is measured already is not measured again.\n\n\
-    `--set METHOD.NAME=VALUE` changes a setting of one method, `--set NAME=VALUE` of all."
+    `--set METHOD.NAME=VALUE` changes a setting of one method, `--set NAME=VALUE` of all. Each method \
+    has the backbone of its paper where none is named; `--weights METHOD=FILE` names it for one \
+    method, `--weights FILE` for all, `--trained METHOD=FILE` what one has learned."
 )]
 pub(super) struct Args {
     /// The suite; `anomalens bench --list` shows them
@@ -130,8 +135,9 @@ pub(super) fn list(json: bool) -> Result<End> {
 
 fn measure(args: &Args) -> Result<End> {
     let suite = args.suite;
-    let (entries, train_on) = (entries(args)?, train_on(args)?);
+    let train_on = train_on(args)?;
     let cache = feature_cache(args)?;
+    let (entries, mut notes) = entries(args, cache.as_ref())?;
     let learns = entries.iter().any(|entry| entry.method.trainer().is_some());
     let wanted: &[String] = if learns { &train_on } else { &[] };
     let DataSets {
@@ -147,21 +153,18 @@ fn measure(args: &Args) -> Result<End> {
             "no data set of the suite is here: name their folder with --root, or one with --data"
         );
     }
-    let methods = entries.iter().map(|entry| entry.method);
-    let backbone = args.settings.open(&args.backbone, methods)?;
+    let backbones = networks::title(&entries);
+    let unopened = notes.len();
     let bench = Bench {
         suite: suite.name,
         data: found,
         auxiliary,
         train_on,
         entries,
-        encoder: &*encoder(&backbone, cache.as_ref())?,
-        backbone: BackboneRef::of(&backbone),
         training: TrainOptions {
             epochs: args.epochs.map(usize::from),
             seed: TRAINING_SEED,
             cache: Cache::Memory,
-            backbone: backbone::identity(&backbone),
             ..TrainOptions::default()
         },
         measuring: RunOptions {
@@ -189,11 +192,13 @@ fn measure(args: &Args) -> Result<End> {
             cells.len()
         ));
     }
-    let mut notes: Vec<String> = missing.into_iter().chain(shown.failures).collect();
+    notes.splice(0..0, missing);
+    notes.extend(shown.failures);
     if result.stopped {
         notes.push("interrupted: some results are missing".to_owned());
     }
-    let end = report(args, &backbone, notes, &result)?;
+    let whole = unopened == 0;
+    let end = report(args, backbones, notes, whole, &result)?;
     if result.stopped {
         bail!("interrupted; the tables hold what is there, and the same command resumes there");
     }
@@ -203,7 +208,8 @@ fn measure(args: &Args) -> Result<End> {
 /// Seed of initial values and of the order of images in training, as in the papers' code.
 const TRAINING_SEED: u32 = 111;
 
-fn entries(args: &Args) -> Result<Vec<Entry>> {
+/// The methods with their networks, and which of them cannot take part, and why.
+fn entries(args: &Args, cache: Option<&Arc<FeatureCache>>) -> Result<(Vec<Entry>, Vec<String>)> {
     let (suite, all) = (args.suite, args.settings.options()?);
     let methods: Vec<&str> = match args.method.as_slice() {
         [] => suite.methods.to_vec(),
@@ -218,12 +224,27 @@ fn entries(args: &Args) -> Result<Vec<Entry>> {
             );
         }
     }
-    let entry = |name: &&str| {
-        let method = find_method(name)?;
+    let chosen = methods.iter().map(|name| find_method(name));
+    let chosen = chosen.collect::<Result<Vec<_>, _>>()?;
+    let trained = networks::by_method(args.settings.all_trained(), &chosen)?;
+    let mut networks = networks::Networks::new(args, &chosen, cache)?;
+    let mut notes = vec![];
+    let mut entries = vec![];
+    for (method, trained) in chosen.into_iter().zip(trained) {
+        let name = method.info().name;
+        let network = match networks.open(method, trained.as_deref()) {
+            Ok(network) => network,
+            Err(error) => {
+                let note = format!("{name} takes no part: {error:#}");
+                print_note(&note);
+                notes.push(note);
+                continue;
+            }
+        };
         let mut options = MethodSettings::new();
         for (setting, value) in &all {
             match setting.split_once('.') {
-                Some((owner, setting)) if owner == *name => {
+                Some((owner, setting)) if owner == name => {
                     options.insert(setting.to_owned(), value.clone());
                 }
                 Some(_) => {}
@@ -232,11 +253,11 @@ fn entries(args: &Args) -> Result<Vec<Entry>> {
                 }
             }
         }
-        let trained = args.settings.trained.clone();
-        Ok(Entry {
+        entries.push(Entry {
             method,
+            network,
             options,
-            trained: trained.filter(|_| method.trainer().is_some()),
+            trained,
             shots: match args.shots.as_slice() {
                 [] => suite.shots.to_vec(),
                 given => given.iter().map(|&shots| shots as usize).collect(),
@@ -246,9 +267,11 @@ fn entries(args: &Args) -> Result<Vec<Entry>> {
                 given => given.to_vec(),
             },
             tuned_on: None,
-        })
-    };
-    let mut entries = methods.iter().map(entry).collect::<Result<Vec<Entry>>>()?;
+        });
+    }
+    if entries.is_empty() {
+        bail!("no method can take part: {}", notes.join("; "));
+    }
     if let Some(data) = suite.tuning {
         let tuned = entries.iter().filter(|entry| entry.tunes_on_masks());
         let tuned: Vec<Entry> = tuned
@@ -259,14 +282,15 @@ fn entries(args: &Args) -> Result<Vec<Entry>> {
             .collect();
         entries.extend(tuned);
     }
-    Ok(entries)
+    Ok((entries, notes))
 }
 
 /// Writes the tables and prints them.
 fn report(
     args: &Args,
-    backbone: &Backbone,
+    backbone: String,
     notes: Vec<String>,
+    all_took_part: bool,
     result: &BenchResult,
 ) -> Result<End> {
     let heading = Heading {
@@ -274,12 +298,7 @@ fn report(
         command: command_line(),
         date: now(),
         program: format!("anomalens {}", env!("CARGO_PKG_VERSION")),
-        backbone: format!(
-            "{} ({}, {})",
-            backbone.name,
-            backbone.encoder.spec().name,
-            backbone.precision
-        ),
+        backbone,
         notes,
     };
     let Written {
@@ -325,6 +344,7 @@ fn report(
             name.method, name.data, name.class
         ));
     }
-    let whole = result.failures == 0 && !result.cells.iter().any(|cell| cell.failed > 0);
+    let whole =
+        all_took_part && result.failures == 0 && !result.cells.iter().any(|cell| cell.failed > 0);
     Ok(if whole { End::Done } else { End::Incomplete })
 }

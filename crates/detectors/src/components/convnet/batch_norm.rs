@@ -1,6 +1,6 @@
 //! Batch norm (Ioffe and Szegedy, 2015) as PyTorch computes it.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, Var};
 use rayon::prelude::*;
 
 use super::{numbers, of_numbers, to_vec};
@@ -9,10 +9,14 @@ use super::{numbers, of_numbers, to_vec};
 const EPSILON: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;
 
-/// Whether batch norms use their batch and learn from it, or use what they have learned.
+/// What batch norms normalise by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// The batch, from which the running statistics learn.
     Training,
+    /// The batch, from which nothing is learned.
+    Batch,
+    /// What they have learned.
     Scoring,
 }
 
@@ -43,6 +47,7 @@ impl BatchNorm {
         let x = x.contiguous()?;
         let (mean, variance) = match phase {
             Phase::Scoring => (exactly(&self.mean)?, exactly(&self.variance)?),
+            Phase::Batch => statistics(&x)?,
             Phase::Training => self.learn(&x)?,
         };
         let spread = |variance: &f64| (variance + EPSILON).sqrt().recip();
@@ -52,26 +57,32 @@ impl BatchNorm {
         };
         match phase {
             Phase::Scoring => x.apply_op3_no_bwd(&self.weight, &self.bias, &normalise),
-            Phase::Training => x.apply_op3(&self.weight, &self.bias, normalise),
+            Phase::Training | Phase::Batch => x.apply_op3(&self.weight, &self.bias, normalise),
         }
+    }
+
+    /// `[sets.., rows, channels]`, each set of rows a batch of its own, one after the other.
+    pub(crate) fn forward_sets(&self, x: &Tensor, phase: Phase) -> Result<Tensor> {
+        let (rows, channels) = (x.dim(D::Minus2)?, x.dim(D::Minus1)?);
+        let sets = x.reshape(((), rows, channels))?;
+        let sets = (0..sets.dim(0)?).map(|set| self.forward(&sets.get(set)?, phase));
+        Tensor::stack(&sets.collect::<Result<Vec<_>>>()?, 0)?.reshape(x.shape())
+    }
+
+    /// Its parameters and running statistics by the names of a state dict.
+    pub(crate) fn variables(&self) -> [(&'static str, Var); 4] {
+        [
+            ("weight", self.weight.clone()),
+            ("bias", self.bias.clone()),
+            ("running_mean", self.mean.clone()),
+            ("running_var", self.variance.clone()),
+        ]
     }
 
     /// The means and variances of a batch, which the running statistics move towards.
     fn learn(&self, x: &Tensor) -> Result<(Vec<f64>, Vec<f64>)> {
-        let (channels, places) = channels(x.dims());
-        let values = to_vec(x)?;
-        let count = (values.len() / channels.max(1)) as f64;
-        let of_channel = |channel: usize| {
-            let lines = || values.chunks_exact(places).skip(channel).step_by(channels);
-            let sum = |term: &dyn Fn(f64) -> f64| -> f64 {
-                let line = |line: &[f32]| line.iter().map(|&x| term(f64::from(x))).sum::<f64>();
-                lines().map(line).sum()
-            };
-            let mean = sum(&|x| x) / count;
-            (mean, sum(&|x| (x - mean).powi(2)) / count)
-        };
-        let (mean, variance): (Vec<f64>, Vec<f64>) =
-            (0..channels).into_par_iter().map(of_channel).unzip();
+        let (mean, variance) = statistics(x)?;
+        let count = (x.elem_count() / mean.len().max(1)) as f64;
         let unbiased = count / (count - 1.0).max(1.0);
         for (running, new, factor) in [
             (&self.mean, &mean, 1.0),
@@ -84,6 +95,23 @@ impl BatchNorm {
         }
         Ok((mean, variance))
     }
+}
+
+/// The mean and the variance of each channel of a batch.
+fn statistics(x: &Tensor) -> Result<(Vec<f64>, Vec<f64>)> {
+    let (channels, places) = channels(x.dims());
+    let values = to_vec(x)?;
+    let count = (values.len() / channels.max(1)) as f64;
+    let of_channel = |channel: usize| {
+        let lines = || values.chunks_exact(places).skip(channel).step_by(channels);
+        let sum = |term: &dyn Fn(f64) -> f64| -> f64 {
+            let line = |line: &[f32]| line.iter().map(|&x| term(f64::from(x))).sum::<f64>();
+            lines().map(line).sum()
+        };
+        let mean = sum(&|x| x) / count;
+        (mean, sum(&|x| (x - mean).powi(2)) / count)
+    };
+    Ok((0..channels).into_par_iter().map(of_channel).unzip())
 }
 
 /// In float64.

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::checkpoint::Saved;
 use super::loss::GlocalLoss;
-use super::map_loss::Upsampling;
 use super::prompt::Prompts;
 use super::{AnomalyClip, AnomalyClipDetector, BETAS, Checked, LEARNING_RATE, Settings};
 use crate::testing::{Goldens, close, exact, flat};
+use crate::training::map_loss::{Enlarged, Upsampling};
 use crate::training::{Adam, Batch, Learner, Optimiser, TrainingSample};
 use crate::{Detector, DetectorError, FitContext, Method};
 
@@ -59,7 +59,7 @@ fn config(network: &ClipVision) -> Settings {
 /// The prompts that the original started from: seeded, with a deviation of 0.3 in place of the
 /// one that follows from their shape. (`prompt_state.*` is what they were after three steps.)
 fn prompts(network: &ClipVision) -> Prompts {
-    let text = network.text().unwrap();
+    let text = network.text(None).unwrap();
     let prompts = Prompts::new(&config(network), text, 32, 0).unwrap();
     for (name, var) in prompts.parameters() {
         let values = seeded_tensor(7, &format!("prompt_learner.{name}"), var.dims()).unwrap();
@@ -68,6 +68,15 @@ fn prompts(network: &ClipVision) -> Prompts {
         var.set(&values).unwrap();
     }
     prompts
+}
+
+fn upsampling() -> Upsampling {
+    Upsampling::new(
+        Enlarged::Probabilities,
+        anomalens_vision::Alignment::Edges,
+        5,
+        70,
+    )
 }
 
 /// A sample of which the label alone matters.
@@ -162,7 +171,7 @@ fn three_steps_of_training() {
     let learner = GlocalLoss {
         settings: &config,
         prompts: &prompts,
-        upsampling: Upsampling::new(5, 70),
+        upsampling: upsampling(),
     };
     let features = Batch {
         embedding: Some(goldens.get("dpam70.image").clone()),
@@ -278,7 +287,7 @@ fn object_aware(network: &ClipVision) -> Settings {
 }
 
 fn made(network: &ClipVision, config: Settings) -> (Prompts, AnomalyClipDetector) {
-    let text = network.text().unwrap();
+    let text = network.text(None).unwrap();
     let prompts = Prompts::new(&config, text, 32, 3).unwrap();
     let checked = Checked::new(config).unwrap();
     let detector = AnomalyClipDetector::new(checked, &prompts).unwrap();
@@ -323,7 +332,7 @@ fn each_class_has_its_own_prompts_where_they_name_it() {
         let learner = GlocalLoss {
             settings: config,
             prompts,
-            upsampling: Upsampling::new(5, 70),
+            upsampling: upsampling(),
         };
         let embedding = Goldens::load("anomalyclip_tiny.safetensors")
             .get("dpam70.image")
@@ -398,7 +407,7 @@ fn a_detector_needs_no_text_encoder() {
     shapes.retain(|(name, _)| name.starts_with("visual."));
     let checkpoint = Arc::new(Checkpoint::seeded(7, shapes));
     let blind = ClipVision::new(checkpoint, Some(Activation::QuickGelu), &exact()).unwrap();
-    assert!(blind.text().is_err());
+    assert!(blind.text(None).is_err());
     let path = folder.path().join("image.png");
     let pixels = (0..70 * 70 * 3).map(|i| (i * 31 % 251) as u8).collect();
     let image = anomalens_vision::Image::new(70, 70, pixels).unwrap();

@@ -2,13 +2,14 @@
 //! up-sampled maps.
 
 use candle_core::{D, Device, Tensor};
-use candle_nn::ops::{log_softmax, softmax};
+use candle_nn::ops::softmax;
 use rayon::prelude::*;
 
-use super::map_loss::{MapLoss, Truth, Upsampling};
 use super::prompt::{Prompts, normalise};
 use super::settings::Settings;
 use crate::DetectorError;
+use crate::components::learned_prompts::cross_entropy;
+use crate::training::map_loss::{Truth, Upsampling};
 use crate::training::{Batch, Learner, Losses, TrainingSample};
 
 /// Learns prompts.
@@ -33,7 +34,8 @@ impl Learner for GlocalLoss<'_> {
         {
             let cosines = normalise(embedding)?.unsqueeze(1)?.matmul(&texts)?;
             let logits = (cosines.squeeze(1)? / self.settings.temperature)?;
-            let loss = cross_entropy(&logits, samples)?;
+            let truth = samples.iter().map(|sample| usize::from(sample.anomalous));
+            let loss = cross_entropy(&logits, &truth.collect::<Vec<_>>())?;
             total = (total + (&loss * self.settings.global_weight)?)?;
             parts.push(("image", loss));
         }
@@ -81,7 +83,6 @@ impl GlocalLoss<'_> {
             .flatten()
             .map(|mask| self.upsampling.truth(mask))
             .collect();
-        let images = known.len() as f64;
         let known = Tensor::new(known, &Device::Cpu)?;
         let texts = texts.index_select(&known, 0)?;
         let mut total = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?;
@@ -91,26 +92,11 @@ impl GlocalLoss<'_> {
             let cosines = normalise(&tokens)?.matmul(&texts)?;
             let probabilities = softmax(&(cosines / self.settings.temperature)?, D::Minus1)?;
             let anomalous = probabilities.narrow(2, 1, 1)?.squeeze(2)?;
-            let losses: Vec<MapLoss> = anomalous
-                .to_vec2()?
-                .par_iter()
-                .zip(&truths)
-                .map(|(probabilities, truth)| self.upsampling.loss(probabilities, truth))
-                .collect();
-            let mut value = 0.0;
-            for loss in &losses {
-                let parts = [loss.focal, loss.dice_anomalous, loss.dice_normal];
-                for (sum, part) in sums.iter_mut().zip(parts) {
-                    *sum += part / images;
-                    value += part / images;
-                }
-            }
-            // A linear function of the probabilities that has the loss's value and gradient here.
-            let gradient = losses.into_iter().flat_map(|loss| loss.gradient).collect();
-            let gradient = Tensor::from_vec(gradient, anomalous.shape(), &Device::Cpu)?;
-            let linear = ((anomalous * gradient)?.sum_all()? / images)?;
-            let constant = value - f64::from(linear.to_scalar::<f32>()?);
-            total = (total + (linear + constant)?)?;
+            let (loss, means) = self.upsampling.losses(&anomalous, &truths)?;
+            sums.iter_mut()
+                .zip(means)
+                .for_each(|(sum, mean)| *sum += mean);
+            total = (total + loss)?;
         }
         let names = ["focal", "dice anomalous", "dice normal"];
         let parts = names.into_iter().zip(sums).map(|(name, sum)| {
@@ -122,23 +108,4 @@ impl GlocalLoss<'_> {
             parts: parts.collect::<candle_core::Result<_>>()?,
         })
     }
-}
-
-/// Mean over the batch, of logits `[batch, 2]`.
-fn cross_entropy(logits: &Tensor, samples: &[&TrainingSample]) -> candle_core::Result<Tensor> {
-    let truth: Vec<f32> = samples
-        .iter()
-        .flat_map(|sample| {
-            if sample.anomalous {
-                [0.0, 1.0]
-            } else {
-                [1.0, 0.0]
-            }
-        })
-        .collect();
-    let truth = Tensor::from_vec(truth, (samples.len(), 2), logits.device())?;
-    (log_softmax(logits, D::Minus1)? * truth)?
-        .sum(D::Minus1)?
-        .mean_all()?
-        .neg()
 }

@@ -6,7 +6,6 @@
 //! settings.rs    settings
 //! prompt.rs      the learned prompts, or embeddings in their place
 //! loss.rs        the loss that they are learned with
-//! map_loss.rs    its part that looks at pixels, with its gradient
 //! checkpoint.rs  the original's checkpoint files
 //! variants.rs    what its ablations compare
 //! ```
@@ -18,7 +17,6 @@ mod checkpoint;
 #[cfg(test)]
 mod goldens;
 mod loss;
-mod map_loss;
 mod prompt;
 mod settings;
 mod variants;
@@ -27,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use anomalens_backbones::clip::ClipText;
 use anomalens_backbones::{ImageEncoder, ImageFeatures};
-use anomalens_vision::{Map, MaskSource};
+use anomalens_vision::{Alignment, Map, MaskSource};
 use serde_json::{Value, json};
 
 pub use settings::{ImageScore, PromptKind, Settings};
@@ -35,6 +33,7 @@ pub use settings::{ImageScore, PromptKind, Settings};
 use crate::components::prompts::probability;
 use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
+use crate::training::map_loss::{Enlarged, Upsampling};
 use crate::training::{
     Adam, Record, Run, TrainProgress, Trained, fingerprint, run, shuffled_batches,
 };
@@ -44,7 +43,6 @@ use crate::{
 };
 use checkpoint::Saved;
 use loss::GlocalLoss;
-use map_loss::Upsampling;
 use prompt::Prompts;
 
 /// The method's name.
@@ -209,7 +207,7 @@ fn configured(
     given: &MethodSettings,
     encoder: &dyn ImageEncoder,
 ) -> Result<(Settings, Option<ClipText>), DetectorError> {
-    let text = encoder.text()?;
+    let text = encoder.text(None)?;
     let defaults = Settings::defaults(encoder, text.is_some());
     Ok((defaults.replaced_by(given)?, text))
 }
@@ -265,7 +263,12 @@ fn train(
     let learner = GlocalLoss {
         settings,
         prompts: &prompts,
-        upsampling: Upsampling::new(patches, settings.image_size as usize),
+        upsampling: Upsampling::new(
+            Enlarged::Probabilities,
+            Alignment::Edges,
+            patches,
+            settings.image_size as usize,
+        ),
     };
     let identity = json!({
         "method": NAME,

@@ -2,19 +2,14 @@
 //! with further tokens put into the blocks of the text encoder; or, without text encoder, the two
 //! embeddings themselves.
 
-use anomalens_backbones::clip::tokenizer::{Tokenizer, TooLong};
-use anomalens_backbones::clip::{ClipText, end_positions};
-use candle_core::{D, DType, Device, Tensor, Var};
+use anomalens_backbones::clip::ClipText;
+use candle_core::{DType, Tensor, Var};
 
 use super::settings::{PromptKind, Settings};
 use crate::DetectorError;
-use crate::training::random::{generator, normal};
-
-/// Deviation of all initial values.
-const INITIAL_DEVIATION: f64 = 0.02;
-
-/// The purpose of the generator of initial values.
-const INITIAL_VALUES: u32 = u32::MAX;
+pub(super) use crate::components::learned_prompts::{Frozen, normalise};
+use crate::components::learned_prompts::{INITIAL_VALUES, initial, placeholder};
+use crate::training::random::generator;
 
 /// The learned parameters, and the frozen text encoder they go through.
 pub(super) enum Prompts {
@@ -33,10 +28,7 @@ impl Prompts {
         seed: u32,
     ) -> Result<Self, DetectorError> {
         let mut random = generator(seed, INITIAL_VALUES);
-        let mut initial = |shape: &[usize]| {
-            let values = normal(shape.iter().product(), INITIAL_DEVIATION, &mut random);
-            Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)
-        };
+        let mut initial = |shape: &[usize]| initial(shape, &mut random);
         match (config.prompt, text) {
             (PromptKind::Embedding, _) => Ok(Self::Embedding(initial(&[2, width])?)),
             (PromptKind::Text, Some(text)) => Ok(Self::Text(Box::new(TextPrompts::new(
@@ -68,11 +60,6 @@ impl Prompts {
     }
 }
 
-/// Vectors along the last axis, of length 1.
-pub(super) fn normalise(x: &Tensor) -> candle_core::Result<Tensor> {
-    x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
-}
-
 /// Learned tokens in prompts for CLIP's text encoder.
 pub(super) struct TextPrompts {
     text: ClipText,
@@ -85,34 +72,12 @@ pub(super) struct TextPrompts {
 }
 
 /// The fixed tokens of the prompts of one pair, normal ones first.
-pub(super) struct Frozen {
-    /// Token ids `[prompts, context]`, the learned ones being those of `x`.
-    pub(super) ids: Tensor,
-    /// `[prompts, context, width]`.
-    pub(super) embeddings: Tensor,
-    ends: Vec<usize>,
-}
-
-impl Frozen {
-    fn new(config: &Settings, word: &str, text: &ClipText) -> Result<Self, DetectorError> {
-        let placeholder = "X ".repeat(config.context_length);
-        let templates = config
-            .normal_templates
-            .iter()
-            .chain(&config.anomalous_templates);
-        let (tokenizer, context) = (Tokenizer::new(), text.config().context);
-        let ids = templates
-            .map(|template| format!("{placeholder}{}", template.replace("{}", word)))
-            .map(|prompt| tokenizer.tokenize(&prompt, context, TooLong::Error))
-            .collect::<Result<Vec<_>, _>>()?;
-        let shape = (ids.len(), context);
-        let ids = Tensor::from_vec(ids.concat(), shape, &Device::Cpu)?;
-        Ok(Self {
-            embeddings: text.embed(&ids)?,
-            ends: end_positions(&ids)?,
-            ids,
-        })
-    }
+fn frozen(config: &Settings, word: &str, text: &ClipText) -> Result<Frozen, DetectorError> {
+    let placeholder = placeholder(config.context_length);
+    let templates = config.normal_templates.iter();
+    let templates = templates.chain(&config.anomalous_templates);
+    let prompt = |template: &String| format!("{placeholder}{}", template.replace("{}", word));
+    Frozen::new(text, templates.map(prompt))
 }
 
 impl TextPrompts {
@@ -132,7 +97,7 @@ impl TextPrompts {
             .map(|_| initial(&[config.deep_tokens, width]))
             .collect::<candle_core::Result<_>>()?;
         let words = config.words();
-        let frozen = words.iter().map(|word| Frozen::new(config, word, &text));
+        let frozen = words.iter().map(|word| frozen(config, word, &text));
         Ok(Self {
             contexts,
             deep,

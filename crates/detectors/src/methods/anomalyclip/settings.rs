@@ -210,6 +210,7 @@ impl crate::Settings for Settings {
             attention: self.dpam.map(|attention| Dpam {
                 first_block: self.dpam_first_block,
                 attention,
+                feed_forward: false,
             }),
             embedding: Some(match self.prompt {
                 PromptKind::Text => Embedding::Direct,

@@ -9,7 +9,7 @@ use crate::{DetectorError, Variant};
 
 /// The defaults, then every variant: each changes one thing.
 pub(super) fn variants(encoder: &dyn ImageEncoder) -> Result<Vec<Variant>, DetectorError> {
-    let defaults = Settings::defaults(encoder, encoder.text()?.is_some());
+    let defaults = Settings::defaults(encoder, encoder.text(None)?.is_some());
     let blocks = encoder.spec().blocks();
     let mut cases: Vec<(String, Value)> = vec![("default".into(), json!({}))];
     let mut add = |name: &str, settings: Value| cases.push((name.to_owned(), settings));

@@ -3,40 +3,22 @@
 
 use std::sync::Arc;
 
-use anomalens_backbones::Activation;
 use anomalens_backbones::ImageEncoder;
 use anomalens_backbones::checkpoint::Checkpoint;
+use anomalens_backbones::clip::ClipVision;
 use anomalens_backbones::clip::tokenizer::{Tokenizer, TooLong};
-use anomalens_backbones::clip::{Architecture, ClipVision, TextConfig, VisionConfig};
 use serde_json::json;
 
 use super::{Clip, Ensemble};
-use crate::testing::{Goldens, close, exact, flat, inputs};
+use crate::testing::{Goldens, close, exact, flat, inputs, tiny_clip};
 use crate::{FitContext, Method};
 
 /// The side of the images.
 const SIDE: usize = 70;
 
-fn network() -> ClipVision {
-    let architecture = Architecture {
-        vision: VisionConfig {
-            width: 128,
-            blocks: 4,
-            heads: 2,
-            patch: 14,
-            position_side: 4,
-            embedding: 32,
-        },
-        text: TextConfig {
-            width: 128,
-            blocks: 3,
-            heads: 2,
-            context: 77,
-            vocabulary: 49_408,
-            embedding: 32,
-        },
-        activation: Activation::QuickGelu,
-    };
+/// The network of this and other goldens.
+pub(in crate::methods) fn network() -> ClipVision {
+    let architecture = tiny_clip();
     let checkpoint = Checkpoint::seeded(71, architecture.shapes());
     let activation = Some(architecture.activation);
     ClipVision::new(Arc::new(checkpoint), activation, &exact()).unwrap()

@@ -6,29 +6,20 @@
 //! made again; CLIP-AC's templates are those of the CLIP repository (`prompts` names others).
 
 #[cfg(test)]
-mod goldens;
+pub(super) mod goldens;
 mod settings;
 
 use anomalens_backbones::ImageFeatures;
-use anomalens_vision::Map;
 
 pub use settings::Settings;
 
 use crate::components::prompts::{Ensemble, Texts};
-use crate::detector::{Detector, NormalRange, Profile, Scored, State};
+use crate::components::text_scores::{TEXTS, score};
+use crate::detector::{Detector, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::{
     DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
     Settings as _,
-};
-
-/// Name of the prompts' embeddings in a detector file.
-const TEXTS: &str = "text_features";
-
-/// Probabilities: half is undecided.
-const RANGE: NormalRange = NormalRange {
-    median: 0.0,
-    upper_quantile: 0.5,
 };
 
 /// CLIP, or with `AC` CLIP-AC.
@@ -49,7 +40,7 @@ impl<const AC: bool> Method for Clip<AC> {
                 class: true,
             },
             backbones: "CLIP",
-            weights: DefaultWeights::AllBlocks,
+            weights: DefaultWeights::Clip("clip-vit-l14-336"),
             several_networks: false,
         };
         match AC {
@@ -65,18 +56,13 @@ impl<const AC: bool> Method for Clip<AC> {
     fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
         let defaults = Settings::<AC>::defaults(context.encoder);
         let mut settings = defaults.replaced_by(context.settings)?;
-        if let (Some(class), false) = (context.class, context.settings.contains_key("class")) {
+        if let Some(class) = context.open_class() {
             settings.class = class.to_owned();
         }
         let checked = Checked::new(settings)?;
-        let ensemble = Ensemble::open(&checked.settings.prompts);
-        let ensemble = ensemble.map_err(|reason| refuse::<AC>(format!("`prompts`: {reason}")))?;
-        let text = context.encoder.text()?.ok_or_else(|| {
-            refuse::<AC>(
-                "it needs a backbone with a text encoder, such as --weights clip-vit-l14-336",
-            )
-        })?;
-        let texts = ensemble.texts(&text, &checked.settings.class)?;
+        let Settings { prompts, class, .. } = &checked.settings;
+        let method = Settings::<AC>::METHOD;
+        let texts = Ensemble::texts_of(method, context.encoder, prompts, class)?;
         Ok(Box::new(ClipDetector { checked, texts }))
     }
 
@@ -89,35 +75,10 @@ impl<const AC: bool> Method for Clip<AC> {
     }
 }
 
-fn refuse<const AC: bool>(reason: impl ToString) -> DetectorError {
-    DetectorError::settings(Settings::<AC>::METHOD, reason.to_string())
-}
-
 /// The prompts' embeddings, ready to score images.
 struct ClipDetector<const AC: bool> {
     checked: Checked<Settings<AC>>,
     texts: Texts,
-}
-
-impl<const AC: bool> ClipDetector<AC> {
-    fn score_one(&self, image: &ImageFeatures) -> Result<Scored, DetectorError> {
-        let Checked { settings, profile } = &self.checked;
-        let width = self.texts.0[0].len();
-        let grid = profile.check(image, width)?;
-        let temperature = settings.temperature as f32;
-        let tokens = image.maps.first().map_or(&[][..], |map| &map.tokens);
-        let patches = tokens.chunks_exact(width);
-        let map = patches.map(|patch| self.texts.probability(patch, temperature));
-        let embedding = image.embedding.as_deref().ok_or(DetectorError::Width {
-            expected: width,
-            found: 0,
-        })?;
-        Ok(Scored {
-            score: self.texts.probability(embedding, temperature),
-            map: Map::new(grid.rows, grid.columns, map.collect())?,
-            range: RANGE,
-        })
-    }
 }
 
 impl<const AC: bool> Detector for ClipDetector<AC> {
@@ -126,7 +87,9 @@ impl<const AC: bool> Detector for ClipDetector<AC> {
     }
 
     fn score(&self, images: &[&ImageFeatures]) -> Result<Vec<Scored>, DetectorError> {
-        images.iter().map(|image| self.score_one(image)).collect()
+        let Checked { settings, profile } = &self.checked;
+        let one = |image: &&ImageFeatures| score(&self.texts, profile, settings.temperature, image);
+        images.iter().map(one).collect()
     }
 
     fn state(&self) -> State {

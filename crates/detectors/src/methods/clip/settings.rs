@@ -1,14 +1,11 @@
 //! Settings of CLIP and CLIP-AC.
 
-use anomalens_backbones::{Embedding, FeatureRequest, ImageEncoder, PositionResize, TokenStage};
+use anomalens_backbones::ImageEncoder;
 use serde::{Deserialize, Serialize};
 
-use crate::detector::{Enlargement, Profile, Smoothing};
-use crate::input::Normalisation;
-use crate::{DetectorError, InputSpec};
-
-/// The paper's size, cut to whole patches.
-const IMAGE_SIZE: u32 = 518;
+use crate::DetectorError;
+use crate::components::text_scores;
+use crate::detector::Profile;
 
 /// The settings, with the defaults of AnomalyCLIP's tables; `AC` for CLIP-AC.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,11 +28,10 @@ pub struct Settings<const AC: bool> {
 impl<const AC: bool> Settings<AC> {
     /// The paper's settings.
     pub(super) fn defaults(encoder: &dyn ImageEncoder) -> Self {
-        let patch = encoder.spec().multiple.max(1) as u32;
         Self {
             prompts: <Self as crate::Settings>::METHOD.to_owned(),
             class: "object".to_owned(),
-            image_size: (IMAGE_SIZE / patch * patch).max(patch),
+            image_size: text_scores::image_size(encoder.spec().multiple),
             block: encoder.spec().blocks(),
             temperature: 0.07,
             sigma: 4.0,
@@ -47,28 +43,7 @@ impl<const AC: bool> crate::Settings for Settings<AC> {
     const METHOD: &'static str = if AC { "clip-ac" } else { "clip" };
 
     fn profile(&self) -> Result<Profile, DetectorError> {
-        let refuse = |reason: &str| Err(DetectorError::settings(Self::METHOD, reason));
-        if self.image_size == 0 {
-            return refuse("`image_size` must be above 0");
-        }
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return refuse("`temperature` must be above 0");
-        }
-        if !(self.sigma >= 0.0 && self.sigma.is_finite()) {
-            return refuse("`sigma` must be at least 0");
-        }
-        let request = FeatureRequest {
-            embedding: Some(Embedding::Normed),
-            positions: Some(PositionResize::Bilinear),
-            ..FeatureRequest::blocks([self.block]).at(TokenStage::Projected)
-        };
-        let input = InputSpec::new(Normalisation::Clip.square(self.image_size), request);
-        Ok(Profile {
-            enlargement: Enlargement {
-                smoothing: Smoothing::OfSide(self.sigma / f64::from(self.image_size)),
-                ..Enlargement::default()
-            },
-            ..Profile::new(Self::METHOD, input)
-        })
+        text_scores::check_temperature(Self::METHOD, self.temperature)?;
+        text_scores::profile(Self::METHOD, self.image_size, self.block, self.sigma)
     }
 }

@@ -3,68 +3,13 @@
 
 use std::path::Path;
 
-use anomalens_backbones::checkpoint::{Checkpoint, write_torch};
+use anomalens_backbones::checkpoint::write_torch;
 use candle_core::{DType, Device, Tensor};
 
 use super::network::{Network, Sizes};
-use super::settings::Settings;
-use super::{NAME, refuse, unusable};
+use super::unusable;
 use crate::DetectorError;
-use crate::detector::{Array, State};
-use crate::file::format::{Content, is_archive};
-use crate::settings::Checked;
-
-/// What was trained before.
-pub(super) struct Learned {
-    /// The settings that it was trained with; published checkpoints do not hold them.
-    pub(super) settings: Option<Settings>,
-    source: Source,
-}
-
-enum Source {
-    Published(Checkpoint),
-    Own(State),
-}
-
-impl Learned {
-    /// Opens a detector file of this method, or a published checkpoint.
-    pub(super) fn read(path: &Path) -> Result<Self, DetectorError> {
-        if is_archive(path)? {
-            let source = Source::Published(Checkpoint::open(path)?);
-            return Ok(Self {
-                settings: None,
-                source,
-            });
-        }
-        let content = Content::read(path)?;
-        if content.header.method != NAME {
-            return Err(refuse(format!(
-                "{} is a detector of {}, not of {NAME}",
-                path.display(),
-                content.header.method
-            )));
-        }
-        let state = content.into_state();
-        Ok(Self {
-            settings: Some(Checked::load(&state)?.settings),
-            source: Source::Own(state),
-        })
-    }
-
-    /// The heads that were trained.
-    pub(super) fn network(&self) -> Result<Network, DetectorError> {
-        match &self.source {
-            Source::Own(state) => network(&mut |name| {
-                let Array { shape, values } = state.tensors.get(name)?;
-                Tensor::from_slice(values, shape.as_slice(), &Device::Cpu).ok()
-            }),
-            Source::Published(checkpoint) => network(&mut |name| {
-                let shape = checkpoint.shape(name)?.to_vec();
-                checkpoint.tensor(name, &shape, &Device::Cpu).ok()
-            }),
-        }
-    }
-}
+use crate::detector::Array;
 
 /// The heads whose tensors `take` gives by the original's names.
 pub(super) fn network(

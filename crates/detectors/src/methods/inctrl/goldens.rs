@@ -10,7 +10,7 @@ use anomalens_backbones::clip::{Architecture, ClipVision, TextConfig, VisionConf
 use anomalens_backbones::{Activation, ImageEncoder, ImageFeatures};
 use candle_core::{DType, Device, Tensor};
 
-use super::checkpoint::{self, Learned};
+use super::checkpoint;
 use super::layout::{BatchLayout, BatchSize};
 use super::network::{Evidence, Network, Scores, Sizes};
 use super::references::{Kept, References};
@@ -20,7 +20,7 @@ use super::{InCtrlDetector, residual, text};
 use crate::components::convnet::Phase;
 use crate::components::prompts::Texts;
 use crate::testing::{Goldens, close, exact, flat, inputs};
-use crate::training::{Adam, Batch, Learner, Optimiser, TrainingSample};
+use crate::training::{Adam, Batch, Learned, Learner, Optimiser, TrainingSample};
 use crate::{Detector, Settings as _};
 
 const SEED: u64 = 21;
@@ -76,7 +76,7 @@ fn frozen() -> &'static Frozen {
         };
         let request = config.profile().unwrap().input.request;
         let images = inputs(goldens.get("images"));
-        let text = network.text().unwrap().unwrap();
+        let text = network.text(None).unwrap().unwrap();
         Frozen {
             features: network.encode(&images, &request).unwrap(),
             texts: CLASSES.map(|class| text::embeddings(&text, class).unwrap()),
@@ -357,9 +357,9 @@ fn a_published_checkpoint_survives_writing_and_reading() {
     let path = folder.path().join("checkpoint.pyth");
     let written = seeded();
     checkpoint::write(&path, &written, 300).unwrap();
-    let learned = Learned::read(&path).unwrap();
+    let learned = Learned::<Settings>::read(&path).unwrap();
     assert!(learned.settings.is_none());
-    let read = learned.network().unwrap();
+    let read = checkpoint::network(&mut |name| learned.tensor(name)).unwrap();
     for ((name, written), (_, read)) in written.variables().iter().zip(read.variables()) {
         assert_eq!(flat(written), flat(&read), "{name}");
     }
@@ -381,6 +381,8 @@ fn a_published_checkpoint_survives_writing_and_reading() {
     assert_eq!((counted.dtype(), counted.rank()), (DType::I64, 0));
     assert_eq!(counted.to_scalar::<i64>().unwrap(), 300);
 
-    let error = Learned::read(&folder.path().join("none")).err().unwrap();
+    let error = Learned::<Settings>::read(&folder.path().join("none"))
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("none"), "{error}");
 }

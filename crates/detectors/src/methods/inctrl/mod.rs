@@ -41,12 +41,11 @@ use crate::components::convnet::Phase;
 use crate::components::prompts::Texts;
 use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
-use crate::training::{TrainProgress, Trained};
+use crate::training::{Learned, TrainProgress, Trained};
 use crate::{
     DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
     Settings as _, TrainContext, Trainer, Tta, Variant,
 };
-use checkpoint::Learned;
 use network::{Evidence, Network, Sizes};
 use references::{Kept, References};
 
@@ -82,14 +81,14 @@ impl Method for InCtrl {
     fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
         context.require_references(NAME)?;
         let encoder = context.encoder;
-        let text = encoder.text()?;
-        let learned = context.trained.map(Learned::read).transpose()?;
+        let text = encoder.text(None)?;
+        let learned = context.trained.map(Learned::<Settings>::read).transpose()?;
         let defaults = learned
             .as_ref()
             .and_then(|learned| learned.settings.clone());
         let defaults = defaults.unwrap_or_else(|| Settings::defaults(encoder, text.is_some()));
         let mut settings = defaults.replaced_by(context.settings)?;
-        if let (Some(class), false) = (context.class, context.settings.contains_key("class")) {
+        if let Some(class) = context.open_class() {
             settings.class = class.to_owned();
         }
         let learned = learned.ok_or_else(|| {
@@ -98,7 +97,8 @@ impl Method for InCtrl {
                  checkpoint; `lens` needs neither",
             )
         })?;
-        let detector = InCtrlDetector::new(settings, learned.network()?, text, encoder)?;
+        let network = checkpoint::network(&mut |name| learned.tensor(name))?;
+        let detector = InCtrlDetector::new(settings, network, text, encoder)?;
         Ok(Box::new(detector.with(context, &[])?))
     }
 
@@ -138,7 +138,7 @@ impl Trainer for InCtrl {
         seed: u32,
     ) -> Result<Box<dyn Detector>, DetectorError> {
         let encoder = context.encoder;
-        let text = encoder.text()?;
+        let text = encoder.text(None)?;
         let defaults = Settings::defaults(encoder, text.is_some());
         let settings = defaults.replaced_by(context.settings)?;
         let network = Network::new(settings.sizes(encoder), seed)?;

@@ -4,10 +4,12 @@
 
 use candle_core::{Tensor, Var};
 use candle_nn::ops::sigmoid;
+use rand_mt::Mt;
 
 use super::settings::Settings;
 use crate::components::convnet::{BatchNorm, Phase};
-use crate::training::random::{generator, uniform};
+use crate::components::trainable::{Linear, initial};
+use crate::training::random::generator;
 
 /// Widths of the heads' hidden layers.
 const HIDDEN: [usize; 2] = [128, 64];
@@ -69,22 +71,14 @@ impl Network {
             middle,
         } = sizes;
         let mut random = generator(seed, INITIAL_VALUES);
-        let mut initial = |shape: &[usize], inputs: usize| {
-            let bound = (inputs as f64).sqrt().recip();
-            let count = shape.iter().product();
-            let values = (0..count).map(|_| (bound * (2.0 * uniform(&mut random) - 1.0)) as f32);
-            let values =
-                Tensor::from_vec(values.collect::<Vec<_>>(), shape, &candle_core::Device::Cpu)?;
-            Var::from_tensor(&values)
-        };
         Ok(Self {
             sizes,
             adapter: [
-                initial(&[middle, embedding], embedding)?,
-                initial(&[embedding, middle], middle)?,
+                initial(&[middle, embedding], embedding, &mut random)?,
+                initial(&[embedding, middle], middle, &mut random)?,
             ],
-            map_head: Head::new(patches, &mut initial)?,
-            image_head: Head::new(embedding, &mut initial)?,
+            map_head: Head::new(patches, &mut random)?,
+            image_head: Head::new(embedding, &mut random)?,
         })
     }
 
@@ -169,22 +163,13 @@ struct Head {
 }
 
 impl Head {
-    fn new(
-        inputs: usize,
-        initial: &mut impl FnMut(&[usize], usize) -> candle_core::Result<Var>,
-    ) -> candle_core::Result<Self> {
+    fn new(inputs: usize, random: &mut Mt) -> candle_core::Result<Self> {
         let [first, second] = HIDDEN;
-        let mut linear = |inputs: usize, outputs: usize| {
-            Ok::<_, candle_core::Error>(Linear {
-                weight: initial(&[outputs, inputs], inputs)?,
-                bias: initial(&[outputs], inputs)?,
-            })
-        };
         Ok(Self {
             layers: [
-                linear(inputs, first)?,
-                linear(first, second)?,
-                linear(second, 1)?,
+                Linear::new(inputs, first, random)?,
+                Linear::new(first, second, random)?,
+                Linear::new(second, 1, random)?,
             ],
             norms: [
                 BatchNorm::new(inputs)?,
@@ -205,30 +190,13 @@ impl Head {
 
     fn variables(&self) -> impl Iterator<Item = (String, Var)> {
         let layers = (1..).zip(&self.layers).flat_map(|(i, layer)| {
-            [("weight", &layer.weight), ("bias", &layer.bias)]
-                .map(|(part, var)| (format!("projection{i}.{part}"), var.clone()))
+            let parts = layer.variables().into_iter();
+            parts.map(move |(part, var)| (format!("projection{i}.{part}"), var))
         });
         let norms = (1..).zip(&self.norms).flat_map(|(i, norm)| {
-            [
-                ("weight", &norm.weight),
-                ("bias", &norm.bias),
-                ("running_mean", &norm.mean),
-                ("running_var", &norm.variance),
-            ]
-            .map(|(part, var)| (format!("bn{i}.{part}"), var.clone()))
+            let parts = norm.variables().into_iter();
+            parts.map(move |(part, var)| (format!("bn{i}.{part}"), var))
         });
         layers.chain(norms)
-    }
-}
-
-struct Linear {
-    /// `[outputs, inputs]`.
-    weight: Var,
-    bias: Var,
-}
-
-impl Linear {
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        x.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn train(
     if context.start.is_some() {
         return Err(refuse("its training starts from random weights alone"));
     }
-    let text = encoder.text()?;
+    let text = encoder.text(None)?;
     let defaults = Settings::defaults(encoder, text.is_some());
     let settings = defaults.replaced_by(context.settings)?;
     let profile = settings.profile()?;

@@ -172,7 +172,7 @@ impl Settings {
     fn size(&self, encoder: &dyn ImageEncoder, shape: &Shape, object: bool) -> ([u32; 2], u32) {
         let multiple = encoder.spec().multiple.max(1) as u32;
         // CLIP's networks were trained at one size.
-        let has_text = matches!(encoder.text(), Ok(Some(_)));
+        let has_text = matches!(encoder.text(None), Ok(Some(_)));
         let side = self.image_size.given().unwrap_or(match shape.shorter {
             _ if has_text => small(encoder),
             shorter if shorter >= LARGE => LARGE,

@@ -62,7 +62,7 @@ impl Settings {
         let spec = encoder.spec();
         let (blocks, patch) = (spec.blocks(), spec.multiple.max(1));
         Ok(Self {
-            family: match encoder.text()? {
+            family: match encoder.text(None)? {
                 Some(_) => Family::Clip,
                 None => Family::DinoV2,
             },

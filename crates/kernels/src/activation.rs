@@ -6,11 +6,13 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::product::Epilogue;
+
 /// The factor in QuickGELU.
-pub(crate) const QUICK_GELU: f64 = 1.702;
+pub const QUICK_GELU: f64 = 1.702;
 
 /// The function between the two layers of a block's feed-forward half.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Activation {
     /// Exact GELU, `x * Phi(x)`: DINOv2, most models of OpenCLIP.
@@ -46,6 +48,14 @@ impl Activation {
         match self {
             Self::Gelu => "gelu",
             Self::QuickGelu => "quick-gelu",
+        }
+    }
+
+    /// The step after a product that computes it.
+    pub fn epilogue(self) -> Epilogue {
+        match self {
+            Self::Gelu => Epilogue::Gelu,
+            Self::QuickGelu => Epilogue::QuickGelu,
         }
     }
 }
