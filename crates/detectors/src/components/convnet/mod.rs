@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(pooled.dims(), [1, 1, 2, 2]);
         assert_eq!(to_vec(&pooled).unwrap(), [5.0, 5.0, 5.0, 5.0]);
         let last = random(&[1, 1, 9, 9], 3);
-        gradients_are_differences(&[last.clone()], || max_pool(&last, 3, 2, 1));
+        gradients_are_differences(std::slice::from_ref(&last), || max_pool(&last, 3, 2, 1));
         // Of equal numbers the first one counts.
         let gradients = pooled.sum_all().unwrap().backward().unwrap();
         let gradient = to_vec(gradients.get(&x).unwrap()).unwrap();
@@ -177,13 +177,13 @@ mod tests {
         assert_eq!(back.dims(), maps.dims());
         let line = Tensor::new(&[[[1.0_f32, 2.0, 0.0], [2.0, 4.0, 1.0]]], &Device::Cpu).unwrap();
         assert!(inverses(&line).unwrap().is_none());
-        gradients_are_differences(&[maps.clone()], || warp(&maps, &matrices));
+        gradients_are_differences(std::slice::from_ref(&maps), || warp(&maps, &matrices));
         // Those of the matrices on a map without edges between its places.
         let slope = Tensor::arange(0_f32, 40.0, &Device::Cpu).unwrap();
         let slope = slope.reshape((1, 1, 5, 8)).unwrap();
         let matrix = Tensor::new(&[[[0.6_f32, 0.1, 0.0], [-0.1, 0.5, 0.1]]], &Device::Cpu).unwrap();
         let matrix = Var::from_tensor(&matrix).unwrap();
-        gradients_are_differences(&[matrix.clone()], || warp(&slope, &matrix));
+        gradients_are_differences(std::slice::from_ref(&matrix), || warp(&slope, &matrix));
     }
 
     #[test]
