@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anomalens_backbones::BackboneError;
 use anomalens_backbones::checkpoint::{
-    Checkpoint, Format, parse_torch, read_torch, seeded_tensor, write_torch, write_torch_checkpoint,
+    Checkpoint, Format, parse_torch, read_torch, seeded_tensor, write_torch,
+    write_torch_checkpoint, write_torch_dicts,
 };
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
@@ -146,6 +147,30 @@ fn a_prompt_file_keeps_its_order_and_types_and_is_written_back() {
             );
         }
     }
+}
+
+#[test]
+fn several_state_dicts_are_read_with_their_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pt");
+    let number = |x: f32| Tensor::new(&[x], &Device::Cpu).unwrap();
+    let given = [
+        ("STN.conv1.weight", number(1.0)),
+        ("STN.bn1.weight", number(2.0)),
+        ("PRED.conv1.weight", number(3.0)),
+    ];
+    write_torch_dicts(&path, &given).unwrap();
+    let read = read_torch(&path).unwrap();
+    for ((name, expected), (found_name, found)) in given.iter().zip(&read) {
+        assert_eq!(
+            (name, values(expected)),
+            (&found_name.as_str(), values(found))
+        );
+    }
+    assert_eq!(read.len(), given.len());
+    // One of them alone is a state dict without its key.
+    write_torch_dicts(&path, &given[..2]).unwrap();
+    assert_eq!(read_torch(&path).unwrap()[1].0, "bn1.weight");
 }
 
 #[test]

@@ -39,7 +39,8 @@ pub(super) struct Contents {
 }
 
 /// Reads the state dict of a file saved by `torch.save`, in the order of the file; a state dict
-/// under one key of a dictionary (`state_dict`, `prompt_learner`, ...) is found there.
+/// under one key of a dictionary (`state_dict`, `prompt_learner`, ...) is found there; of several under other
+/// keys all are read, the key and a dot before the names of their tensors.
 ///
 /// Floating-point tensors come as float32, whole numbers in their own type.
 ///
@@ -47,16 +48,7 @@ pub(super) struct Contents {
 /// [`BackboneError::Read`] if the file cannot be read, [`BackboneError::Format`] if it is not such
 /// a file, is damaged, or refers to code.
 pub fn read_torch(path: &Path) -> Result<Vec<(String, Tensor)>, BackboneError> {
-    tensors(&Data::open(path)?, Dicts::One)
-}
-
-/// Reads every state dict under a key of the file's dictionary, in the order of the file; the key and a dot
-/// stand before the names of its tensors.
-///
-/// # Errors
-/// As [`read_torch`].
-pub fn read_torch_dicts(path: &Path) -> Result<Vec<(String, Tensor)>, BackboneError> {
-    tensors(&Data::open(path)?, Dicts::All)
+    tensors(&Data::open(path)?)
 }
 
 /// [`read_torch`] from the content of a file; `path` names it in messages.
@@ -64,20 +56,11 @@ pub fn read_torch_dicts(path: &Path) -> Result<Vec<(String, Tensor)>, BackboneEr
 /// # Errors
 /// As [`read_torch`].
 pub fn parse_torch(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Tensor)>, BackboneError> {
-    tensors(&Data::of_bytes(path, bytes), Dicts::One)
+    tensors(&Data::of_bytes(path, bytes))
 }
 
-/// Which state dicts of a file are read.
-#[derive(Clone, Copy)]
-enum Dicts {
-    /// The one that there is, or that has a usual name.
-    One,
-    /// All that lie under a key.
-    All,
-}
-
-fn tensors(data: &Data, dicts: Dicts) -> Result<Vec<(String, Tensor)>, BackboneError> {
-    read_dicts(data, dicts)?
+fn tensors(data: &Data) -> Result<Vec<(String, Tensor)>, BackboneError> {
+    read(data)?
         .tensors
         .into_iter()
         .map(|(name, stored)| Ok((name, stored.tensor()?)))
@@ -96,10 +79,6 @@ fn is_pickle(bytes: &[u8]) -> bool {
 /// The tensors of an archive: those of its state dict without a common `module.`, or all
 /// parameters and buffers of its TorchScript module by dotted path.
 pub(super) fn read(data: &Data) -> Result<Contents, BackboneError> {
-    read_dicts(data, Dicts::One)
-}
-
-fn read_dicts(data: &Data, dicts: Dicts) -> Result<Contents, BackboneError> {
     let broken = |reason| BackboneError::Format {
         path: data.path().to_owned(),
         format: "PyTorch",
@@ -108,24 +87,19 @@ fn read_dicts(data: &Data, dicts: Dicts) -> Result<Contents, BackboneError> {
     match is_pickle(&data.start(2)?) {
         true => {
             let legacy = Legacy::open(data).map_err(broken)?;
-            contents(data, &legacy.description, &legacy, dicts)
+            contents(data, &legacy.description, &legacy)
         }
         false => {
             let archive = Archive::open(data).map_err(broken)?;
             let bytes = archive.bytes("data.pkl").map_err(broken)?;
-            contents(data, &bytes, &archive, dicts)
+            contents(data, &bytes, &archive)
         }
     }
     .map_err(broken)
 }
 
 /// The tensors that a pickle describes.
-fn contents(
-    data: &Data,
-    pickle: &[u8],
-    storages: &dyn Storages,
-    dicts: Dicts,
-) -> Result<Contents, String> {
+fn contents(data: &Data, pickle: &[u8], storages: &dyn Storages) -> Result<Contents, String> {
     let pickle = Pickle::read(pickle, expected)?;
     let tree = Tree {
         storages,
@@ -136,16 +110,10 @@ fn contents(
             format: Format::TorchScript,
             tensors,
         }),
-        Value::Dict(items) => {
-            let tensors = match dicts {
-                Dicts::One => tree.state_dict(items),
-                Dicts::All => tree.state_dicts(items),
-            };
-            tensors.map(|tensors| Contents {
-                format: Format::Torch,
-                tensors,
-            })
-        }
+        Value::Dict(items) => tree.state_dict(items).map(|tensors| Contents {
+            format: Format::Torch,
+            tensors,
+        }),
         _ => Err("it holds neither a dictionary nor a module".to_owned()),
     };
     let contents = contents?;

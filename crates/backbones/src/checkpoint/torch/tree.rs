@@ -43,7 +43,7 @@ pub(super) struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    /// The tensors of the dictionary `items`, or of the one that is nested in it.
+    /// The tensors of the dictionary `items`, or of those that are nested in it.
     pub(super) fn state_dict(&self, items: &[(Id, Id)]) -> Result<Vec<(String, Stored)>, String> {
         if self.holds_tensors(items) {
             return self.tensors(items);
@@ -55,29 +55,20 @@ impl Tree<'_> {
         match (usual, &nested[..]) {
             (Some((_, items)), _) | (None, [(_, items)]) => self.tensors(items),
             (None, []) => Err("it holds no tensors by name".to_owned()),
-            (None, several) => {
-                let keys: Vec<_> = several.iter().map(|(key, _)| *key).collect();
-                Err(format!(
-                    "it holds several state dicts, and none of them has a usual name: {}",
-                    keys.join(", ")
-                ))
-            }
+            (None, parts) => self.parts(parts),
         }
     }
 
-    /// The tensors of all dictionaries that are nested in `items`, the key and a dot before their names.
-    pub(super) fn state_dicts(&self, items: &[(Id, Id)]) -> Result<Vec<(String, Stored)>, String> {
+    /// The tensors of several dictionaries, the key of each and a dot before their names.
+    fn parts(&self, parts: &[(&str, &[(Id, Id)])]) -> Result<Vec<(String, Stored)>, String> {
         let (mut all, mut text) = (vec![], Text::default());
-        for (key, items) in self.nested(items) {
+        for (key, items) in parts {
             for (name, stored) in self.tensors(items)? {
                 text.spend(key.len() + 1 + name.len())?;
                 all.push((format!("{key}.{name}"), stored));
             }
         }
-        match all.is_empty() {
-            true => Err("it holds no dictionaries of tensors by name".to_owned()),
-            false => Ok(all),
-        }
+        Ok(all)
     }
 
     fn holds_tensors(&self, items: &[(Id, Id)]) -> bool {

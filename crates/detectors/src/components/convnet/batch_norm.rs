@@ -158,11 +158,11 @@ impl CustomOp3 for Normalise {
         let lines = result.par_chunks_exact_mut(places.max(1)).enumerate();
         lines.for_each(|(line, values)| {
             let channel = line % channels;
-            let scale = (self.spread[channel] * f64::from(weight[channel])) as f32;
-            let (mean, bias) = (self.mean[channel] as f32, bias[channel]);
+            let scale = self.spread[channel] * f64::from(weight[channel]);
+            let (mean, bias) = (self.mean[channel], f64::from(bias[channel]));
             values
                 .iter_mut()
-                .for_each(|x| *x = (*x - mean) * scale + bias);
+                .for_each(|x| *x = ((f64::from(*x) - mean) * scale + bias) as f32);
         });
         Ok(of_numbers(result, x_layout.shape()))
     }
@@ -202,13 +202,13 @@ impl CustomOp3 for Normalise {
             .zip(x.par_chunks_exact(places));
         lines.enumerate().for_each(|(line, (of_x, x))| {
             let channel = line % channels;
-            let (mean, spread) = (self.mean[channel] as f32, self.spread[channel] as f32);
-            let scale = spread * weight[channel];
-            let sum = (sums[channel] / count) as f32;
-            let product = (products[channel] / count) as f32 * spread;
-            let both = of_x.iter_mut().zip(x);
-            both.for_each(|(gradient, x)| {
-                *gradient = scale * (*gradient - sum - (x - mean) * product)
+            let (mean, spread) = (self.mean[channel], self.spread[channel]);
+            let scale = spread * f64::from(weight[channel]);
+            let (sum, product) = (sums[channel] / count, products[channel] / count * spread);
+            // In float64, for little may be left of the gradient.
+            of_x.iter_mut().zip(x).for_each(|(gradient, x)| {
+                let rest = f64::from(*gradient) - sum - (f64::from(*x) - mean) * product;
+                *gradient = (scale * rest) as f32;
             });
         });
         let narrow = |sums: Vec<f64>| {

@@ -1,10 +1,9 @@
-//! What was trained, as plain tensors: from the detector file that `train` writes, and from and to the
-//! original's checkpoints, which hold the state dicts `STN`, `ENC` and `PRED`.
+//! What was trained, as plain tensors: in detector files, and in the original's checkpoints, which hold the
+//! state dicts `STN`, `ENC` and `PRED`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use anomalens_backbones::checkpoint::{read_torch_dicts, write_torch_dicts};
+use anomalens_backbones::checkpoint::write_torch_dicts;
 use candle_core::{DType, Device, Tensor};
 
 use super::network::{Network, Sizes};
@@ -12,50 +11,6 @@ use super::settings::Settings;
 use super::{NAME, refuse};
 use crate::DetectorError;
 use crate::detector::{Array, State};
-use crate::file::format::{Content, is_archive};
-use crate::settings::Checked;
-
-/// What was trained before.
-pub(super) struct Learned {
-    /// The settings that it was trained with; published checkpoints do not hold them.
-    pub(super) settings: Option<Settings>,
-    tensors: BTreeMap<String, Tensor>,
-}
-
-impl Learned {
-    /// Opens a detector file of this method, or a published checkpoint.
-    pub(super) fn read(path: &Path) -> Result<Self, DetectorError> {
-        if is_archive(path)? {
-            return Ok(Self {
-                settings: None,
-                tensors: read_torch_dicts(path)?.into_iter().collect(),
-            });
-        }
-        let content = Content::read(path)?;
-        if content.header.method != NAME {
-            let (path, found) = (path.display(), content.header.method);
-            return Err(refuse(format!(
-                "{path} is a detector of {found}, not of {NAME}"
-            )));
-        }
-        let state = content.into_state();
-        let settings = Checked::load(&state)?.settings;
-        let tensors = state.tensors.into_iter().filter_map(|(name, array)| {
-            let Array { shape, values } = array;
-            Some((name, Tensor::from_vec(values, shape, &Device::Cpu).ok()?))
-        });
-        Ok(Self {
-            settings: Some(settings),
-            tensors: tensors.collect(),
-        })
-    }
-
-    /// The network, under these settings.
-    pub(super) fn network(self, settings: &Settings) -> Result<Network, DetectorError> {
-        let mut tensors = self.tensors;
-        network(settings, &mut |name| tensors.remove(name))
-    }
-}
 
 /// The network whose tensors `take` gives by the original's names.
 pub(super) fn network(

@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use anomalens_backbones::checkpoint::{
-    Checkpoint, read_torch_dicts, seeded_tensor, write_torch_dicts,
-};
+use anomalens_backbones::checkpoint::{Checkpoint, read_torch, seeded_tensor, write_torch_dicts};
 use anomalens_backbones::{Grid, ImageFeatures};
 use candle_core::Tensor;
 
@@ -386,23 +384,24 @@ fn checkpoints_have_the_originals_form() {
     let path = folder.path().join("bottle_2_rotation_scale_model.pt");
     let trained = network(Transformer::RotationScale);
     checkpoint::write(&path, &trained, 12).unwrap();
-    let mut stored = read_torch_dicts(&path).unwrap();
+    let mut stored = read_torch(&path).unwrap();
     // The golden's names, by part and in PyTorch's order.
     let names: Vec<&str> = stored.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names.len(), 163);
     assert_eq!(names[5], "STN.bn1.num_batches_tracked");
     assert_eq!(names.last(), Some(&"PRED.conv2.weight"));
     let settings = settings(Transformer::RotationScale);
-    let again = Learned::read(&path).unwrap().network(&settings).unwrap();
+    let read = |settings: &Settings| {
+        let learned = Learned::<Settings>::read(&path).unwrap();
+        checkpoint::network(settings, &mut |name| learned.tensor(name))
+    };
+    let again = read(&settings).unwrap();
     for ((name, expected), (other, found)) in trained.variables().zip(again.variables()) {
         assert_eq!((&name, flat(&expected)), (&other, flat(&found)));
     }
 
     // Files that do not fit are refused with the reason.
-    let refused = |settings: &Settings| {
-        let network = Learned::read(&path).unwrap().network(settings);
-        network.err().unwrap().to_string()
-    };
+    let refused = |settings: &Settings| read(settings).err().unwrap().to_string();
     let other = refused(&Settings {
         transformer: Transformer::Shear,
         ..settings.clone()

@@ -42,12 +42,11 @@ use crate::components::convnet::{Phase, to_vec};
 use crate::components::joined::{Cells, finest};
 use crate::detector::{Detector, Profile, Scored, State};
 use crate::settings::Checked;
-use crate::training::{TrainProgress, Trained};
+use crate::training::{Learned, TrainProgress, Trained};
 use crate::{
     DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
     Settings as _, TrainContext, Trainer, Tta, Variant,
 };
-use checkpoint::Learned;
 use network::{Network, WIDTH};
 use references::References;
 use settings::SIGMA;
@@ -82,7 +81,7 @@ impl Method for Regad {
 
     fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
         context.require_references(NAME)?;
-        let learned = context.trained.map(Learned::read).transpose()?;
+        let learned = context.trained.map(Learned::<Settings>::read).transpose()?;
         let defaults = learned
             .as_ref()
             .and_then(|learned| learned.settings.clone());
@@ -94,7 +93,7 @@ impl Method for Regad {
                  checkpoint; `padim` needs neither",
             )
         })?;
-        let network = learned.network(&checked.settings)?;
+        let network = checkpoint::network(&checked.settings, &mut |name| learned.tensor(name))?;
         let detector = RegadDetector {
             checked,
             network,

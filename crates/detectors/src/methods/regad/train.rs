@@ -7,7 +7,7 @@ use std::f64::consts::PI;
 use candle_core::{Result as TensorResult, Tensor};
 use serde_json::json;
 
-use super::checkpoint::{self, Learned};
+use super::checkpoint;
 use super::network::Network;
 use super::references::References;
 use super::settings::Settings;
@@ -16,8 +16,8 @@ use crate::components::convnet::Phase;
 use crate::settings::Checked;
 use crate::training::random::{generator, shuffled, uniform};
 use crate::training::{
-    Batch, Learner, Losses, Record, Run, Sgd, TrainProgress, Trained, TrainingSample, fingerprint,
-    run,
+    Batch, Learned, Learner, Losses, Record, Run, Sgd, TrainProgress, Trained, TrainingSample,
+    fingerprint, run,
 };
 use crate::{DetectorError, Settings as _, TrainContext, Trainer};
 
@@ -43,7 +43,7 @@ pub(super) fn train(
     if samples.is_empty() {
         return Err(DetectorError::NothingToLearn("normal"));
     }
-    let learned = context.start.map(Learned::read).transpose()?;
+    let learned = context.start.map(Learned::<Settings>::read).transpose()?;
     let defaults = learned
         .as_ref()
         .and_then(|learned| learned.settings.clone());
@@ -53,7 +53,7 @@ pub(super) fn train(
     let batch = options.batch.unwrap_or(BATCH).max(1);
     let episodes = Episodes::new(&samples, batch, settings.episode_shots, options.seed)?;
     let network = match learned {
-        Some(learned) => learned.network(settings)?,
+        Some(learned) => checkpoint::network(settings, &mut |name| learned.tensor(name))?,
         None => network_of(encoder, settings, options.seed)?,
     };
     let rate = options.learning_rate.unwrap_or(LEARNING_RATE);
