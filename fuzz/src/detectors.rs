@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use anomalens_backbones::checkpoint::write_torch_dicts;
 use anomalens_backbones::clip::ClipVision;
 use anomalens_backbones::{ImageEncoder, Kernels, Precision};
 use anomalens_detectors::{
@@ -82,6 +83,8 @@ fn settings_of(method: &str, block: usize) -> MethodSettings {
             settings.insert("vocabulary".to_owned(), json!(vocabulary_file()));
             settings.insert("layers".to_owned(), json!(1))
         }
+        // Its network has no blocks to choose from.
+        "regad" => settings.insert("image_size".to_owned(), json!(32)),
         _ => settings.insert("blocks".to_owned(), json!([block])),
     };
     settings
@@ -344,6 +347,32 @@ fn untrained(name: &str, outer_key: Option<&str>) -> Vec<u8> {
         })
         .collect();
     torch(outer_key, &tensors)
+}
+
+/// Learned networks as the authors of RegAD publish them.
+pub(crate) fn regad(bytes: &[u8]) -> bool {
+    fit("regad", bytes)
+}
+
+pub(crate) fn registrations() -> Vec<Vec<u8>> {
+    let settings = settings_of("regad", 1);
+    let context = FitContext::new(&settings, &MeanColour);
+    let method = find("regad").unwrap();
+    let untrained = method.trainer().unwrap().untrained(&context, 1).unwrap();
+    // The parts follow each other.
+    let tensors: Vec<(String, Tensor)> = untrained
+        .state()
+        .tensors
+        .into_iter()
+        .map(|(name, array)| {
+            let tensor = Tensor::from_vec(array.values, array.shape, &Device::Cpu).unwrap();
+            (name, tensor)
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pt");
+    write_torch_dicts(&path, &tensors).unwrap();
+    vec![fs::read(path).unwrap()]
 }
 
 /// Settings as `--set NAME=VALUE` gives them, a line each, for every method.

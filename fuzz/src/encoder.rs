@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use anomalens_backbones::checkpoint::Checkpoint;
 use anomalens_backbones::{
     BackboneError, EncoderSpec, FeatureMap, FeatureRequest, Grid, ImageEncoder, ImageFeatures,
     LayerId, LayerInfo, Normalisation, Precision,
@@ -42,6 +43,13 @@ impl ImageEncoder for MeanColour {
             .iter()
             .map(|image| features(image, request))
             .collect()
+    }
+
+    /// Of a narrow network, whose width those take that start from it.
+    fn checkpoint(&self) -> Option<&Checkpoint> {
+        static NARROW: OnceLock<Checkpoint> = OnceLock::new();
+        let stem = || [("conv1.weight".to_owned(), vec![2, 3, 7, 7])];
+        Some(NARROW.get_or_init(|| Checkpoint::seeded(1, stem())))
     }
 }
 

@@ -42,7 +42,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 24] = [
+pub const TARGETS: [Target; 25] = [
     Target {
         name: "image",
         parse: images::image,
@@ -113,6 +113,12 @@ pub const TARGETS: [Target; 24] = [
         name: "acr",
         parse: detectors::acr,
         seeds: detectors::networks,
+        repair: repair::zip,
+    },
+    Target {
+        name: "regad",
+        parse: detectors::regad,
+        seeds: detectors::registrations,
         repair: repair::zip,
     },
     Target {

@@ -8,6 +8,7 @@ use anomalens_vision::Preprocessed;
 use serde::{Deserialize, Serialize};
 
 use crate::BackboneError;
+use crate::checkpoint::Checkpoint;
 use crate::clip::ClipText;
 
 /// What is known of a network before it sees an image.
@@ -146,6 +147,12 @@ pub trait ImageEncoder: Send + Sync {
         Ok(None)
     }
 
+    /// The tensors that it was made from, for methods whose own network starts from them; none where only
+    /// a packed copy is there.
+    fn checkpoint(&self) -> Option<&Checkpoint> {
+        None
+    }
+
     /// The networks that see the same images beside it, where several are used together.
     fn companions(&self) -> &[Arc<dyn ImageEncoder>] {
         &[]
@@ -190,6 +197,10 @@ impl ImageEncoder for Together {
 
     fn text(&self, activation: Option<Activation>) -> Result<Option<ClipText>, BackboneError> {
         self.first.text(activation)
+    }
+
+    fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.first.checkpoint()
     }
 
     fn companions(&self) -> &[Arc<dyn ImageEncoder>] {

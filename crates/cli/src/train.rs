@@ -32,8 +32,8 @@ pub(super) struct Args {
     /// The method
     #[arg(long, value_name = "METHOD", default_value = "anomalyclip")]
     method: String,
-    /// Labelled data to train on: its test images; with lens, inctrl and acr also its normal training
-    /// images (repeatable)
+    /// Labelled data to train on: its test images; with lens, inctrl, regad and acr also its normal
+    /// training images (repeatable)
     #[arg(long, value_name = "LAYOUT:PATH", required = true)]
     data: Vec<data::Reference>,
     /// Leave out part K of N equal parts of each data set, to be measured later with `eval --only K/N`
@@ -108,7 +108,7 @@ fn check_backbone(
         values: vec![0.0; 3 * side * side],
     };
     let [method, backbone] = names;
-    let encoded = encoder.encode(&[image], &detector.input().request);
+    let encoded = detector.input().encode(encoder, &[image]);
     encoded.map(drop).with_context(|| {
         format!(
             "{method} cannot be trained on {backbone}; name another backbone with --weights \

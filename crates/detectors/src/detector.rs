@@ -199,12 +199,16 @@ pub struct Scored {
 }
 
 impl Scored {
-    /// The result of a method without a map: one value, the score.
-    pub(crate) fn without_map(score: f32, range: NormalRange) -> Result<Self, DetectorError> {
+    /// The result of a method without a map: one value, the score, which is a probability. No place is
+    /// drawn as anomalous.
+    pub(crate) fn without_map(score: f32) -> Result<Self, DetectorError> {
         Ok(Self {
             score,
             map: Map::new(1, 1, vec![score])?,
-            range,
+            range: NormalRange {
+                median: 0.0,
+                upper_quantile: 1.0,
+            },
         })
     }
 }

@@ -1,6 +1,6 @@
 //! What a method wants from a backbone.
 
-use anomalens_backbones::{self as backbones, FeatureRequest, ImageEncoder};
+use anomalens_backbones::{self as backbones, FeatureRequest, ImageEncoder, LayerId};
 use anomalens_vision::Preprocess;
 use serde::{Deserialize, Serialize};
 
@@ -129,7 +129,11 @@ impl InputSpec {
             ..one.clone()
         };
         // A joined map is of all layers of its request: another one would change it.
-        let stays = |one: &Self| one.join_cells.is_none() || one.request == request;
+        // And pixels come from no network.
+        let stays = |one: &Self| {
+            let alone = one.join_cells.is_some() || one.request.layers.contains(&LayerId::PIXELS);
+            !alone || one.request == request
+        };
         (with(self) == with(other) && stays(self) && stays(other)).then(|| with(self))
     }
 }

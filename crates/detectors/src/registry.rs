@@ -4,12 +4,12 @@ use anomalens_base::nearest;
 
 use crate::methods::{
     acr, anomaly_dino, anomalyclip, april_gan, clip, clip_ad, coop, denseclip, inctrl, lens,
-    maskclip, musc, padim, patchcore, spade, winclip, zoc,
+    maskclip, musc, padim, patchcore, regad, spade, winclip, zoc,
 };
 use crate::{DetectorError, Method};
 
 /// One line for each method, in the order of the documentation.
-const METHODS: [&dyn Method; 18] = [
+const METHODS: [&dyn Method; 19] = [
     &lens::Lens,
     &anomaly_dino::AnomalyDino,
     &anomalyclip::AnomalyClip,
@@ -23,6 +23,7 @@ const METHODS: [&dyn Method; 18] = [
     &patchcore::PatchCore,
     &padim::Padim,
     &spade::Spade,
+    &regad::Regad,
     &acr::Acr,
     &maskclip::MaskClip,
     &denseclip::DenseClip,

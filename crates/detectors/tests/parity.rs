@@ -194,6 +194,7 @@ fn train(method: &dyn Method) -> Box<dyn Detector> {
         "anomalyclip" => (12, 2, 0.1),
         // The first epoch has a rate of its own.
         "coop" => (4, 8, 0.1),
+        "regad" => (2, 4, 1e-3),
         _ => (2, 4, 0.01),
     };
     let trained = train_in(
@@ -273,6 +274,7 @@ fn train_in(
         "coop" => r#"{"block": 1, "image_size": 224}"#,
         // Of four normal images.
         "acr" => r#"{"blocks": [1], "task_size": 8}"#,
+        "regad" => r#"{"image_size": 64}"#,
         _ => r#"{"blocks": [1]}"#,
     };
     let settings: MethodSettings = serde_json::from_str(settings).unwrap();
@@ -943,6 +945,27 @@ fn settings_that_cannot_be_are_refused() {
             "multiple of `decoder_heads`",
         ),
         ("padim", "{}", "at least two normal images"),
+        ("regad", "{}", "learns to register images of other classes"),
+        (
+            "regad",
+            r#"{"image_size": 16}"#,
+            "`image_size` must be 32 to 512",
+        ),
+        (
+            "regad",
+            r#"{"transformer": "spin"}"#,
+            "unknown variant `spin`",
+        ),
+        (
+            "regad",
+            r#"{"episode_shots": 0}"#,
+            "`episode_shots` must be 1 to 64",
+        ),
+        (
+            "regad",
+            r#"{"regularisation": 0}"#,
+            "`regularisation` must be above 0",
+        ),
         (
             "spade",
             r#"{"neighbours": 0}"#,
@@ -1156,7 +1179,7 @@ fn images_to_skip_are_left_out_and_a_break_ends_the_run() {
 
 #[test]
 fn references_come_and_go() {
-    for name in ["lens", "inctrl", "april-gan"] {
+    for name in ["lens", "inctrl", "april-gan", "regad"] {
         references_of_a_method_come_and_go(find(name).unwrap());
     }
 }
@@ -1208,6 +1231,80 @@ fn references_of_a_method_come_and_go(method: &dyn Method) {
         fixed.err(),
         Some(DetectorError::FixedReferences("anomaly-dino"))
     ));
+}
+
+#[test]
+fn regad_learns_on_and_refuses_what_it_cannot_use() {
+    let method = find("regad").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let watch = &mut |_: TrainEvent| ControlFlow::Continue(());
+    let options = |epochs| TrainOptions {
+        epochs: Some(epochs),
+        batch: Some(2),
+        learning_rate: Some(1e-3),
+        ..TrainOptions::default()
+    };
+    // Interrupted after the first epoch, then gone on with: the same as in one go.
+    let mut stop = |event: TrainEvent| match event {
+        TrainEvent::Epoch(_) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    let first = train_in(method, folder.path(), options(3), &mut stop).unwrap();
+    assert_eq!(first.log.epochs.len(), 1);
+    let resumed = train_in(method, folder.path(), options(3), watch).unwrap();
+    let start = folder.path().join("training/regad_model.pt");
+    assert_eq!(
+        method
+            .trainer()
+            .unwrap()
+            .start_file(&folder.path().join("training")),
+        Some(start.clone())
+    );
+    let kept = folder.path().join("kept.pt");
+    std::fs::copy(start, &kept).unwrap();
+    std::fs::remove_dir_all(folder.path().join("training")).unwrap();
+    let options = TrainOptions {
+        cache: Cache::Off,
+        ..options(3)
+    };
+    let whole = train_in(method, folder.path(), options, watch).unwrap();
+    assert_eq!(whole.detector.state(), resumed.detector.state());
+
+    // The checkpoint in the original's form is the same network, whatever the backbone.
+    let references = [reference(0), reference(4)];
+    let settings: MethodSettings = serde_json::from_str(r#"{"image_size": 64}"#).unwrap();
+    let path = folder.path().join("trained");
+    file(whole.detector).save(&path).unwrap();
+    let fitted = [&kept, &path].map(|trained| {
+        let context = FitContext {
+            trained: Some(trained),
+            ..FitContext::new(&settings, &MeanColour).with_references(&references)
+        };
+        method.fit(&context).unwrap().state()
+    });
+    assert_eq!(fitted[0], fitted[1]);
+    for (settings, expected) in [
+        (
+            r#"{"image_size": 96}"#,
+            "leave `image_size` as it was in training",
+        ),
+        (
+            r#"{"image_size": 64, "max_memory": 1}"#,
+            "statistics of 2 normal images need 8 MB",
+        ),
+        (
+            r#"{"image_size": 64, "transformer": "scale"}"#,
+            "set the kind that they were trained with",
+        ),
+    ] {
+        let settings: MethodSettings = serde_json::from_str(settings).unwrap();
+        let context = FitContext {
+            trained: Some(&kept),
+            ..FitContext::new(&settings, &MeanColour).with_references(&references)
+        };
+        let message = method.fit(&context).err().expect(expected).to_string();
+        assert!(message.contains(expected), "{message}");
+    }
 }
 
 #[test]

@@ -21,6 +21,9 @@ pub enum LayerId {
 }
 
 impl LayerId {
+    /// The pixels that a network sees, as tokens of length 3: what is before its first stage.
+    pub const PIXELS: Self = Self::Stage(0);
+
     /// Its number among those of its kind; the side of a window.
     pub fn number(self) -> usize {
         let (Self::Block(number) | Self::Stage(number) | Self::Window(number)) = self;

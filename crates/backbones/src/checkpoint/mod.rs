@@ -31,7 +31,10 @@ use stored::Stored;
 
 pub use seeded::seeded_tensor;
 pub(crate) use seeded::uniform;
-pub use torch::{Number, Outer, parse_torch, read_torch, write_torch, write_torch_beside};
+pub use torch::{
+    Number, Outer, parse_torch, read_torch, read_torch_dicts, write_torch, write_torch_beside,
+    write_torch_dicts,
+};
 
 /// The named tensors of one weight file.
 #[derive(Debug, Clone)]

@@ -38,6 +38,8 @@ pub(crate) fn plan(checkpoint: &Checkpoint) -> Option<Result<Plan, BackboneError
 pub(crate) struct ConvEncoder {
     spec: EncoderSpec,
     network: ConvNet,
+    /// What it was made from; none for packed networks.
+    checkpoint: Option<Checkpoint>,
 }
 
 impl ConvEncoder {
@@ -49,14 +51,18 @@ impl ConvEncoder {
     ) -> Result<Self, BackboneError> {
         let network = plan.pack(checkpoint, kernels)?;
         let (stages, embedding) = plan.sizes();
-        Ok(Self::of_parts(
+        let encoder = Self::of_parts(
             plan.name.clone(),
             plan.normalisation,
             stages,
             embedding,
             network,
             kernels.engine.runs(kernels.precision),
-        ))
+        );
+        Ok(Self {
+            checkpoint: Some(checkpoint.clone()),
+            ..encoder
+        })
     }
 
     fn of_parts(
@@ -82,6 +88,7 @@ impl ConvEncoder {
                 precision,
             },
             network,
+            checkpoint: None,
         }
     }
 
@@ -127,5 +134,9 @@ impl ImageEncoder for ConvEncoder {
         self.check(request)?;
         images.iter().try_for_each(|image| self.spec.check(image))?;
         by_size(images, |images| Ok(self.network.encode(images, request)?))
+    }
+
+    fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_ref()
     }
 }

@@ -6,6 +6,7 @@ use anomalens_vision::Preprocessed;
 use rayon::prelude::*;
 
 use super::{FeatureCache, FeatureKey, Numbers};
+use crate::checkpoint::Checkpoint;
 use crate::clip::ClipText;
 use crate::{Activation, BackboneError, EncoderSpec, FeatureRequest, ImageEncoder, ImageFeatures};
 
@@ -89,5 +90,9 @@ impl ImageEncoder for CachedEncoder {
 
     fn text(&self, activation: Option<Activation>) -> Result<Option<ClipText>, BackboneError> {
         self.network.text(activation)
+    }
+
+    fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.network.checkpoint()
     }
 }

@@ -87,7 +87,7 @@ impl Moments {
 }
 
 /// Replaces the lower half of a positive symmetric matrix by its Cholesky factor.
-fn factorise(matrix: &mut [f64], width: usize) {
+pub(crate) fn factorise(matrix: &mut [f64], width: usize) {
     for row in 0..width {
         let (before, rest) = matrix.split_at_mut(half(row));
         let own = &mut rest[..=row];
@@ -103,7 +103,7 @@ fn factorise(matrix: &mut [f64], width: usize) {
 }
 
 /// Inner product in float64, in lanes that compilers turn into vector instructions.
-fn dot_exactly(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn dot_exactly(a: &[f64], b: &[f64]) -> f64 {
     const LANES: usize = 8;
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut lanes = [0.0; LANES];

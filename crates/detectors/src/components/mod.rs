@@ -5,11 +5,13 @@
 //! coreset.rs                 rows that cover all others
 //! nearest.rs                 nearest neighbours in sets of tokens
 //! gaussian.rs                a normal distribution of the tokens of each place
+//! few_gaussian.rs            the same from a few images, which are kept in place of covariances
 //! residual.rs                how far patches are from the most similar ones of references
 //! prompts.rs                 prompts of normal and of anomalous things; prompts/: those of the papers
 //! learned_prompts.rs         prompts with learned tokens
 //! text_scores.rs             images nearer to an anomalous text than to a normal one
 //! neighbourhood.rs           tokens averaged over neighbourhoods
+//! convnet/                   layers of convolutional networks that learn
 //! joined.rs                  maps of several layers as one
 //! layers.rs                  which layers of a network are compared, and how images come to them
 //! mutual_scoring.rs          images of a batch score each other's patches
@@ -21,7 +23,9 @@
 //! ```
 
 pub(crate) mod canonical;
+pub(crate) mod convnet;
 pub(crate) mod coreset;
+pub(crate) mod few_gaussian;
 pub(crate) mod gaussian;
 pub(crate) mod joined;
 pub(crate) mod layers;

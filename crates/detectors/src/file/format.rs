@@ -2,9 +2,11 @@
 //! prediction depends on. Which method a file is of is not looked at here.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
-use anomalens_backbones::{Activation, Backbone, Precision};
+use anomalens_backbones::{Activation, Backbone, BackboneError, Precision};
 use anomalens_base::write_atomic;
 use anomalens_vision::Levels;
 use half::f16;
@@ -211,6 +213,20 @@ impl Content {
             tensors: self.tensors,
         }
     }
+}
+
+/// What a zip archive, such as those of PyTorch, starts with.
+const ARCHIVE: &[u8] = b"PK\x03\x04";
+
+/// Whether a file is an archive, as published checkpoints are, and no detector file.
+pub(crate) fn is_archive(path: &Path) -> Result<bool, DetectorError> {
+    let mut start = vec![];
+    let read = File::open(path).and_then(|file| file.take(4).read_to_end(&mut start));
+    read.map_err(|source| BackboneError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(start == ARCHIVE)
 }
 
 /// The error for a file that is not usable.

@@ -14,6 +14,7 @@ pub mod maskclip;
 pub mod musc;
 pub mod padim;
 pub mod patchcore;
+pub mod regad;
 pub mod spade;
 pub mod winclip;
 pub mod zoc;

@@ -2,7 +2,7 @@
 //! parts, and their tokens are joined to those of one large image. Where parts overlap, tokens are
 //! averaged with weights that fall towards the edges of a part, so that no seams are left.
 
-use anomalens_backbones::{FeatureMap, Grid, ImageEncoder, ImageFeatures};
+use anomalens_backbones::{FeatureMap, Grid, ImageEncoder, ImageFeatures, LayerId};
 use anomalens_vision::Preprocessed;
 use rayon::prelude::*;
 
@@ -72,6 +72,9 @@ impl InputSpec {
         encoder: &dyn ImageEncoder,
         inputs: &[Preprocessed],
     ) -> Result<Vec<ImageFeatures>, DetectorError> {
+        if self.request.layers == [LayerId::PIXELS] {
+            return Ok(inputs.iter().map(pixels).collect());
+        }
         let side = self.tiles.unwrap_or(usize::MAX);
         let fits = |input: &Preprocessed| input.height.max(input.width) <= side;
         if inputs.iter().all(fits) {
@@ -100,6 +103,26 @@ impl InputSpec {
             Ok(joined.finish())
         };
         inputs.iter().map(one).collect()
+    }
+}
+
+/// What is before the first stage of any network.
+fn pixels(input: &Preprocessed) -> ImageFeatures {
+    let grid = Grid {
+        rows: input.height,
+        columns: input.width,
+    };
+    let pixel =
+        |at: usize| (0..Preprocessed::CHANNELS).map(move |c| input.values[c * grid.len() + at]);
+    ImageFeatures {
+        maps: vec![FeatureMap {
+            layer: LayerId::PIXELS,
+            grid,
+            dim: Preprocessed::CHANNELS,
+            tokens: (0..grid.len()).flat_map(pixel).collect(),
+            class_token: None,
+        }],
+        ..ImageFeatures::default()
     }
 }
 

@@ -1,13 +1,14 @@
-//! An encoder without weights, and images for it.
+//! An encoder without weights of its own, and images for it.
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use anomalens_backbones::checkpoint::Checkpoint;
 use anomalens_backbones::clip::{Architecture, ClipText, ClipVision, TextConfig, VisionConfig};
+use anomalens_backbones::weights::Store;
 use anomalens_backbones::{
-    Activation, BackboneError, EncoderSpec, FeatureMap, FeatureRequest, Grid, ImageEncoder,
-    ImageFeatures, Kernels, LayerId, LayerInfo, Normalisation, Precision,
+    Activation, Backbone, BackboneError, EncoderSpec, FeatureMap, FeatureRequest, Grid,
+    ImageEncoder, ImageFeatures, Kernels, LayerId, LayerInfo, Normalisation, Precision,
 };
 use anomalens_vision::{Image, Preprocessed};
 
@@ -48,6 +49,16 @@ impl ImageEncoder for MeanColour {
             .iter()
             .map(|image| features(image, request))
             .collect())
+    }
+
+    /// Those of a ResNet-18, for the methods whose training starts from one.
+    fn checkpoint(&self) -> Option<&Checkpoint> {
+        static RESNET: LazyLock<Arc<dyn ImageEncoder>> = LazyLock::new(|| {
+            let store = Store::from_env().unwrap();
+            let resnet = Backbone::open("seeded:5:resnet18", Precision::F32, &store, &|_| {});
+            resnet.unwrap().encoder
+        });
+        RESNET.checkpoint()
     }
 }
 

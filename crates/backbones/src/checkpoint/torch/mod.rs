@@ -27,7 +27,7 @@ use legacy::Legacy;
 use pickle::{Pickle, Value};
 use tree::{Storages, Tree};
 
-pub use write::{Number, Outer, write_torch, write_torch_beside};
+pub use write::{Number, Outer, write_torch, write_torch_beside, write_torch_dicts};
 
 /// Tensors may share storages, but together they are not much larger than the file.
 const MOST_SHARING: usize = 8;
@@ -47,7 +47,16 @@ pub(super) struct Contents {
 /// [`BackboneError::Read`] if the file cannot be read, [`BackboneError::Format`] if it is not such
 /// a file, is damaged, or refers to code.
 pub fn read_torch(path: &Path) -> Result<Vec<(String, Tensor)>, BackboneError> {
-    tensors(&Data::open(path)?)
+    tensors(&Data::open(path)?, Dicts::One)
+}
+
+/// Reads every state dict under a key of the file's dictionary, in the order of the file; the key and a dot
+/// stand before the names of its tensors.
+///
+/// # Errors
+/// As [`read_torch`].
+pub fn read_torch_dicts(path: &Path) -> Result<Vec<(String, Tensor)>, BackboneError> {
+    tensors(&Data::open(path)?, Dicts::All)
 }
 
 /// [`read_torch`] from the content of a file; `path` names it in messages.
@@ -55,11 +64,20 @@ pub fn read_torch(path: &Path) -> Result<Vec<(String, Tensor)>, BackboneError> {
 /// # Errors
 /// As [`read_torch`].
 pub fn parse_torch(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Tensor)>, BackboneError> {
-    tensors(&Data::of_bytes(path, bytes))
+    tensors(&Data::of_bytes(path, bytes), Dicts::One)
 }
 
-fn tensors(data: &Data) -> Result<Vec<(String, Tensor)>, BackboneError> {
-    read(data)?
+/// Which state dicts of a file are read.
+#[derive(Clone, Copy)]
+enum Dicts {
+    /// The one that there is, or that has a usual name.
+    One,
+    /// All that lie under a key.
+    All,
+}
+
+fn tensors(data: &Data, dicts: Dicts) -> Result<Vec<(String, Tensor)>, BackboneError> {
+    read_dicts(data, dicts)?
         .tensors
         .into_iter()
         .map(|(name, stored)| Ok((name, stored.tensor()?)))
@@ -78,6 +96,10 @@ fn is_pickle(bytes: &[u8]) -> bool {
 /// The tensors of an archive: those of its state dict without a common `module.`, or all
 /// parameters and buffers of its TorchScript module by dotted path.
 pub(super) fn read(data: &Data) -> Result<Contents, BackboneError> {
+    read_dicts(data, Dicts::One)
+}
+
+fn read_dicts(data: &Data, dicts: Dicts) -> Result<Contents, BackboneError> {
     let broken = |reason| BackboneError::Format {
         path: data.path().to_owned(),
         format: "PyTorch",
@@ -86,19 +108,24 @@ pub(super) fn read(data: &Data) -> Result<Contents, BackboneError> {
     match is_pickle(&data.start(2)?) {
         true => {
             let legacy = Legacy::open(data).map_err(broken)?;
-            contents(data, &legacy.description, &legacy)
+            contents(data, &legacy.description, &legacy, dicts)
         }
         false => {
             let archive = Archive::open(data).map_err(broken)?;
             let bytes = archive.bytes("data.pkl").map_err(broken)?;
-            contents(data, &bytes, &archive)
+            contents(data, &bytes, &archive, dicts)
         }
     }
     .map_err(broken)
 }
 
 /// The tensors that a pickle describes.
-fn contents(data: &Data, pickle: &[u8], storages: &dyn Storages) -> Result<Contents, String> {
+fn contents(
+    data: &Data,
+    pickle: &[u8],
+    storages: &dyn Storages,
+    dicts: Dicts,
+) -> Result<Contents, String> {
     let pickle = Pickle::read(pickle, expected)?;
     let tree = Tree {
         storages,
@@ -109,10 +136,16 @@ fn contents(data: &Data, pickle: &[u8], storages: &dyn Storages) -> Result<Conte
             format: Format::TorchScript,
             tensors,
         }),
-        Value::Dict(items) => tree.state_dict(items).map(|tensors| Contents {
-            format: Format::Torch,
-            tensors,
-        }),
+        Value::Dict(items) => {
+            let tensors = match dicts {
+                Dicts::One => tree.state_dict(items),
+                Dicts::All => tree.state_dicts(items),
+            };
+            tensors.map(|tensors| Contents {
+                format: Format::Torch,
+                tensors,
+            })
+        }
         _ => Err("it holds neither a dictionary nor a module".to_owned()),
     };
     let contents = contents?;

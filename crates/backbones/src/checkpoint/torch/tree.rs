@@ -45,22 +45,10 @@ pub(super) struct Tree<'a> {
 impl Tree<'_> {
     /// The tensors of the dictionary `items`, or of the one that is nested in it.
     pub(super) fn state_dict(&self, items: &[(Id, Id)]) -> Result<Vec<(String, Stored)>, String> {
-        let holds_tensors =
-            |items: &[(Id, Id)]| items.iter().any(|&(_, value)| self.is_tensor(value));
-        if holds_tensors(items) {
+        if self.holds_tensors(items) {
             return self.tensors(items);
         }
-        let nested: Vec<(&str, &[(Id, Id)])> = items
-            .iter()
-            .filter_map(
-                |&(key, value)| match (self.pickle.get(key), self.pickle.get(value)) {
-                    (Value::Text(key), Value::Dict(items)) if holds_tensors(items) => {
-                        Some((*key, &items[..]))
-                    }
-                    _ => None,
-                },
-            )
-            .collect();
+        let nested = self.nested(items);
         let usual = USUAL_KEYS
             .iter()
             .find_map(|usual| nested.iter().find(|(key, _)| key == usual));
@@ -75,6 +63,38 @@ impl Tree<'_> {
                 ))
             }
         }
+    }
+
+    /// The tensors of all dictionaries that are nested in `items`, the key and a dot before their names.
+    pub(super) fn state_dicts(&self, items: &[(Id, Id)]) -> Result<Vec<(String, Stored)>, String> {
+        let (mut all, mut text) = (vec![], Text::default());
+        for (key, items) in self.nested(items) {
+            for (name, stored) in self.tensors(items)? {
+                text.spend(key.len() + 1 + name.len())?;
+                all.push((format!("{key}.{name}"), stored));
+            }
+        }
+        match all.is_empty() {
+            true => Err("it holds no dictionaries of tensors by name".to_owned()),
+            false => Ok(all),
+        }
+    }
+
+    fn holds_tensors(&self, items: &[(Id, Id)]) -> bool {
+        items.iter().any(|&(_, value)| self.is_tensor(value))
+    }
+
+    /// The dictionaries of tensors in `items`, by their keys.
+    fn nested(&self, items: &[(Id, Id)]) -> Vec<(&str, &[(Id, Id)])> {
+        let nested = items.iter().filter_map(|&(key, value)| {
+            match (self.pickle.get(key), self.pickle.get(value)) {
+                (&Value::Text(key), Value::Dict(items)) if self.holds_tensors(items) => {
+                    Some((key, &items[..]))
+                }
+                _ => None,
+            }
+        });
+        nested.collect()
     }
 
     fn tensors(&self, items: &[(Id, Id)]) -> Result<Vec<(String, Stored)>, String> {

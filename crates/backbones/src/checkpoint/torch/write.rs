@@ -62,11 +62,40 @@ pub fn write_torch_beside(
     outer: Option<Outer<'_>>,
     tensors: &[(impl AsRef<str>, Tensor)],
 ) -> Result<(), BackboneError> {
-    let storages = tensors
+    let key = outer.map(|outer| outer.key);
+    let named = tensors
         .iter()
-        .map(|(name, tensor)| Storage::new(name.as_ref(), tensor))
+        .map(|(name, tensor)| (key, name.as_ref(), tensor));
+    write(path, named, outer.map_or(&[], |outer| outer.beside))
+}
+
+/// Writes several state dicts, each under a key of one dictionary: that of a tensor is what stands before
+/// the first dot of its name, and tensors of one dict follow each other.
+///
+/// # Errors
+/// As [`write_torch`].
+pub fn write_torch_dicts(
+    path: &Path,
+    tensors: &[(impl AsRef<str>, Tensor)],
+) -> Result<(), BackboneError> {
+    let named = tensors.iter().map(|(name, tensor)| {
+        let name = name.as_ref();
+        let (key, rest) = name.split_once('.').unwrap_or((name, ""));
+        (Some(key), rest, tensor)
+    });
+    write(path, named, &[])
+}
+
+/// Writes tensors with the key of their state dict, if it is under one, and numbers beside the dicts.
+fn write<'a>(
+    path: &Path,
+    tensors: impl Iterator<Item = (Option<&'a str>, &'a str, &'a Tensor)>,
+    beside: &[(&str, Number)],
+) -> Result<(), BackboneError> {
+    let storages = tensors
+        .map(|(key, name, tensor)| Storage::new(key, name, tensor))
         .collect::<candle_core::Result<Vec<_>>>()?;
-    write_archive(path, outer, &storages).map_err(|source| BackboneError::Write {
+    write_archive(path, &storages, beside).map_err(|source| BackboneError::Write {
         path: path.to_owned(),
         source,
     })
@@ -74,6 +103,8 @@ pub fn write_torch_beside(
 
 /// A tensor with a storage of its own.
 struct Storage<'a> {
+    /// That of its state dict.
+    key: Option<&'a str>,
     name: &'a str,
     class: &'static str,
     shape: &'a [usize],
@@ -81,7 +112,7 @@ struct Storage<'a> {
 }
 
 impl<'a> Storage<'a> {
-    fn new(name: &'a str, tensor: &'a Tensor) -> candle_core::Result<Self> {
+    fn new(key: Option<&'a str>, name: &'a str, tensor: &'a Tensor) -> candle_core::Result<Self> {
         let flat = tensor.flatten_all()?;
         let (class, bytes) = match tensor.dtype() {
             DType::I32 => {
@@ -101,6 +132,7 @@ impl<'a> Storage<'a> {
             }
         };
         Ok(Self {
+            key,
             name,
             class,
             shape: tensor.dims(),
@@ -109,11 +141,15 @@ impl<'a> Storage<'a> {
     }
 }
 
-fn write_archive(path: &Path, outer: Option<Outer>, storages: &[Storage]) -> io::Result<()> {
-    replace_file(path, |file| write_members(file, outer, storages))
+fn write_archive(path: &Path, storages: &[Storage], beside: &[(&str, Number)]) -> io::Result<()> {
+    replace_file(path, |file| write_members(file, storages, beside))
 }
 
-fn write_members(file: &mut File, outer: Option<Outer>, storages: &[Storage]) -> io::Result<()> {
+fn write_members(
+    file: &mut File,
+    storages: &[Storage],
+    beside: &[(&str, Number)],
+) -> io::Result<()> {
     let mut zip = ZipWriter::new(BufWriter::new(file));
     let mut member = |name: &str, bytes: &[u8]| {
         let options = SimpleFileOptions::default()
@@ -124,7 +160,7 @@ fn write_members(file: &mut File, outer: Option<Outer>, storages: &[Storage]) ->
         zip.start_file(format!("{ROOT}/{name}"), options)?;
         zip.write_all(bytes)
     };
-    member("data.pkl", &pickle(outer, storages))?;
+    member("data.pkl", &pickle(storages, beside))?;
     member("byteorder", b"little")?;
     for (key, storage) in storages.iter().enumerate() {
         member(&format!("data/{key}"), &storage.bytes)?;
@@ -134,32 +170,44 @@ fn write_members(file: &mut File, outer: Option<Outer>, storages: &[Storage]) ->
 }
 
 /// The description of the tensors, in pickle protocol 2 without a memo.
-fn pickle(outer: Option<Outer>, storages: &[Storage]) -> Vec<u8> {
+fn pickle(storages: &[Storage], beside: &[(&str, Number)]) -> Vec<u8> {
     let mut pickle = Writer(vec![0x80, 2]);
-    if let Some(outer) = outer {
+    let nested = storages
+        .first()
+        .is_some_and(|storage| storage.key.is_some());
+    if nested {
         pickle.0.push(b'}');
-        pickle.text(outer.key);
     }
-    pickle.ordered_dict();
-    pickle.0.push(b'(');
-    for (key, storage) in storages.iter().enumerate() {
-        pickle.text(storage.name);
-        pickle.tensor(key, storage);
+    if storages.is_empty() {
+        pickle.ordered_dict();
     }
-    pickle.0.push(b'u');
-    if let Some(outer) = outer {
-        pickle.0.push(b's');
-        for &(key, number) in outer.beside {
+    let mut place = 0;
+    for dict in storages.chunk_by(|a, b| a.key == b.key) {
+        if let Some(key) = dict[0].key {
             pickle.text(key);
-            match number {
-                Number::Whole(value) => pickle.int(value),
-                Number::Real(value) => {
-                    pickle.0.push(b'G');
-                    pickle.0.extend(value.to_be_bytes());
-                }
-            }
+        }
+        pickle.ordered_dict();
+        pickle.0.push(b'(');
+        for storage in dict {
+            pickle.text(storage.name);
+            pickle.tensor(place, storage);
+            place += 1;
+        }
+        pickle.0.push(b'u');
+        if nested {
             pickle.0.push(b's');
         }
+    }
+    for &(key, number) in beside {
+        pickle.text(key);
+        match number {
+            Number::Whole(value) => pickle.int(value),
+            Number::Real(value) => {
+                pickle.0.push(b'G');
+                pickle.0.extend(value.to_be_bytes());
+            }
+        }
+        pickle.0.push(b's');
     }
     pickle.0.push(b'.');
     pickle.0

@@ -12,7 +12,7 @@ use candle_core::{D, DType, Var};
 use super::network::{Sizes, loss, squared_distances};
 use super::train::{BETAS, LEARNING_RATE};
 use super::*;
-use crate::components::trainable::BatchNorm;
+use crate::components::convnet::BatchNorm;
 use crate::testing::{Goldens, NoNetwork, close, flat, near};
 use crate::training::{Adam, Optimiser};
 

@@ -32,7 +32,7 @@ use rayon::prelude::*;
 pub use settings::Settings;
 
 use crate::components::canonical::in_canonical_order;
-use crate::components::trainable::Phase;
+use crate::components::convnet::Phase;
 use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::random::{generator, normal};

@@ -4,7 +4,8 @@
 
 use candle_core::{D, Device, Tensor, Var};
 
-use crate::components::trainable::{BatchNorm, Linear, Phase};
+use crate::components::convnet::{BatchNorm, Phase};
+use crate::components::trainable::Linear;
 use crate::training::random::{generator, normal, uniform};
 
 /// Purpose of the generator of initial values.
@@ -106,10 +107,10 @@ impl Network {
     pub(super) fn forward(&self, features: &Tensor, phase: Phase) -> candle_core::Result<Tensor> {
         let mut x = features.clone();
         for (layer, norm) in &self.hidden {
-            x = norm.forward(&layer.forward(&x)?, phase)?.relu()?;
+            x = norm.forward_sets(&layer.forward(&x)?, phase)?.relu()?;
         }
         let (layer, norm) = &self.last;
-        norm.forward(&layer.forward(&x)?, phase)
+        norm.forward_sets(&layer.forward(&x)?, phase)
     }
 
     /// Squared distances from the centre, `[batches, rows]`: the anomaly scores.

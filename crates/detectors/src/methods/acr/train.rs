@@ -12,7 +12,7 @@ use serde_json::json;
 use super::network::{Network, loss};
 use super::settings::Settings;
 use super::{AcrDetector, NAME, check_width, checkpoint};
-use crate::components::trainable::Phase;
+use crate::components::convnet::Phase;
 use crate::settings::Checked;
 use crate::training::random::{generator, normal, shuffled, uniform};
 use crate::training::{

@@ -24,7 +24,7 @@ pub use settings::Settings;
 
 use crate::components::prompts::embeddings;
 use crate::components::tokens::normalise;
-use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
+use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::{Learned, TrainProgress, Trained};
 use crate::{
@@ -38,12 +38,6 @@ pub const NAME: &str = "clip-ad";
 
 /// Name of the texts' embeddings in a detector file.
 const TEXTS: &str = "text_features";
-
-/// Probabilities: half is undecided.
-const RANGE: NormalRange = NormalRange {
-    median: 0.0,
-    upper_quantile: 0.5,
-};
 
 /// The method.
 pub struct ClipAd;
@@ -229,7 +223,7 @@ impl ClipAdDetector {
     fn score_one(&self, image: &ImageFeatures) -> Result<Scored, DetectorError> {
         let embedding = image.embedding.as_deref().unwrap_or_default();
         let probabilities = self.probabilities(embedding)?;
-        Scored::without_map(probabilities.last().copied().unwrap_or(0.0), RANGE)
+        Scored::without_map(probabilities.last().copied().unwrap_or(0.0))
     }
 }
 

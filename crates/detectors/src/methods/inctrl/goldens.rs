@@ -12,11 +12,12 @@ use candle_core::{DType, Device, Tensor};
 
 use super::checkpoint;
 use super::layout::{BatchLayout, BatchSize};
-use super::network::{Evidence, Network, Phase, Scores, Sizes};
+use super::network::{Evidence, Network, Scores, Sizes};
 use super::references::{Kept, References};
 use super::settings::Settings;
 use super::train::{BETAS, DECAY, FocalLoss, LEARNING_RATE};
 use super::{InCtrlDetector, residual, text};
+use crate::components::convnet::Phase;
 use crate::components::prompts::Texts;
 use crate::testing::{Goldens, close, exact, flat, inputs};
 use crate::training::{Adam, Batch, Learned, Learner, Optimiser, TrainingSample};

@@ -37,6 +37,7 @@ use candle_core::{Device, Tensor};
 pub use layout::BatchLayout;
 pub use settings::Settings;
 
+use crate::components::convnet::Phase;
 use crate::components::prompts::Texts;
 use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
@@ -45,7 +46,7 @@ use crate::{
     DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
     Settings as _, TrainContext, Trainer, Tta, Variant,
 };
-use network::{Evidence, Network, Phase, Sizes};
+use network::{Evidence, Network, Sizes};
 use references::{Kept, References};
 
 /// The method's name.

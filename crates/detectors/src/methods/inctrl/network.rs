@@ -7,8 +7,8 @@ use candle_nn::ops::sigmoid;
 use rand_mt::Mt;
 
 use super::settings::Settings;
-pub(super) use crate::components::trainable::Phase;
-use crate::components::trainable::{BatchNorm, Linear, initial};
+use crate::components::convnet::{BatchNorm, Phase};
+use crate::components::trainable::{Linear, initial};
 use crate::training::random::generator;
 
 /// Widths of the heads' hidden layers.

@@ -8,10 +8,11 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::layout::{BatchSize, ShotOf};
-use super::network::{Evidence, Network, Phase, Scores};
+use super::network::{Evidence, Network, Scores};
 use super::references::References;
 use super::settings::Settings;
 use super::{InCtrlDetector, NAME, checkpoint, refuse, residual, text};
+use crate::components::convnet::Phase;
 use crate::components::prompts::Texts;
 use crate::training::{
     Adam, Batch, Episodes, Learner, Losses, Record, Run, STEPS, TrainProgress, Trained,

@@ -30,7 +30,7 @@ pub use settings::Settings;
 
 use crate::components::prompts::embeddings;
 use crate::components::tokens::{dot, normalise};
-use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
+use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::random::{generator, normal};
 use crate::training::{Learned, TrainProgress, Trained};
@@ -57,12 +57,6 @@ const NONE: f32 = -1.0;
 
 /// Where generation starts where settings do not say.
 const START: &str = "<s>";
-
-/// Probabilities: half is undecided.
-const RANGE: NormalRange = NormalRange {
-    median: 0.0,
-    upper_quantile: 0.5,
-};
 
 /// The method.
 pub struct Zoc;
@@ -341,7 +335,7 @@ impl ZocDetector {
         let candidates = self.candidates(embedding)?;
         let probabilities = self.probabilities(embedding, &candidates);
         let score = probabilities.iter().skip(self.seen.len()).sum();
-        Scored::without_map(score, RANGE)
+        Scored::without_map(score)
     }
 }
 

@@ -1,0 +1,2 @@
+#![no_main]
+anomalens_fuzz::fuzz!("regad");
