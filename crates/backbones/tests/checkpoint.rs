@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anomalens_backbones::BackboneError;
 use anomalens_backbones::checkpoint::{
-    Checkpoint, Format, parse_torch, read_torch, seeded_tensor, write_torch,
-    write_torch_checkpoint, write_torch_dicts,
+    Checkpoint, Format, Number, Outer, parse_torch, read_torch, seeded_tensor, write_torch,
+    write_torch_beside, write_torch_dicts,
 };
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
@@ -221,8 +221,15 @@ fn numbers_are_written_beside_a_state_dict() {
     let path = folder.path().join("model.pth.tar-15");
     let tensor = Tensor::new(&[1_f32, 2.0], &Device::Cpu).unwrap();
     let state = [("ctx", tensor)];
-    let numbers = [("epoch", 15), ("steps", 1 << 40)];
-    write_torch_checkpoint(&path, "state_dict", &state, &numbers).unwrap();
+    let numbers = [
+        ("epoch", Number::Whole(15)),
+        ("steps", Number::Whole(1 << 40)),
+    ];
+    let outer = Outer {
+        key: "state_dict",
+        beside: &numbers,
+    };
+    write_torch_beside(&path, Some(outer), &state).unwrap();
     let read = read_torch(&path).unwrap();
     assert_eq!(read.len(), 1);
     assert_eq!(

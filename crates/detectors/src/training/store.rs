@@ -50,12 +50,10 @@ impl Record {
 
     /// Where the embedding lies in a record, and the tokens of each block: of all patches, or of one.
     fn ranges(self, patch: Option<usize>) -> Vec<Range<usize>> {
-        let Some(patch) = patch else {
-            return vec![0..self.numbers()];
-        };
+        let (first, count) = patch.map_or((0, self.patches), |patch| (patch, 1));
         let block = |block: usize| {
-            let start = self.embedding + (block * self.patches + patch) * self.width;
-            start..start + self.width
+            let start = self.embedding + (block * self.patches + first) * self.width;
+            start..start + count * self.width
         };
         let embedding = 0..self.embedding;
         std::iter::once(embedding)
