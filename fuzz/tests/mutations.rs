@@ -105,4 +105,4 @@ macro_rules! targets {
 }
 
 targets!(image mask safetensors archive pickle onnx packed feature_cache detector anomalyclip inctrl
-    acr regad coop denseclip april_gan zoc vocabulary method_settings data_ref manifest coco meta shots results);
+    acr regad april_gan zoc vocabulary coop denseclip method_settings data_ref manifest coco meta shots results);

@@ -21,7 +21,7 @@ use anomalens::benchmark::{
     Bench, BenchResult, Cell, Entry, Suite, Written, suite, suites, write_tables,
 };
 use anomalens::detectors::training::{Cache, TrainOptions};
-use anomalens::detectors::{MethodSettings, find as find_method};
+use anomalens::detectors::{Method, MethodSettings, find as find_method};
 use anomalens::evaluation::{Fold, Resolution, RunOptions, Table};
 use anomalens::report::Heading;
 use anyhow::{Result, bail};
@@ -135,10 +135,9 @@ pub(super) fn list(json: bool) -> Result<End> {
 
 fn measure(args: &Args) -> Result<End> {
     let suite = args.suite;
-    let train_on = train_on(args)?;
+    let (methods, train_on) = (methods(args)?, train_on(args)?);
     let cache = feature_cache(args)?;
-    let (entries, mut notes) = entries(args, cache.as_ref())?;
-    let learns = entries.iter().any(|entry| entry.method.trainer().is_some());
+    let learns = methods.iter().any(|method| method.trainer().is_some());
     let wanted: &[String] = if learns { &train_on } else { &[] };
     let DataSets {
         found,
@@ -153,6 +152,7 @@ fn measure(args: &Args) -> Result<End> {
             "no data set of the suite is here: name their folder with --root, or one with --data"
         );
     }
+    let (entries, mut notes) = entries(args, &methods, cache.as_ref())?;
     let backbones = networks::title(&entries);
     let unopened = notes.len();
     let bench = Bench {
@@ -208,8 +208,8 @@ fn measure(args: &Args) -> Result<End> {
 /// Seed of initial values and of the order of images in training, as in the papers' code.
 const TRAINING_SEED: u32 = 111;
 
-/// The methods with their networks, and which of them cannot take part, and why.
-fn entries(args: &Args, cache: Option<&Arc<FeatureCache>>) -> Result<(Vec<Entry>, Vec<String>)> {
+/// The methods that are asked for; settings must be of them.
+fn methods(args: &Args) -> Result<Vec<&'static dyn Method>> {
     let (suite, all) = (args.suite, args.settings.options()?);
     let methods: Vec<&str> = match args.method.as_slice() {
         [] => suite.methods.to_vec(),
@@ -225,12 +225,21 @@ fn entries(args: &Args, cache: Option<&Arc<FeatureCache>>) -> Result<(Vec<Entry>
         }
     }
     let chosen = methods.iter().map(|name| find_method(name));
-    let chosen = chosen.collect::<Result<Vec<_>, _>>()?;
-    let trained = networks::by_method(args.settings.all_trained(), &chosen)?;
-    let mut networks = networks::Networks::new(args, &chosen, cache)?;
+    Ok(chosen.collect::<Result<_, _>>()?)
+}
+
+/// `methods` with their networks, and which of them cannot take part, and why.
+fn entries(
+    args: &Args,
+    methods: &[&'static dyn Method],
+    cache: Option<&Arc<FeatureCache>>,
+) -> Result<(Vec<Entry>, Vec<String>)> {
+    let (suite, all) = (args.suite, args.settings.options()?);
+    let trained = networks::by_method(args.settings.all_trained(), methods)?;
+    let mut networks = networks::Networks::new(args, methods, cache)?;
     let mut notes = vec![];
     let mut entries = vec![];
-    for (method, trained) in chosen.into_iter().zip(trained) {
+    for (&method, trained) in methods.iter().zip(trained) {
         let name = method.info().name;
         let network = match networks.open(method, trained.as_deref()) {
             Ok(network) => network,
