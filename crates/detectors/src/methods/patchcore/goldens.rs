@@ -33,9 +33,16 @@ fn detector(settings: Settings) -> PatchCoreDetector {
     let bank = taken.flat_map(|row| rows[row * WIDTH..][..WIDTH].to_vec());
     PatchCoreDetector {
         bank: Vectors::new(bank.collect(), WIDTH, settings.search).unwrap(),
+        widths: widths(),
         checked: Checked::new(settings).unwrap(),
         range: NormalRange::default(),
     }
+}
+
+/// Channels of both layers.
+fn widths() -> Vec<usize> {
+    let layers = ["train.layer2", "train.layer3"];
+    layers.map(|layer| GOLDENS.get(layer).dims()[1]).to_vec()
 }
 
 #[test]
@@ -102,6 +109,7 @@ fn distances_scores_and_maps_are_the_references() {
     near("squares", &found, &squares, 3e-4); // of up to 200
 
     let one = |setting: usize| PatchCoreDetector {
+        widths: widths(),
         bank: Vectors::new(
             detector.bank.array().values,
             WIDTH,

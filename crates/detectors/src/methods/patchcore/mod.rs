@@ -51,6 +51,7 @@ const UPPER_QUANTILE: f64 = 0.995;
 /// Names of the tensors in a detector file.
 const BANK: &str = "bank";
 const RANGE: &str = "range";
+const WIDTHS: &str = "widths";
 
 /// The method.
 pub struct PatchCore;
@@ -85,10 +86,8 @@ impl Method for PatchCore {
         let spec = context.encoder.spec();
         let layers = profile.input.request.layers.iter();
         let widths = layers.map(|&layer| Ok(spec.layer(layer)?.dim));
-        let width = width(
-            &widths.collect::<Result<Vec<_>, DetectorError>>()?,
-            settings,
-        );
+        let widths = widths.collect::<Result<Vec<usize>, DetectorError>>()?;
+        let width = width(&widths, settings);
 
         let mut random = generator(settings.seed, 0);
         let mut chooser = Chooser::new(settings, width);
@@ -124,6 +123,7 @@ impl Method for PatchCore {
         let range = range(&rows, &images, &measured, width, settings)?;
         Ok(Box::new(PatchCoreDetector {
             bank: Vectors::new(rows, width, settings.search)?,
+            widths,
             range,
             checked,
         }))
@@ -137,7 +137,9 @@ impl Method for PatchCore {
             }
             _ => return Err(DetectorError::tensor(NAME, BANK)),
         };
+        let widths = state.take(NAME, WIDTHS)?.values.into_iter();
         Ok(Box::new(PatchCoreDetector {
+            widths: widths.map(|width| width as usize).collect(),
             range: NormalRange::take(&mut state, NAME, RANGE)?,
             checked,
             bank,
@@ -301,6 +303,9 @@ fn scores(nearest: &[Near], variant: Variant) -> Vec<f32> {
 struct PatchCoreDetector {
     checked: Checked<Settings>,
     bank: Vectors,
+    /// Numbers of a token of each layer of the network that it was made with: patches are shortened to the
+    /// same length whatever they are.
+    widths: Vec<usize>,
     /// For pictures only.
     range: NormalRange,
 }
@@ -317,6 +322,10 @@ impl Detector for PatchCoreDetector {
     fn state(&self) -> State {
         self.checked.state([
             (BANK.to_owned(), self.bank.array()),
+            (
+                WIDTHS.to_owned(),
+                Array::vector(self.widths.iter().map(|&width| width as f32).collect()),
+            ),
             (RANGE.to_owned(), self.range.array()),
         ])
     }
@@ -327,7 +336,11 @@ impl PatchCoreDetector {
         let Checked { settings, profile } = &self.checked;
         let layers = cells(image, &profile.input.request.layers)?;
         let widths: Vec<usize> = layers.iter().map(|layer| layer.width).collect();
-        if width(&widths, settings) != self.bank.width() {
+        let other = widths.iter().zip(&self.widths).find(|(a, b)| a != b);
+        if let Some((&found, &expected)) = other {
+            return Err(DetectorError::Width { expected, found });
+        }
+        if widths.len() != self.widths.len() || width(&widths, settings) != self.bank.width() {
             return Err(DetectorError::Width {
                 expected: self.bank.width(),
                 found: width(&widths, settings),
