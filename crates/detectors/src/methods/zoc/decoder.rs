@@ -30,6 +30,9 @@ const DEVIATION: f64 = 0.02;
 /// Names without this are those of a network that has learned to write, but not of images.
 const OF_IMAGES: &str = "crossattention";
 
+/// Makes a tensor of this name and shape.
+type Make<'a> = dyn FnMut(&str, &[usize]) -> Result<Tensor, DetectorError> + 'a;
+
 /// Where a network keeps its tensors.
 type Take<'a> = &'a dyn Fn(&str) -> Option<Tensor>;
 
@@ -117,10 +120,7 @@ impl Sizes {
 }
 
 impl Decoder {
-    fn new(
-        sizes: Sizes,
-        make: &mut dyn FnMut(&str, &[usize]) -> Result<Tensor, DetectorError>,
-    ) -> Result<Self, DetectorError> {
+    fn new(sizes: Sizes, make: &mut Make<'_>) -> Result<Self, DetectorError> {
         let Sizes { width, heads, .. } = sizes;
         if heads == 0 || !width.is_multiple_of(heads) {
             return Err(refuse(format!(
