@@ -311,7 +311,9 @@ impl Running<'_, '_> {
         let mut learned = None;
         if let Some(auxiliary) = group.auxiliary {
             let path = bench.train_once(&mut self.detectors, group.entry, auxiliary, self.watch)?;
-            if method.info().requirements.references == Need::No {
+            // Prompts that name the class are made for each.
+            let requirements = method.requirements(options);
+            if requirements.references == Need::No && !requirements.class {
                 learned = Some(DetectorFile::load(&path)?.detector);
             } else {
                 trained = Some(path);
