@@ -311,12 +311,17 @@ impl Running<'_, '_> {
         let mut learned = None;
         if let Some(auxiliary) = group.auxiliary {
             let path = bench.train_once(&mut self.detectors, group.entry, auxiliary, self.watch)?;
-            // Prompts that name the class are made for each.
             let requirements = method.requirements(options);
-            if requirements.references == Need::No && !requirements.class {
-                learned = Some(DetectorFile::load(&path)?.detector);
-            } else {
-                trained = Some(path);
+            match (requirements.references, requirements.class) {
+                (Need::No, false) => learned = Some(DetectorFile::load(&path)?.detector),
+                // A detector has the prompts of the classes that it was trained on; those of others are
+                // made from what was learned.
+                (Need::No, true) => {
+                    let folder = path.with_extension("training");
+                    let file = method.require_trainer()?.start_file(&folder);
+                    trained = Some(file.filter(|file| file.is_file()).unwrap_or(path));
+                }
+                _ => trained = Some(path),
             }
         }
         let candidates: Vec<Candidate> = group
