@@ -111,6 +111,11 @@ pub(crate) fn is_same(method: &str, published: &str) -> bool {
     }
 }
 
+/// The weights that the published figures of `method` were made with, if one network's.
+pub(crate) fn published_weights(method: &str) -> Option<&'static str> {
+    standing(method)?.weights
+}
+
 /// What must be known before the row of `method`, measured with `weights`, is compared with published ones.
 pub(crate) fn remarks(method: &str, weights: &str) -> String {
     let Some(standing) = standing(method) else {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::BenchmarkError;
+use crate::comparable::published_weights;
 use anomalens_base::nearest;
 
 /// Data sets that are measured together, as a paper's tables do it.
@@ -27,6 +28,18 @@ pub struct Suite {
     pub seeds: &'static [u32],
     /// Side of the square at which pixel metrics are computed.
     pub resolution: u32,
+    /// Whether it is there to be compared with a paper's tables.
+    pub is_published: bool,
+}
+
+impl Suite {
+    /// The weights that `method` sees images with where none are named: those of its published figures, if
+    /// the suite is compared with them and they are of one network.
+    pub fn weights(&self, method: &str) -> Option<&'static str> {
+        self.is_published
+            .then(|| published_weights(method))
+            .flatten()
+    }
 }
 
 /// The columns of AnomalyCLIP's tables.
@@ -61,6 +74,7 @@ static SUITES: [Suite; 6] = [
         shots: &[0, 4],
         seeds: &[0],
         resolution: 518,
+        is_published: true,
     },
     Suite {
         name: "anomalyclip-medical",
@@ -83,6 +97,7 @@ static SUITES: [Suite; 6] = [
         shots: &[0, 4],
         seeds: &[0],
         resolution: 518,
+        is_published: true,
     },
     Suite {
         name: "inctrl",
@@ -113,6 +128,7 @@ static SUITES: [Suite; 6] = [
         shots: &[2, 4, 8],
         seeds: &[0, 1, 2],
         resolution: 256,
+        is_published: true,
     },
     Suite {
         name: "ablation",
@@ -124,6 +140,7 @@ static SUITES: [Suite; 6] = [
         shots: &[4],
         seeds: &[0],
         resolution: 518,
+        is_published: true,
     },
     Suite {
         name: "tn3k",
@@ -135,6 +152,7 @@ static SUITES: [Suite; 6] = [
         shots: &[4],
         seeds: &[0],
         resolution: 518,
+        is_published: true,
     },
     Suite {
         name: "local",
@@ -164,6 +182,7 @@ static SUITES: [Suite; 6] = [
         shots: &[0, 2, 4, 8],
         seeds: &[0, 1, 2],
         resolution: 256,
+        is_published: false,
     },
 ];
 
@@ -190,6 +209,23 @@ pub fn suite(name: &str) -> Result<&'static Suite, BenchmarkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_are_those_of_the_papers() {
+        for (name, method, expected) in [
+            (
+                "anomalyclip-industrial",
+                "anomalyclip",
+                Some("clip-vit-l14-336"),
+            ),
+            ("inctrl", "regad", Some("resnet18")),
+            ("inctrl", "lens", None),
+            ("local", "patchcore", None),
+        ] {
+            let suite = suite(name).unwrap();
+            assert_eq!(suite.weights(method), expected, "{name}, {method}");
+        }
+    }
 
     #[test]
     fn suites_are_found_and_the_nearest_is_offered() {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anomalens::backbones::{Backbone, FeatureCache};
-use anomalens::benchmark::{Entry, Network};
+use anomalens::benchmark::{Entry, Network, Suite};
 use anomalens::detectors::{BackboneRef, DetectorFile, Method, default_weights};
 use anyhow::{Result, bail};
 
@@ -15,6 +15,7 @@ use crate::backbone;
 
 /// The networks of a run; each is opened once.
 pub(super) struct Networks<'a> {
+    suite: &'static Suite,
     args: &'a backbone::Args,
     cache: Option<&'a Arc<FeatureCache>>,
     /// The weights that are named for one method.
@@ -42,6 +43,7 @@ impl<'a> Networks<'a> {
             }
         }
         Ok(Self {
+            suite: args.suite,
             args: &args.backbone,
             cache,
             own,
@@ -50,8 +52,8 @@ impl<'a> Networks<'a> {
         })
     }
 
-    /// The network of `method`: the one named for it or for all, that of what it has learned, or that of
-    /// its paper.
+    /// The network of `method`: the one named for it or for all, that of what it has learned, that which the
+    /// suite has for it, or its own default.
     pub(super) fn open(
         &mut self,
         method: &'static dyn Method,
@@ -68,17 +70,21 @@ impl<'a> Networks<'a> {
             let backbone = self.args.with(named.clone()).open_for(&file)?;
             return network(&backbone, self.cache);
         }
+        let named = match (named.as_slice(), self.suite.weights(info.name)) {
+            ([], Some(of_suite)) => vec![of_suite.to_owned()],
+            (named, _) => named.to_vec(),
+        };
         let key = match named.as_slice() {
-            [] => default_weights([info])
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
+            [] => {
+                let names = default_weights([info]).into_iter();
+                names.map(str::to_owned).collect()
+            }
             named => named.to_vec(),
         };
         if let Some(opened) = self.opened.get(&key) {
             return Ok(opened.clone());
         }
-        let backbone = self.args.with(named.clone()).open_for_methods([method])?;
+        let backbone = self.args.with(named).open_for_methods([method])?;
         let opened = network(&backbone, self.cache)?;
         self.opened.insert(key, opened.clone());
         Ok(opened)
