@@ -62,7 +62,7 @@ fn needs(requirements: &Requirements) -> String {
         ),
         (
             training == Need::Optional,
-            "training, only for other weights",
+            "training on auxiliary data, optional",
         ),
         (joint, "several unlabelled images of one class"),
         (class, "the name of the class"),

@@ -141,6 +141,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     });
     let backbone = args.backbone.open_or(match info.weights {
         DefaultWeights::Convolutional => DEFAULT_COMPANION,
+        DefaultWeights::Clip(name) => name,
         _ => WHOLE_WEIGHTS,
     })?;
     let probe = FitContext {

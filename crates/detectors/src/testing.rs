@@ -98,12 +98,24 @@ pub(crate) fn tiny_clip() -> Architecture {
     }
 }
 
+/// With the variable `ANOMALENS_GOLDENS` prints how near a test came: its name, what was compared, the
+/// difference, and the tolerance.
+#[expect(clippy::print_stdout, reason = "asked for by the variable")]
+fn tell(name: &str, difference: f32, tolerance: f32) {
+    if std::env::var_os("ANOMALENS_GOLDENS").is_some() {
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or_default();
+        println!("{test}\t{name}\t{difference:.1e}\t{tolerance:.0e}");
+    }
+}
+
 /// Asserts that no difference is above `tolerance`.
 #[track_caller]
 pub(crate) fn near(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "{name}");
     let pairs = found.iter().zip(expected);
     let difference = pairs.fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
+    tell(name, difference, tolerance);
     assert!(difference <= tolerance, "{name}: {difference}");
 }
 
@@ -161,5 +173,6 @@ pub(crate) fn close(name: &str, found: &[f32], expected: &[f32], tolerance: f32)
     let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
     let pairs = found.iter().zip(expected);
     let difference = pairs.fold(0.0_f32, |max, (a, b)| max.max((a - b).abs())) / largest;
+    tell(name, difference, tolerance);
     assert!(difference < tolerance, "{name}: {difference}");
 }

@@ -71,7 +71,8 @@ pub struct RegionResult {
     pub found: usize,
 }
 
-/// The images whose masks are known, of methods that have maps. The maps are made when they are wanted, for all of a class
+/// The images whose masks are known, of methods that have maps. The maps are made when they are wanted, for
+/// all of a class
 /// may not fit in memory.
 pub(crate) struct Pixels<'a> {
     known: Vec<Scored<'a>>,

@@ -77,7 +77,7 @@ fn results(detector: &WinClipDetector, images: &[ImageFeatures]) -> (Vec<f32>, V
     (scored.iter().map(|scored| scored.score).collect(), large)
 }
 
-/// Half of what the patches of a reference are from another image's would show nothing here.
+/// `rows`, each of length 1.
 fn unit(rows: &[f32], width: usize) -> Vec<f32> {
     let mut rows = rows.to_vec();
     crate::components::tokens::normalise_rows(&mut rows, width);

@@ -16,6 +16,8 @@ const PATCHES: &str = "references/patches";
 /// Normal windows of each side, and normal patches, each row of length 1.
 pub(super) struct References {
     windows: Vec<(usize, UnitVectors)>,
+    /// The layer that the patches are of.
+    block: LayerId,
     patches: UnitVectors,
 }
 
@@ -56,9 +58,11 @@ impl References {
         };
         let windows = settings.windows.iter();
         let windows = windows.map(|&side| Ok((side, all(LayerId::Window(side))?)));
+        let block = LayerId::Block(settings.block);
         Ok(Self {
             windows: windows.collect::<Result<_, DetectorError>>()?,
-            patches: all(LayerId::Block(settings.block))?,
+            block,
+            patches: all(block)?,
         })
     }
 
@@ -90,10 +94,7 @@ impl References {
             let scores = residuals(LayerId::Window(*side), bank)?;
             maps.push(windows::cover(&scores, *side, grid));
         }
-        let layer = image.maps.iter().map(|map| map.layer);
-        let mut block = layer.filter(|layer| matches!(layer, LayerId::Block(_)));
-        let block = block.next().unwrap_or(LayerId::Block(1));
-        maps.push(residuals(block, &self.patches)?);
+        maps.push(residuals(self.block, &self.patches)?);
         Ok(maps)
     }
 
@@ -122,6 +123,7 @@ impl References {
         let windows = windows.collect::<Result<_, DetectorError>>()?;
         Ok(Some(Self {
             windows,
+            block: LayerId::Block(settings.block),
             patches: take(PATCHES)?,
         }))
     }
