@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anomalens_backbones::{Grid, ImageFeatures};
 use anomalens_vision::{Alignment, GeometryError, Map};
+use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::{DetectorError, InputSpec, Note, Tta};
@@ -290,6 +291,11 @@ impl State {
         let found = self.tensors.remove(name);
         found.ok_or_else(|| DetectorError::tensor(method, name))
     }
+
+    /// Takes the tensor `name` out, if it is there.
+    pub(crate) fn take_tensor(&mut self, name: &str) -> Option<Tensor> {
+        self.tensors.remove(name)?.tensor()
+    }
 }
 
 /// A float32 tensor as plain numbers.
@@ -302,6 +308,27 @@ pub struct Array {
 }
 
 impl Array {
+    /// The values of a float32 tensor.
+    pub(crate) fn of(tensor: &Tensor) -> Option<Self> {
+        Some(Self {
+            shape: tensor.dims().to_vec(),
+            values: tensor.flatten_all().ok()?.to_vec1().ok()?,
+        })
+    }
+
+    /// Those of each variable, by its name.
+    pub(crate) fn all_of(
+        variables: impl IntoIterator<Item = (String, Var)>,
+    ) -> impl Iterator<Item = (String, Self)> {
+        let variables = variables.into_iter();
+        variables.filter_map(|(name, variable)| Some((name, Self::of(&variable)?)))
+    }
+
+    /// A tensor of these values; none if they do not fill its shape.
+    pub(crate) fn tensor(self) -> Option<Tensor> {
+        Tensor::from_vec(self.values, self.shape, &Device::Cpu).ok()
+    }
+
     /// A tensor of one axis.
     pub(crate) fn vector(values: Vec<f32>) -> Self {
         Self {

@@ -6,6 +6,7 @@
 //! nearest.rs                 nearest neighbours in sets of tokens
 //! gaussian.rs                a normal distribution of the tokens of each place
 //! few_gaussian.rs            the same from a few images, which are kept in place of covariances
+//! by_name.rs                 references added and taken out by the names of their files
 //! residual.rs                how far patches are from the most similar ones of references
 //! prompts.rs                 prompts of normal and of anomalous things; prompts/: those of the papers
 //! learned_prompts.rs         prompts with learned tokens
@@ -18,10 +19,10 @@
 //! principal_components.rs    tokens shortened to the principal components of a batch
 //! canonical.rs               images in an order that does not depend on their files
 //! reference_augmentation.rs  a reference image turned and mirrored
-//! trainable.rs               layers that learn
 //! self_similarity.rs         how different a patch is from the rest of its own image
 //! ```
 
+pub(crate) mod by_name;
 pub(crate) mod canonical;
 pub(crate) mod convnet;
 pub(crate) mod coreset;
@@ -40,4 +41,3 @@ pub(crate) mod residual;
 pub(crate) mod self_similarity;
 pub(crate) mod text_scores;
 pub(crate) mod tokens;
-pub(crate) mod trainable;

@@ -5,16 +5,16 @@
 
 use std::path::Path;
 
-use anomalens_backbones::ImageEncoder;
 use anomalens_backbones::clip::ClipText;
 use anomalens_backbones::clip::tokenizer::{Tokenizer, TooLong};
+use anomalens_backbones::{Activation, ImageEncoder};
 use anomalens_base::nearest;
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
-use crate::DetectorError;
 use crate::components::tokens::{dot, normalise};
 use crate::detector::Array;
+use crate::{DefaultWeights, DetectorError, find};
 
 /// Prompts that go through the text encoder at once.
 const BATCH: usize = 44;
@@ -146,13 +146,7 @@ impl Ensemble {
     ) -> Result<Texts, DetectorError> {
         let ensemble = Self::open(prompts)
             .map_err(|reason| DetectorError::settings(method, format!("`prompts`: {reason}")))?;
-        let text = encoder.text(None)?.ok_or_else(|| {
-            DetectorError::settings(
-                method,
-                "it needs a backbone with a text encoder, such as --weights clip-vit-l14-336",
-            )
-        })?;
-        ensemble.texts(&text, class)
+        ensemble.texts(&text_encoder(method, encoder, None)?, class)
     }
 
     /// The embeddings of both sides for `class`.
@@ -160,6 +154,28 @@ impl Ensemble {
         let [normal, anomalous] = self.prompts(class);
         Texts::of(text, [&normal, &anomalous], self.mean == Mean::Unit)
     }
+}
+
+/// The text encoder of `encoder`, which `method` cannot do without.
+///
+/// # Errors
+/// That of the weights, or [`DetectorError::Settings`] if there is none.
+pub(crate) fn text_encoder(
+    method: &'static str,
+    encoder: &dyn ImageEncoder,
+    activation: Option<Activation>,
+) -> Result<ClipText, DetectorError> {
+    encoder.text(activation)?.ok_or_else(|| {
+        let own = find(method).map(|method| method.info().weights);
+        let example = match own {
+            Ok(DefaultWeights::Clip(name)) => name,
+            _ => "clip-vit-l14-336",
+        };
+        DetectorError::settings(
+            method,
+            format_args!("it needs a backbone with a text encoder, such as {example}"),
+        )
+    })
 }
 
 /// The embeddings of normal and of anomalous prompts, each of length 1.

@@ -9,10 +9,10 @@ use anomalens_backbones::BackboneError;
 use anomalens_backbones::checkpoint::Checkpoint;
 use candle_core::{Device, Tensor};
 
-use crate::detector::{Array, State};
+use crate::detector::State;
 use crate::file::format::Content;
 use crate::settings::Checked;
-use crate::{DetectorError, Settings};
+use crate::{DetectorError, MethodSettings, Settings};
 
 /// What a zip archive, such as those of PyTorch, starts with; and a pickle, as before its version 1.6.
 const ARCHIVE: &[u8] = b"PK\x03\x04";
@@ -62,13 +62,25 @@ impl<S: Settings> Learned<S> {
         })
     }
 
+    /// The settings that were `learned` with, or else the `defaults`, with those `given` in their place.
+    ///
+    /// # Errors
+    /// [`DetectorError::Settings`] for an unknown name or a value of the wrong type.
+    pub(crate) fn configure(
+        learned: Option<&Self>,
+        defaults: impl FnOnce() -> S,
+        given: &MethodSettings,
+    ) -> Result<S, DetectorError> {
+        match learned.and_then(|learned| learned.settings.as_ref()) {
+            Some(settings) => settings.replaced_by(given),
+            None => defaults().replaced_by(given),
+        }
+    }
+
     /// The float32 tensor `name`, if it is there.
     pub(crate) fn tensor(&self, name: &str) -> Option<Tensor> {
         match &self.source {
-            Source::Own(state) => {
-                let Array { shape, values } = state.tensors.get(name)?;
-                Tensor::from_slice(values, shape.as_slice(), &Device::Cpu).ok()
-            }
+            Source::Own(state) => state.tensors.get(name)?.clone().tensor(),
             Source::Published(checkpoint) => {
                 let shape = checkpoint.shape(name)?.to_vec();
                 checkpoint.tensor(name, &shape, &Device::Cpu).ok()

@@ -29,7 +29,7 @@ mod store;
 pub(crate) use adam::Adam;
 pub use checkpoint::EpochLog;
 pub(crate) use episodes::{Episodes, STEPS, focal};
-pub(crate) use layers::{Parameters, attention};
+pub(crate) use layers::{Linear, Parameters, attention, initial};
 pub(crate) use learned::Learned;
 pub(crate) use optimiser::Optimiser;
 pub(crate) use run::{Learner, Losses, Run, run, shuffled_batches};

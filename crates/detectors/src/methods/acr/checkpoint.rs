@@ -84,9 +84,5 @@ pub(super) fn write(path: &Path, network: &Network, batches: usize) -> Result<()
 
 /// The tensors for a detector file.
 pub(super) fn arrays(network: &Network) -> impl Iterator<Item = (String, Array)> {
-    network.variables().into_iter().filter_map(|(name, var)| {
-        let values = var.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
-        let shape = var.dims().to_vec();
-        Some((name, Array { shape, values }))
-    })
+    Array::all_of(network.variables())
 }

@@ -33,7 +33,7 @@ pub use settings::Settings;
 
 use crate::components::canonical::in_canonical_order;
 use crate::components::convnet::Phase;
-use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
+use crate::detector::{Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::random::{generator, normal};
 use crate::training::{TrainProgress, Trained};
@@ -95,10 +95,7 @@ impl Method for Acr {
 
     fn load(&self, mut state: State) -> Result<Box<dyn Detector>, DetectorError> {
         let checked = Checked::load(&state)?;
-        let network = checkpoint::network(|name| {
-            let Array { shape, values } = state.tensors.remove(name)?;
-            Tensor::from_vec(values, shape, &Device::Cpu).ok()
-        })?;
+        let network = checkpoint::network(|name| state.take_tensor(name))?;
         Ok(Box::new(AcrDetector { checked, network }))
     }
 

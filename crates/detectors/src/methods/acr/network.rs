@@ -5,7 +5,7 @@
 use candle_core::{D, Device, Tensor, Var};
 
 use crate::components::convnet::{BatchNorm, Phase};
-use crate::components::trainable::Linear;
+use crate::training::Linear;
 use crate::training::random::{generator, normal, uniform};
 
 /// Purpose of the generator of initial values.

@@ -8,6 +8,7 @@ use super::layers::LinearLayers;
 use super::memory::{Kept, Memory};
 use super::settings::{ImageScore, Settings};
 use super::{NAME, NEEDED, direction, refuse};
+use crate::components::by_name;
 use crate::components::nearest::matrix;
 use crate::components::prompts::Texts;
 use crate::components::tokens::normalise_rows;
@@ -70,10 +71,7 @@ impl AprilGanDetector {
         let texts = Texts::from_array(&state.take(NAME, TEXTS)?);
         let texts = texts.ok_or_else(|| DetectorError::tensor(NAME, TEXTS))?;
         let blocks = &checked.settings.blocks;
-        let layers = LinearLayers::take(blocks.len(), |name| {
-            let array = state.tensors.remove(name)?;
-            Tensor::from_vec(array.values, array.shape, &Device::Cpu).ok()
-        })?;
+        let layers = LinearLayers::take(blocks.len(), |name| state.take_tensor(name))?;
         let [width, _] = layers.widths();
         let memory = Memory::load(&mut state.tensors, blocks, width)?;
         Ok(Self {
@@ -89,19 +87,12 @@ impl AprilGanDetector {
         remove: &[String],
     ) -> Result<Self, DetectorError> {
         let mut kept = std::mem::take(&mut self.memory).into_kept();
-        for name in remove {
-            if kept.remove(name).is_none() {
-                let names: Vec<&str> = kept.keys().map(String::as_str).collect();
-                return Err(refuse(format!(
-                    "there is no reference `{name}`; there are: {}",
-                    names.join(", ")
-                )));
-            }
-        }
+        by_name::remove(NAME, &mut kept, remove)?;
         let mut names = context.references.iter().map(|reference| &reference.name);
         let input = &self.checked.profile.input;
         context.each_reference(input, context.references, |features| {
             let name = names.next().cloned().unwrap_or_default();
+            by_name::check_new(NAME, &kept, &name)?;
             let grid = self
                 .checked
                 .profile
@@ -115,13 +106,8 @@ impl AprilGanDetector {
                 blocks: self.unit(&features)?,
                 text,
             };
-            match kept.insert(name.clone(), new) {
-                None => Ok(()),
-                Some(_) => Err(refuse(format!(
-                    "there are two references called `{name}`: remove the one that is there, or \
-                     rename the file"
-                ))),
-            }
+            kept.insert(name, new);
+            Ok(())
         })?;
         Ok(Self {
             memory: Memory::new(kept)?,

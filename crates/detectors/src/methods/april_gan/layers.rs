@@ -8,8 +8,8 @@ use candle_core::{D, Tensor, Var};
 
 use super::NAME;
 use crate::DetectorError;
-use crate::components::trainable::Linear;
 use crate::detector::Array;
+use crate::training::Linear;
 use crate::training::random::generator;
 
 /// Under which key the original keeps its state.
@@ -112,12 +112,7 @@ impl LinearLayers {
 
     /// The tensors for a detector file.
     pub(super) fn arrays(&self) -> Vec<(String, Array)> {
-        let arrays = self.parameters().into_iter().filter_map(|(name, var)| {
-            let values = var.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
-            let shape = var.dims().to_vec();
-            Some((name, Array { shape, values }))
-        });
-        arrays.collect()
+        Array::all_of(self.parameters()).collect()
     }
 
     /// Writes a checkpoint of the original.

@@ -86,11 +86,9 @@ impl Memory {
     /// The tensors for a detector file.
     pub(super) fn arrays(&self, blocks: &[usize]) -> Vec<(String, Array)> {
         let images = self.by_name.iter().flat_map(|(name, kept)| {
-            let tokens = blocks.iter().zip(&kept.blocks).filter_map(|(block, rows)| {
-                let values = rows.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
-                let shape = rows.dims().to_vec();
-                Some((tokens_name(name, *block), Array { shape, values }))
-            });
+            let tokens = blocks.iter().zip(&kept.blocks);
+            let tokens = tokens
+                .filter_map(|(block, rows)| Some((tokens_name(name, *block), Array::of(rows)?)));
             let text = Array::vector(kept.text.clone());
             tokens.chain([(format!("{PREFIX}{name}/{TEXT}"), text)])
         });

@@ -33,7 +33,7 @@ use serde_json::json;
 
 pub use settings::{ImageScore, Settings};
 
-use crate::components::prompts::{Ensemble, Texts};
+use crate::components::prompts::{Ensemble, Texts, text_encoder};
 use crate::detector::{Detector, State};
 use crate::settings::Checked;
 use crate::training::{Learned, TrainProgress, Trained};
@@ -181,14 +181,9 @@ fn configured(
     learned: Option<&Learned<Settings>>,
     encoder: &dyn ImageEncoder,
 ) -> Result<(Settings, ClipText), DetectorError> {
-    let defaults = learned.and_then(|learned| learned.settings.clone());
-    let defaults = defaults.unwrap_or_else(|| Settings::defaults(encoder));
-    let settings = defaults.replaced_by(given)?;
+    let settings = Learned::configure(learned, || Settings::defaults(encoder), given)?;
     settings.profile()?;
-    let text = encoder.text(Some(settings.activation))?;
-    let text = text.ok_or_else(|| {
-        refuse("it needs a backbone with a text encoder, such as --weights clip-vit-l14-336")
-    })?;
+    let text = text_encoder(NAME, encoder, Some(settings.activation))?;
     Ok((settings, text))
 }
 

@@ -22,7 +22,7 @@ use candle_nn::ops::softmax;
 
 pub use settings::Settings;
 
-use crate::components::prompts::embeddings;
+use crate::components::prompts::{embeddings, text_encoder};
 use crate::components::tokens::normalise;
 use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
@@ -84,19 +84,18 @@ impl Method for ClipAd {
     fn load(&self, mut state: State) -> Result<Box<dyn Detector>, DetectorError> {
         let checked: Checked<Settings> = Checked::load(&state)?;
         let unusable = |name| DetectorError::tensor(NAME, name);
-        let texts = match state.take(NAME, TEXTS)? {
-            Array { shape, values } if shape.len() == 2 && shape[0] > 1 && shape[1] > 0 => {
-                Tensor::from_vec(values, shape, &Device::Cpu)?
-            }
-            _ => return Err(unusable(TEXTS)),
-        };
+        let texts = state.take_tensor(TEXTS);
+        let texts =
+            texts.filter(|texts| matches!(*texts.dims(), [rows, width] if rows > 1 && width > 0));
+        let texts = texts.ok_or_else(|| unusable(TEXTS))?;
         let width = texts.dim(1)?;
         let shift = match state.tensors.remove(SHIFT) {
             None => None,
-            Some(Array { shape, values }) if shape == [width, width] => {
-                Some(Tensor::from_vec(values, shape, &Device::Cpu)?)
+            Some(shift) => {
+                let shift = shift.tensor();
+                let shift = shift.filter(|shift| shift.dims() == [width, width]);
+                Some(shift.ok_or_else(|| unusable(SHIFT))?)
             }
-            Some(_) => return Err(unusable(SHIFT)),
         };
         Ok(Box::new(ClipAdDetector {
             checked,
@@ -149,14 +148,9 @@ fn configured(
     learned: Option<&Learned<Settings>>,
     encoder: &dyn ImageEncoder,
 ) -> Result<(Settings, ClipText), DetectorError> {
-    let defaults = learned.and_then(|learned| learned.settings.clone());
-    let defaults = defaults.unwrap_or_else(|| Settings::defaults(encoder));
-    let settings = defaults.replaced_by(given)?;
+    let settings = Learned::configure(learned, || Settings::defaults(encoder), given)?;
     settings.profile()?;
-    let text = encoder.text(None)?;
-    let text = text.ok_or_else(|| {
-        refuse("it needs a backbone with a text encoder, such as --weights clip-vit-b32")
-    })?;
+    let text = text_encoder(NAME, encoder, None)?;
     Ok((settings, text))
 }
 
@@ -238,12 +232,9 @@ impl Detector for ClipAdDetector {
 
     fn state(&self) -> State {
         let tensors = [(TEXTS, Some(&self.texts)), (SHIFT, self.shift.as_ref())];
-        let arrays = tensors.into_iter().filter_map(|(name, tensor)| {
-            let tensor = tensor?;
-            let values = tensor.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
-            let shape = tensor.dims().to_vec();
-            Some((name.to_owned(), Array { shape, values }))
-        });
+        let arrays = tensors
+            .into_iter()
+            .filter_map(|(name, tensor)| Some((name.to_owned(), Array::of(tensor?)?)));
         self.checked.state(arrays)
     }
 }

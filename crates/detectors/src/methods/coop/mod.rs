@@ -29,7 +29,7 @@ use serde_json::json;
 
 pub use settings::{Position, Settings};
 
-use crate::components::prompts::Texts;
+use crate::components::prompts::{Texts, text_encoder};
 use crate::components::text_scores::{TEXTS, score};
 use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
@@ -83,7 +83,7 @@ impl Method for CoOp {
                  (`model.pth.tar-50`)",
             ));
         };
-        let text = text_of(context.encoder)?;
+        let text = text_encoder(NAME, context.encoder, None)?;
         let saved = Saved::open(path)?;
         saved.set_sizes(&mut settings);
         let checked = checked(settings, &text)?;
@@ -136,7 +136,7 @@ impl Trainer for CoOp {
         seed: u32,
     ) -> Result<Box<dyn Detector>, DetectorError> {
         let settings = Settings::defaults(context.encoder).replaced_by(context.settings)?;
-        let text = text_of(context.encoder)?;
+        let text = text_encoder(NAME, context.encoder, None)?;
         let checked = checked(settings, &text)?;
         let prompts = Prompts::new(&checked.settings, text, seed)?;
         Ok(Box::new(CoOpDetector::new(checked, &prompts)?))
@@ -175,13 +175,6 @@ impl Trainer for CoOp {
 /// Settings, or a file that they name, are impossible.
 fn refuse(reason: impl ToString) -> DetectorError {
     DetectorError::settings(NAME, reason)
-}
-
-/// The text encoder of a backbone that must have one.
-fn text_of(encoder: &dyn ImageEncoder) -> Result<ClipText, DetectorError> {
-    encoder.text(None)?.ok_or_else(|| {
-        refuse("it needs a backbone with a text encoder, such as --weights clip-vit-l14-336")
-    })
 }
 
 /// The settings with what they leave to the model.

@@ -10,8 +10,9 @@ use serde_json::json;
 use super::checkpoint::{self, Saved};
 use super::prompt::Prompts;
 use super::settings::Settings;
-use super::{CONTEXT, CoOpDetector, NAME, checked, refuse, text_of};
+use super::{CONTEXT, CoOpDetector, NAME, checked, refuse};
 use crate::components::learned_prompts::{cross_entropy, normalise};
+use crate::components::prompts::text_encoder;
 use crate::settings::Checked;
 use crate::training::{
     Batch, Learner, Losses, Record, Run, Sgd, TrainProgress, Trained, TrainingSample, fingerprint,
@@ -42,7 +43,7 @@ pub(super) fn train(
         options,
         ..
     } = *context;
-    let text = text_of(encoder)?;
+    let text = text_encoder(NAME, encoder, None)?;
     let mut settings = Settings::defaults(encoder).replaced_by(context.settings)?;
     context.require_samples(true)?;
     let saved = context.start.map(Saved::open).transpose()?;

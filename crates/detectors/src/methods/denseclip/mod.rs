@@ -30,7 +30,7 @@ use candle_core::{Device, Tensor};
 
 pub use settings::Settings;
 
-use crate::components::prompts::{Ensemble, Texts};
+use crate::components::prompts::{Ensemble, Texts, text_encoder};
 use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::{Learned, TrainProgress, Trained};
@@ -77,11 +77,8 @@ impl Method for DenseClip {
 
     fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
         let learned = context.trained.map(Learned::<Settings>::read).transpose()?;
-        let own = learned
-            .as_ref()
-            .and_then(|learned| learned.settings.clone());
-        let defaults = own.unwrap_or_else(|| Settings::defaults(context.encoder));
-        let mut settings = defaults.replaced_by(context.settings)?;
+        let defaults = || Settings::defaults(context.encoder);
+        let mut settings = Learned::configure(learned.as_ref(), defaults, context.settings)?;
         if let Some(class) = context.open_class() {
             settings.class = class.to_owned();
         }
@@ -96,7 +93,7 @@ impl Method for DenseClip {
             }));
         };
         let head = read(&mut settings, &mut |name| learned.tensor(name))?;
-        let text = text_of(context.encoder)?;
+        let text = text_encoder(NAME, context.encoder, None)?;
         let checked = Checked::new(settings)?;
         Ok(Box::new(DenseClipDetector::trained(checked, head, &text)?))
     }
@@ -110,8 +107,7 @@ impl Method for DenseClip {
         let head = match state.tensors.is_empty() {
             true => None,
             false => Some(read(&mut checked.settings, &mut |name| {
-                let Array { shape, values } = state.tensors.remove(name)?;
-                Tensor::from_vec(values, shape, &Device::Cpu).ok()
+                state.take_tensor(name)
             })?),
         };
         let width = texts.shape.last().copied();
@@ -150,7 +146,7 @@ impl Trainer for DenseClip {
     ) -> Result<Box<dyn Detector>, DetectorError> {
         let settings = Settings::defaults(context.encoder).replaced_by(context.settings)?;
         let checked = Checked::new(settings)?;
-        let text = text_of(context.encoder)?;
+        let text = text_encoder(NAME, context.encoder, None)?;
         let embedding = context.encoder.spec().embedding;
         let head = Head::new(&checked.settings, text.config().width, embedding, seed)?;
         Ok(Box::new(DenseClipDetector::trained(checked, head, &text)?))
@@ -167,12 +163,6 @@ impl Trainer for DenseClip {
 
 fn refuse(reason: impl ToString) -> DetectorError {
     DetectorError::settings(NAME, reason.to_string())
-}
-
-fn text_of(encoder: &dyn ImageEncoder) -> Result<ClipText, DetectorError> {
-    encoder.text(None)?.ok_or_else(|| {
-        refuse("it needs a backbone with a text encoder, such as --weights clip-vit-b16")
-    })
 }
 
 /// The name of each state of `class`; a trained text is one, not the mean of several.
@@ -330,12 +320,7 @@ impl Detector for DenseClipDetector {
 
     fn state(&self) -> State {
         let head = self.head.iter().flat_map(|head| head.parameters.all());
-        let head = head.filter_map(|(name, var)| {
-            let values = var.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
-            let shape = var.dims().to_vec();
-            Some((name, Array { shape, values }))
-        });
         self.checked
-            .state(head.chain([(TEXTS.to_owned(), self.texts.clone())]))
+            .state(Array::all_of(head).chain([(TEXTS.to_owned(), self.texts.clone())]))
     }
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::head::{self, Head};
 use super::settings::Settings;
 use super::{DenseClipDetector, NAME, prompts, refuse};
+use crate::components::prompts::text_encoder;
 use crate::settings::Checked;
 use crate::training::{
     Adam, Batch, Learner, Losses, Record, Run, TrainProgress, Trained, TrainingSample, fingerprint,
@@ -47,7 +48,7 @@ pub(super) fn train(
     let settings = Settings::defaults(encoder).replaced_by(context.settings)?;
     let checked = Checked::new(settings)?;
     let Checked { settings, profile } = &checked;
-    let text = super::text_of(encoder)?;
+    let text = text_encoder(NAME, encoder, None)?;
     let embedding = encoder.spec().embedding;
     let head = Head::new(settings, text.config().width, embedding, options.seed)?;
     let mut names = BTreeMap::new();

@@ -45,12 +45,7 @@ pub(super) fn network(
 
 /// The tensors for a detector file.
 pub(super) fn arrays(network: &Network) -> Vec<(String, Array)> {
-    let arrays = network.variables().into_iter().filter_map(|(name, var)| {
-        let values = var.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
-        let shape = var.dims().to_vec();
-        Some((name, Array { shape, values }))
-    });
-    arrays.collect()
+    Array::all_of(network.variables()).collect()
 }
 
 /// Writes the learned part of a published checkpoint, after `steps` steps.

@@ -37,9 +37,10 @@ use candle_core::{Device, Tensor};
 pub use layout::BatchLayout;
 pub use settings::Settings;
 
+use crate::components::by_name;
 use crate::components::convnet::Phase;
 use crate::components::prompts::Texts;
-use crate::detector::{Array, Detector, Profile, Scored, State};
+use crate::detector::{Detector, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::{Learned, TrainProgress, Trained};
 use crate::{
@@ -83,11 +84,8 @@ impl Method for InCtrl {
         let encoder = context.encoder;
         let text = encoder.text(None)?;
         let learned = context.trained.map(Learned::<Settings>::read).transpose()?;
-        let defaults = learned
-            .as_ref()
-            .and_then(|learned| learned.settings.clone());
-        let defaults = defaults.unwrap_or_else(|| Settings::defaults(encoder, text.is_some()));
-        let mut settings = defaults.replaced_by(context.settings)?;
+        let defaults = || Settings::defaults(encoder, text.is_some());
+        let mut settings = Learned::configure(learned.as_ref(), defaults, context.settings)?;
         if let Some(class) = context.open_class() {
             settings.class = class.to_owned();
         }
@@ -244,10 +242,7 @@ impl InCtrlDetector {
 
     fn load(mut state: State) -> Result<Self, DetectorError> {
         let Checked { settings, profile } = Checked::<Settings>::load(&state)?;
-        let network = checkpoint::network(&mut |name| {
-            let Array { shape, values } = state.tensors.remove(name)?;
-            Tensor::from_vec(values, shape, &Device::Cpu).ok()
-        })?;
+        let network = checkpoint::network(&mut |name| state.take_tensor(name))?;
         let texts = match (settings.text_prior, state.tensors.remove(TEXTS)) {
             // What `train` leaves behind has no class yet.
             (false, _) | (true, None) => None,
@@ -264,25 +259,13 @@ impl InCtrlDetector {
 
     fn with(self, context: &FitContext<'_>, remove: &[String]) -> Result<Self, DetectorError> {
         let mut kept = self.references.into_kept();
-        for name in remove {
-            if kept.remove(name).is_none() {
-                let names: Vec<&str> = kept.keys().map(String::as_str).collect();
-                return Err(refuse(format!(
-                    "there is no reference `{name}`; the references are: {}",
-                    names.join(", ")
-                )));
-            }
-        }
+        by_name::remove(NAME, &mut kept, remove)?;
         for reference in context.references {
             let (name, image) = (&reference.name, reference.open()?);
+            by_name::check_new(NAME, &kept, name)?;
             let features = context.encode(&self.profile.input, Tta::default(), [&*image])?;
             let new = Kept::new(&features[0], &self.settings, &self.network)?;
-            if kept.insert(name.clone(), new).is_some() {
-                return Err(refuse(format!(
-                    "there are two references called `{name}`: remove the one that is there, or \
-                     rename the file"
-                )));
-            }
+            kept.insert(name.clone(), new);
         }
         if kept.is_empty() {
             return Err(DetectorError::NoReferences(NAME));

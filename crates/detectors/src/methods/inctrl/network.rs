@@ -8,8 +8,8 @@ use rand_mt::Mt;
 
 use super::settings::Settings;
 use crate::components::convnet::{BatchNorm, Phase};
-use crate::components::trainable::{Linear, initial};
 use crate::training::random::generator;
+use crate::training::{Linear, initial};
 
 /// Widths of the heads' hidden layers.
 const HIDDEN: [usize; 2] = [128, 64];

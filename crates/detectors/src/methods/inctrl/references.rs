@@ -105,11 +105,7 @@ impl References {
             let tokens = blocks
                 .iter()
                 .zip(&reference.blocks)
-                .filter_map(|(block, rows)| {
-                    let values = rows.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
-                    let shape = rows.dims().to_vec();
-                    Some((tokens_name(name, *block), Array { shape, values }))
-                });
+                .filter_map(|(block, rows)| Some((tokens_name(name, *block), Array::of(rows)?)));
             let adapted = Array::vector(reference.adapted.clone());
             tokens.chain([(format!("{PREFIX}{name}/{ADAPTED}"), adapted)])
         });

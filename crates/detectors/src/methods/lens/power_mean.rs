@@ -82,11 +82,7 @@ impl PowerMean {
 
     /// The tensors for a detector file.
     pub(super) fn arrays(&self) -> Vec<(String, Array)> {
-        let arrays = self.variables().into_iter().filter_map(|(name, var)| {
-            let values = var.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
-            Some((name, Array::vector(values)))
-        });
-        arrays.collect()
+        Array::all_of(self.variables()).collect()
     }
 
     /// The weights again from the tensors of a detector file.

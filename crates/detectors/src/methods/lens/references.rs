@@ -14,6 +14,7 @@ use super::power_mean::PowerMean;
 use super::residual::{self, Compared, QUARTERS, QuarterMeans, Quarters, quarters};
 use super::score_scale::Residuals;
 use super::{NAME, Settings, Tensors, refuse};
+use crate::components::by_name;
 use crate::components::coreset::coreset;
 use crate::components::nearest::{UnitVectors, matrix, with_values};
 use crate::components::residual::{Among, among, banks, map};
@@ -223,15 +224,7 @@ impl References {
     ) -> Result<Self, DetectorError> {
         let settings = &checked.settings;
         let mut kept = self.by_name;
-        for name in remove {
-            if kept.remove(name).is_none() {
-                let names: Vec<&str> = kept.keys().map(String::as_str).collect();
-                return Err(refuse(format!(
-                    "there is no reference `{name}`; the references are: {}",
-                    names.join(", ")
-                )));
-            }
-        }
+        by_name::remove(NAME, &mut kept, remove)?;
         let foreground = match (self.foreground, settings.foreground.given()) {
             (None, Some(true)) => ground(context, checked)?,
             (known, _) => known,
@@ -245,12 +238,7 @@ impl References {
                 notes.push(Note::FlatReference { name: name.clone() });
                 continue;
             }
-            if kept.contains_key(name) {
-                return Err(refuse(format!(
-                    "there are two references called `{name}`: remove the one that is there, or \
-                     rename the file"
-                )));
-            }
+            by_name::check_new(NAME, &kept, name)?;
             let forms = match total >= MANY {
                 true => ReferenceAugmentation::Upright.of(image),
                 false => settings.augmentation().of(image),
@@ -335,11 +323,9 @@ impl References {
     /// The tensors for a detector file.
     pub(super) fn arrays(&self, blocks: &[usize]) -> Vec<(String, Array)> {
         let references = self.by_name.iter().flat_map(|(name, kept)| {
-            let tokens = blocks.iter().zip(&kept.blocks).filter_map(|(block, rows)| {
-                let values = rows.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
-                let shape = rows.dims().to_vec();
-                Some((tokens_name(name, *block), Array { shape, values }))
-            });
+            let tokens = blocks.iter().zip(&kept.blocks);
+            let tokens = tokens
+                .filter_map(|(block, rows)| Some((tokens_name(name, *block), Array::of(rows)?)));
             let numbers = [&[kept.own], kept.weights.as_slice()].concat();
             let quarters: Vec<f32> = kept.quarters.iter().flatten().flatten().copied().collect();
             let vectors = [

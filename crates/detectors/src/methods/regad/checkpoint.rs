@@ -58,22 +58,12 @@ pub(super) fn network(
 
 /// The tensors for a detector file.
 pub(super) fn arrays(network: &Network) -> impl Iterator<Item = (String, Array)> {
-    network.variables().filter_map(|(name, variable)| {
-        let values = variable
-            .flatten_all()
-            .and_then(|flat| flat.to_vec1())
-            .ok()?;
-        let shape = variable.dims().to_vec();
-        Some((name, Array { shape, values }))
-    })
+    Array::all_of(network.variables())
 }
 
 /// The network of a detector file.
 pub(super) fn load(settings: &Settings, state: &mut State) -> Result<Network, DetectorError> {
-    network(settings, &mut |name| {
-        let Array { shape, values } = state.tensors.remove(name)?;
-        Tensor::from_vec(values, shape, &Device::Cpu).ok()
-    })
+    network(settings, &mut |name| state.take_tensor(name))
 }
 
 /// Writes a checkpoint as the original does, after so many batches.

@@ -38,6 +38,7 @@ use candle_core::{Device, Tensor};
 pub use settings::Settings;
 pub use transformer::Transformer;
 
+use crate::components::by_name;
 use crate::components::convnet::{Phase, to_vec};
 use crate::components::joined::{Cells, finest};
 use crate::detector::{Detector, Profile, Scored, State};
@@ -82,10 +83,7 @@ impl Method for Regad {
     fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
         context.require_references(NAME)?;
         let learned = context.trained.map(Learned::<Settings>::read).transpose()?;
-        let defaults = learned
-            .as_ref()
-            .and_then(|learned| learned.settings.clone());
-        let settings = defaults.unwrap_or_default().replaced_by(context.settings)?;
+        let settings = Learned::configure(learned.as_ref(), Settings::default, context.settings)?;
         let checked = Checked::new(settings)?;
         let learned = learned.ok_or_else(|| {
             refuse(
@@ -260,28 +258,16 @@ impl RegadDetector {
     fn with(mut self, context: &FitContext<'_>, remove: &[String]) -> Result<Self, DetectorError> {
         let mut kept = std::mem::take(&mut self.references).by_name;
         let Checked { settings, profile } = &self.checked;
-        for name in remove {
-            if kept.remove(name).is_none() {
-                let names: Vec<&str> = kept.keys().map(String::as_str).collect();
-                return Err(refuse(format!(
-                    "there is no reference `{name}`; the references are: {}",
-                    names.join(", ")
-                )));
-            }
-        }
+        by_name::remove(NAME, &mut kept, remove)?;
         let count = kept.len() + context.references.len();
         references::check_memory(count, settings.max_memory, self.network.sizes())?;
         for reference in context.references {
             let (name, image) = (&reference.name, reference.open()?);
+            by_name::check_new(NAME, &kept, name)?;
             let features = context.encode(&profile.input, Tta::default(), [&*image])?;
             let image = features.first().ok_or(DetectorError::NoReferences(NAME))?;
             let maps = references::maps(&self.image(image)?, &self.network)?;
-            if kept.insert(name.clone(), maps).is_some() {
-                return Err(refuse(format!(
-                    "there are two references called `{name}`: remove the one that is there, or rename \
-                     the file"
-                )));
-            }
+            kept.insert(name.clone(), maps);
         }
         if kept.is_empty() {
             return Err(DetectorError::NoReferences(NAME));

@@ -19,7 +19,7 @@ use crate::training::{
     Batch, Learned, Learner, Losses, Record, Run, Sgd, TrainProgress, Trained, TrainingSample,
     fingerprint, run,
 };
-use crate::{DetectorError, Settings as _, TrainContext, Trainer};
+use crate::{DetectorError, TrainContext, Trainer};
 
 /// SGD's settings in the paper's code, how long it trains, and images of a step.
 const LEARNING_RATE: f64 = 1e-4;
@@ -44,10 +44,7 @@ pub(super) fn train(
         return Err(DetectorError::NothingToLearn("normal"));
     }
     let learned = context.start.map(Learned::<Settings>::read).transpose()?;
-    let defaults = learned
-        .as_ref()
-        .and_then(|learned| learned.settings.clone());
-    let settings = defaults.unwrap_or_default().replaced_by(context.settings)?;
+    let settings = Learned::configure(learned.as_ref(), Settings::default, context.settings)?;
     let checked = Checked::new(settings)?;
     let Checked { settings, profile } = &checked;
     let batch = options.batch.unwrap_or(BATCH).max(1);

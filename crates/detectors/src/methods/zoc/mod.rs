@@ -28,7 +28,7 @@ use candle_core::{Device, Tensor};
 
 pub use settings::Settings;
 
-use crate::components::prompts::embeddings;
+use crate::components::prompts::{embeddings, text_encoder};
 use crate::components::tokens::{dot, normalise};
 use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
@@ -168,14 +168,9 @@ fn configured(
     learned: Option<&Learned<Settings>>,
     encoder: &dyn ImageEncoder,
 ) -> Result<(Settings, ClipText), DetectorError> {
-    let defaults = learned.and_then(|learned| learned.settings.clone());
-    let defaults = defaults.unwrap_or_else(|| Settings::defaults(encoder));
-    let settings = defaults.replaced_by(given)?;
+    let settings = Learned::configure(learned, || Settings::defaults(encoder), given)?;
     settings.profile()?;
-    let text = encoder.text(None)?;
-    let text = text.ok_or_else(|| {
-        refuse("it needs a backbone with a text encoder, such as --weights clip-vit-b32")
-    })?;
+    let text = text_encoder(NAME, encoder, None)?;
     Ok((settings, text))
 }
 
@@ -273,10 +268,7 @@ impl ZocDetector {
         let words: Vec<Vec<f32>> = rows(WORDS, seen.first().map(Vec::len))?;
         let word_of = state.take(NAME, WORD_OF)?.values;
         let decoder = Decoder::take(
-            &|name| {
-                let Array { shape, values } = state.tensors.get(name)?;
-                Tensor::from_slice(values, shape.as_slice(), &Device::Cpu).ok()
-            },
+            &|name| state.tensors.get(name)?.clone().tensor(),
             checked.settings.heads.given(),
             None,
         )?;
@@ -364,15 +356,7 @@ impl Detector for ZocDetector {
             rows(WORDS, &self.words),
             (WORD_OF.to_owned(), Array::vector(word_of.collect())),
         ];
-        let decoder = self
-            .decoder
-            .parameters()
-            .into_iter()
-            .filter_map(|(name, var)| {
-                let values = var.flatten_all().and_then(|flat| flat.to_vec1()).ok()?;
-                let shape = var.dims().to_vec();
-                Some((name, Array { shape, values }))
-            });
+        let decoder = Array::all_of(self.decoder.parameters());
         self.checked.state(own.into_iter().chain(decoder))
     }
 }
