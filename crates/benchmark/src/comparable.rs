@@ -117,15 +117,14 @@ pub(crate) fn published_weights(method: &str) -> Option<&'static str> {
 }
 
 /// What must be known before the row of `method`, measured with `weights`, is compared with published ones.
-pub(crate) fn remarks(method: &str, weights: &str) -> String {
+pub(crate) fn remarks(method: &str, weights: &str) -> Vec<String> {
     let Some(standing) = standing(method) else {
-        return String::new();
+        return vec![];
     };
     let other = standing.weights.filter(|known| *known != weights);
     let other = other.map(|known| format!("with {weights}, not {known}"));
     let remark = Some(standing.remark.to_owned()).filter(|remark| !remark.is_empty());
-    let all: Vec<String> = other.into_iter().chain(remark).collect();
-    all.join("; ")
+    other.into_iter().chain(remark).collect()
 }
 
 /// The name of a method without what its spelling varies in.
@@ -174,8 +173,12 @@ mod tests {
             ),
             ("lens", "anything", ""),
         ] {
-            assert_eq!(remarks(method, weights), expected, "{method}");
+            assert_eq!(remarks(method, weights).concat(), expected, "{method}");
         }
-        assert!(remarks("musc", "dinov2-small").contains("together"));
+        assert!(
+            remarks("musc", "dinov2-small")
+                .concat()
+                .contains("together")
+        );
     }
 }

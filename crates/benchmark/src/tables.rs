@@ -8,7 +8,7 @@ use crate::bench::BenchResult;
 use crate::cell::Cell;
 use crate::comparable::{is_same, remarks};
 use crate::statistics::{Comparison, Spread, compare, interval};
-use anomalens_evaluation::published::{Published, class_figures, figures};
+use anomalens_evaluation::published::{Published, class_count, class_figures, comparable, figures};
 use anomalens_evaluation::table::{Table, fraction};
 use anomalens_evaluation::{Column, IMAGE_COLUMNS, Metrics, PIXEL_COLUMNS, PUBLISHED_COLUMNS};
 
@@ -128,7 +128,10 @@ fn line(
         })
     };
     let is_whole = class.is_none() || classes == 1;
-    let whole = is_whole.then(|| figures(data));
+    let whole = is_whole.then(|| comparable(data, classes));
+    let all = class_count(data).filter(|&all| is_whole && all != classes);
+    let some = all.map(|all| format!("mean over {classes} of the {all} classes"));
+    let remarks = some.into_iter().chain(remarks(method, weights(cells)));
     let part = class.map(|class| class_figures(data, class));
     let published = whole
         .into_iter()
@@ -141,7 +144,7 @@ fn line(
         shots,
         seeds: seeds.len(),
         metrics: columns().filter_map(figure).collect(),
-        remarks: remarks(method, weights(cells)),
+        remarks: remarks.collect::<Vec<_>>().join("; "),
         published: published
             .filter(|figure| is_same(method, &figure.method) && figure.shots == shots)
             .collect(),
@@ -380,4 +383,62 @@ pub(crate) fn csv(lines: &[Line]) -> io::Result<Vec<u8>> {
         }
     }
     table.into_inner().map_err(|error| error.into_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::cell::CellName;
+
+    /// What stands beside the mean of a method that was measured on `classes` of MVTec AD.
+    fn mean_of(classes: &[&str]) -> Line {
+        let cell = |class: &&str| Cell {
+            name: CellName {
+                data: "mvtec".to_owned(),
+                class: (*class).to_owned(),
+                method: "patchcore".to_owned(),
+                shots: Some(4),
+                seed: 0,
+                settings: Value::Null,
+            },
+            metrics: Metrics {
+                image_auroc: Some(0.5),
+                ..Metrics::default()
+            },
+            undefined: vec![],
+            failed: 0,
+            seconds: 0.0,
+            images: vec![],
+        };
+        let result = BenchResult {
+            cells: classes.iter().map(cell).collect(),
+            classes: [("mvtec".to_owned(), classes.len())].into(),
+            kept: 0,
+            failures: 0,
+            stopped: false,
+        };
+        lines(&result).swap_remove(0)
+    }
+
+    #[test]
+    fn a_mean_over_some_classes_is_not_compared_with_one_over_all() {
+        let about = anomalens_datasets::layout("mvtec").unwrap().about.as_ref();
+        let anomalens_datasets::Published::Classes(all) = about.unwrap().published else {
+            panic!("MVTec AD is counted by class");
+        };
+        let all: Vec<&str> = all.iter().map(|(class, _)| *class).collect();
+        let whole = mean_of(&all);
+        assert!(!whole.published.is_empty());
+        assert!(!whole.remarks.contains("of the"), "{}", whole.remarks);
+        for (some, remark) in [
+            (&all[..2], "mean over 2 of the 15 classes"),
+            (&all[..14], "mean over 14 of the 15 classes"),
+        ] {
+            let line = mean_of(some);
+            assert!(line.published.is_empty(), "{:?}", line.published);
+            assert!(line.remarks.starts_with(remark), "{}", line.remarks);
+        }
+    }
 }

@@ -156,7 +156,7 @@ impl Demo<'_> {
             ),
             false => format!("First results: {scored} of {} images.", self.images),
         });
-        let mut context = context(title.to_owned(), self.backbone, data);
+        let mut context = context(title.to_owned(), self.backbone, (data, 1));
         context.heading.notes = self.note.iter().chain(&part).cloned().collect();
         write_report(&self.report, evaluations, &context)?;
         if self.args.json {
@@ -173,7 +173,7 @@ impl Demo<'_> {
         }
         print_line(table::evaluations(evaluations))?;
         if last {
-            let published = table::published(data);
+            let published = table::published(data, 1);
             for text in self.note.iter().chain(&published) {
                 print_line(text)?;
             }

@@ -151,6 +151,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
     let decisions = calibration
         .map(|calibration| decisions(&evaluations, calibration))
         .unwrap_or_default();
+    let count = data.classes.len();
     if let Some(path) = &args.report {
         let title = title(&data);
         let losses = saved.as_ref().map(|file| file.provenance.losses.clone());
@@ -158,7 +159,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
             losses: losses.unwrap_or_default(),
             calibration: calibration.cloned(),
             decode,
-            ..context(title, &backbone, name)
+            ..context(title, &backbone, (name, count))
         };
         write_report(path, &evaluations, &context)?;
     }
@@ -171,7 +172,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
                 line["calibration"] = json!(calibration);
                 line["decisions"] = json!(decisions);
             }
-            line["published"] = json!(published::figures(name).collect::<Vec<_>>());
+            line["published"] = json!(published::comparable(name, count).collect::<Vec<_>>());
             print_line(line)?;
         }
     } else {
@@ -188,10 +189,12 @@ pub(super) fn run(args: &Args) -> Result<End> {
             }
         }
         let classes = match evaluations.as_slice() {
-            [only] if only.classes.len() > 1 => Some(table::classes(only, name)),
+            [only] if published::class_count(name).unwrap_or(count) > 1 => {
+                Some(table::classes(only, name))
+            }
             _ => None,
         };
-        for text in classes.into_iter().chain(table::published(name)) {
+        for text in classes.into_iter().chain(table::published(name, count)) {
             print_line(format!("\n{text}"))?;
         }
         if let Some(path) = &args.report {
@@ -359,8 +362,12 @@ fn title(data: &DataSet) -> String {
     }
 }
 
-/// What the report says besides the evaluations.
-pub(super) fn context(title: String, backbone: &Backbone, data: &str) -> ReportContext {
+/// What the report says besides the evaluations of so many classes of `data`.
+pub(super) fn context(
+    title: String,
+    backbone: &Backbone,
+    (data, classes): (&str, usize),
+) -> ReportContext {
     ReportContext {
         heading: Heading {
             title,
@@ -371,7 +378,7 @@ pub(super) fn context(title: String, backbone: &Backbone, data: &str) -> ReportC
             notes: vec![],
         },
         backbone_sha256: backbone.sha256.to_string(),
-        published: published::figures(data).cloned().collect(),
+        published: published::comparable(data, classes).cloned().collect(),
         losses: vec![],
         calibration: None,
         decode: DecodeOptions::default(),

@@ -140,9 +140,9 @@ pub(super) fn evaluations(evaluations: &[Evaluation]) -> String {
     align(&titles, rows.collect())
 }
 
-/// The figures published for `data`, if there are any.
-pub(super) fn published(data: &str) -> Option<String> {
-    let rows: Vec<Vec<String>> = published::figures(data)
+/// The figures published for `data` that a mean over `classes` is compared with, if there are any.
+pub(super) fn published(data: &str, classes: usize) -> Option<String> {
+    let rows: Vec<Vec<String>> = published::comparable(data, classes)
         .map(|figure| {
             [figure.method.clone(), shots(figure.shots)]
                 .into_iter()

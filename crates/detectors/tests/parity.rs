@@ -360,7 +360,11 @@ fn tasks_are_the_same_wherever_features_are_kept_and_in_a_run_that_resumes() {
         };
         let watch = &mut |_: TrainEvent| ControlFlow::Continue(());
         let trained = train_in(method, folder, options, watch).unwrap();
-        trained.detector.state()
+        let state = trained.detector.state();
+        file(trained.detector)
+            .save(&folder.join("trained"))
+            .unwrap();
+        state
     };
     let folders = [0; 3].map(|_| tempfile::tempdir().unwrap());
     let [memory, disk, resumed] = folders.each_ref().map(|folder| folder.path());
@@ -368,6 +372,14 @@ fn tasks_are_the_same_wherever_features_are_kept_and_in_a_run_that_resumes() {
     assert_eq!(train(disk, 2, Cache::Disk), expected);
     assert_ne!(train(resumed, 1, Cache::Memory), expected);
     assert_eq!(train(resumed, 2, Cache::Memory), expected);
+    // What `train` wrote is what `fit` takes, with the settings that it was trained with.
+    let settings = MethodSettings::new();
+    let path = resumed.join("trained");
+    let context = FitContext {
+        trained: Some(&path),
+        ..FitContext::new(&settings, &MeanColour)
+    };
+    assert_eq!(method.fit(&context).unwrap().state(), expected);
 }
 
 #[test]

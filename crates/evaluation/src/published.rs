@@ -4,6 +4,7 @@
 
 use std::sync::LazyLock;
 
+use anomalens_datasets::{Published as Counts, layout};
 use serde::{Deserialize, Serialize};
 
 use crate::Metrics;
@@ -106,6 +107,22 @@ pub fn figures(data: &str) -> impl Iterator<Item = &'static Published> {
         .filter(move |figure| figure.data == data)
 }
 
+/// Those of them that a mean over `classes` classes is compared with: none if they are means over
+/// more or fewer.
+pub fn comparable(data: &str, classes: usize) -> impl Iterator<Item = &'static Published> {
+    let is_whole = class_count(data).is_none_or(|all| all == classes);
+    figures(data).filter(move |_| is_whole)
+}
+
+/// How many classes the figures published for `data` are means over, if its classes are counted one
+/// by one.
+pub fn class_count(data: &str) -> Option<usize> {
+    match layout(data).ok()?.about.as_ref()?.published {
+        Counts::Classes(classes) => Some(classes.len()),
+        _ => None,
+    }
+}
+
 /// The figures published for the class `class` of `data`.
 pub fn class_figures(data: &str, class: &str) -> impl Iterator<Item = &'static Published> {
     FIGURES
@@ -152,6 +169,26 @@ mod tests {
         for name in data_sets() {
             let found = anomalens_datasets::layout(name);
             assert!(found.is_ok_and(|layout| layout.about.is_some()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_mean_over_some_classes_is_not_compared_with_one_over_all() {
+        for (data, classes, comparable_with) in [
+            ("mvtec", 15, true),
+            ("mvtec", 14, false),
+            ("mvtec", 1, false),
+            ("visa", 12, true),
+            ("headct", 1, true),
+        ] {
+            let found = comparable(data, classes).count();
+            let expected = if comparable_with {
+                figures(data).count()
+            } else {
+                0
+            };
+            assert_eq!(found, expected, "{data}, {classes}");
+            assert_ne!(figures(data).count(), 0, "{data}");
         }
     }
 

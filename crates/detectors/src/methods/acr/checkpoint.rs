@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anomalens_backbones::checkpoint::{read_torch, write_torch};
+use anomalens_backbones::checkpoint::write_torch;
 use candle_core::{DType, Device, Tensor};
 
 use super::NAME;
@@ -51,18 +51,6 @@ pub(super) fn network(
         var.set(&tensor.to_dtype(DType::F32)?)?;
     }
     Ok(network)
-}
-
-/// The network of a published checkpoint, or of one that [`write`] wrote.
-///
-/// # Errors
-/// That of the file, and those of [`network`].
-pub(super) fn read(path: &Path) -> Result<Network, DetectorError> {
-    let mut tensors = read_torch(path)?;
-    network(|name| {
-        let place = tensors.iter().position(|(known, _)| known == name)?;
-        Some(tensors.swap_remove(place).1)
-    })
 }
 
 /// Writes such a checkpoint, of a network that saw so many `batches`.

@@ -36,10 +36,10 @@ use crate::components::convnet::Phase;
 use crate::detector::{Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::random::{generator, normal};
-use crate::training::{TrainProgress, Trained};
+use crate::training::{Learned, TrainProgress, Trained};
 use crate::{
-    Choice, DefaultWeights, DetectorError, FitContext, Method, MethodInfo, Need, Requirements,
-    Settings as _, TrainContext, Trainer, Variant,
+    Choice, DefaultWeights, DetectorError, FitContext, Method, MethodInfo, MethodSettings, Need,
+    Requirements, TrainContext, Trainer, Variant,
 };
 use network::Network;
 
@@ -77,18 +77,17 @@ impl Method for Acr {
         }
     }
 
-    /// A detector from a checkpoint.
+    /// A detector from what was learned.
     fn fit(&self, context: &FitContext<'_>) -> Result<Box<dyn Detector>, DetectorError> {
-        let mut settings = Settings::defaults(context.encoder).replaced_by(context.settings)?;
-        settings.resolve(context.encoder);
-        let checked = Checked::new(settings)?;
-        let Some(path) = context.trained else {
+        let learned = context.trained.map(Learned::read).transpose()?;
+        let checked = configured(context.settings, learned.as_ref(), context.encoder)?;
+        let Some(learned) = learned else {
             return Err(DetectorError::settings(
                 NAME,
                 "it is learned from auxiliary data: train it, or name a checkpoint (`ckpt_50.pt`)",
             ));
         };
-        let network = checkpoint::read(path)?;
+        let network = checkpoint::network(|name| learned.tensor(name))?;
         check_width(&network, context.encoder, &checked.settings)?;
         Ok(Box::new(AcrDetector::new(checked, network)?))
     }
@@ -118,9 +117,7 @@ impl Trainer for Acr {
         context: &FitContext<'_>,
         seed: u32,
     ) -> Result<Box<dyn Detector>, DetectorError> {
-        let mut settings = Settings::defaults(context.encoder).replaced_by(context.settings)?;
-        settings.resolve(context.encoder);
-        let checked = Checked::new(settings)?;
+        let checked = configured(context.settings, None, context.encoder)?;
         let layer = context.encoder.spec().layer(checked.settings.layer()?)?;
         let network = Network::new(&checked.settings.sizes(layer.dim), seed)?;
         Ok(Box::new(AcrDetector::new(checked, network)?))
@@ -141,6 +138,17 @@ impl Trainer for Acr {
     fn trains_on_all(&self) -> bool {
         true
     }
+}
+
+/// The settings that were `learned` with, or the defaults for `encoder`, with those `given` in their place.
+fn configured(
+    given: &MethodSettings,
+    learned: Option<&Learned<Settings>>,
+    encoder: &dyn ImageEncoder,
+) -> Result<Checked<Settings>, DetectorError> {
+    let mut settings = Learned::configure(learned, || Settings::defaults(encoder), given)?;
+    settings.resolve(encoder);
+    Checked::new(settings)
 }
 
 /// Refuses a network that was learned on features of another backbone or layer.

@@ -11,15 +11,15 @@ use serde_json::json;
 
 use super::network::{Network, loss};
 use super::settings::Settings;
-use super::{AcrDetector, NAME, check_width, checkpoint};
+use super::{AcrDetector, NAME, check_width, checkpoint, configured};
 use crate::components::convnet::Phase;
 use crate::settings::Checked;
 use crate::training::random::{generator, normal, shuffled, uniform};
 use crate::training::{
-    Adam, Batch, Learner, Losses, Record, Run, TrainProgress, Trained, TrainingSample, fingerprint,
-    run,
+    Adam, Batch, Learned, Learner, Losses, Record, Run, TrainProgress, Trained, TrainingSample,
+    fingerprint, run,
 };
-use crate::{DetectorError, Settings as _, TrainContext};
+use crate::{DetectorError, TrainContext};
 
 /// Adam's settings in the published code, and how long it trains: an epoch is ten steps.
 pub(super) const LEARNING_RATE: f64 = 3e-4;
@@ -48,13 +48,12 @@ pub(super) fn train(
     if samples.is_empty() {
         return Err(DetectorError::NothingToLearn("normal"));
     }
-    let mut settings = Settings::defaults(encoder).replaced_by(context.settings)?;
-    settings.resolve(encoder);
-    let width = encoder.spec().layer(settings.layer()?)?;
-    let checked = Checked::new(settings)?;
+    let learned = context.start.map(Learned::read).transpose()?;
+    let checked = configured(context.settings, learned.as_ref(), encoder)?;
     let Checked { settings, profile } = &checked;
-    let network = match context.start {
-        Some(path) => checkpoint::read(path)?,
+    let width = encoder.spec().layer(settings.layer()?)?;
+    let network = match &learned {
+        Some(learned) => checkpoint::network(|name| learned.tensor(name))?,
         None => Network::new(&settings.sizes(width.dim), options.seed)?,
     };
     check_width(&network, encoder, settings)?;
