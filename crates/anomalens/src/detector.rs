@@ -143,6 +143,7 @@ impl Builder {
         let options = BackboneOptions {
             precision: self.precision,
             activation: None,
+            ..BackboneOptions::default()
         };
         let backbone = open_all(&self.weights, options, method.info())?;
         let detector = method.fit(&FitContext {
@@ -209,6 +210,7 @@ impl AnomalyDetector {
             let options = BackboneOptions {
                 precision: Some(made_with.precision),
                 activation: made_with.activation,
+                ..BackboneOptions::default()
             };
             open(&made_with.name, options)
         };

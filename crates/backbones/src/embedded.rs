@@ -9,7 +9,8 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 
 use crate::load::pack;
-use crate::{BackboneError, PackedNetwork, Precision, SharedBytes, open_packed};
+use crate::vit::open_packed_as;
+use crate::{BackboneError, PackedNetwork, Precision, SharedBytes};
 
 /// Weights that are part of the program.
 #[derive(Debug)]
@@ -69,8 +70,8 @@ impl Embedded {
         EMBEDDED.iter().find(|embedded| embedded.name == name)
     }
 
-    /// The network, which computes in 8 bits.
-    pub(crate) fn open(&self) -> Result<PackedNetwork, BackboneError> {
+    /// The network, which computes in 8 bits, or in `computes`.
+    pub(crate) fn open(&self, computes: Option<Precision>) -> Result<PackedNetwork, BackboneError> {
         let mut bytes = Vec::new();
         GzDecoder::new(self.bytes)
             .take(MOST_BYTES)
@@ -78,7 +79,7 @@ impl Embedded {
             .map_err(|error| BackboneError::Packed(error.to_string()))?;
         let bytes = SharedBytes::read(&bytes[..], bytes.len())
             .map_err(|error| BackboneError::Packed(error.to_string()))?;
-        open_packed(bytes)
+        open_packed_as(bytes, computes)
     }
 }
 

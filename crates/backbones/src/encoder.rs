@@ -7,9 +7,9 @@ use anomalens_kernels::{Activation, FeatureRequest, ImageFeatures, Images, Layer
 use anomalens_vision::Preprocessed;
 use serde::{Deserialize, Serialize};
 
-use crate::BackboneError;
 use crate::checkpoint::Checkpoint;
 use crate::clip::ClipText;
+use crate::{BackboneError, Blueprint};
 
 /// What is known of a network before it sees an image.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,6 +153,22 @@ pub trait ImageEncoder: Send + Sync {
         None
     }
 
+    /// What the network computes, for those who run it elsewhere; none where that is not known.
+    fn blueprint(&self) -> Option<Blueprint<'_>> {
+        None
+    }
+
+    /// Refuses what the network cannot give.
+    ///
+    /// # Errors
+    /// Those of [`encode`](Self::encode) that have nothing to do with the images.
+    fn check(&self, request: &FeatureRequest) -> Result<(), BackboneError> {
+        for &layer in &request.layers {
+            self.spec().layer(layer)?;
+        }
+        Ok(())
+    }
+
     /// The networks that see the same images beside it, where several are used together.
     fn companions(&self) -> &[Arc<dyn ImageEncoder>] {
         &[]
@@ -203,6 +219,14 @@ impl ImageEncoder for Together {
         self.first.checkpoint()
     }
 
+    fn blueprint(&self) -> Option<Blueprint<'_>> {
+        self.first.blueprint()
+    }
+
+    fn check(&self, request: &FeatureRequest) -> Result<(), BackboneError> {
+        self.first.check(request)
+    }
+
     fn companions(&self) -> &[Arc<dyn ImageEncoder>] {
         &self.companions
     }
@@ -210,7 +234,10 @@ impl ImageEncoder for Together {
 
 /// Gives `encode` the images of each size together, and returns what it returns for each image in
 /// the order of `images`.
-pub(crate) fn by_size(
+///
+/// # Errors
+/// Those of `encode`.
+pub fn by_size(
     images: &[Preprocessed],
     mut encode: impl FnMut(&Images) -> Result<Vec<ImageFeatures>, BackboneError>,
 ) -> Result<Vec<ImageFeatures>, BackboneError> {

@@ -143,6 +143,9 @@ pub enum BackboneError {
     /// The kernels that are asked for are not available.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A device that is used in place of the processor fails; how.
+    #[error("{0}")]
+    Device(String),
     /// Weights do not fit each other.
     #[error("the weights describe an impossible network: {0}")]
     Kernels(#[from] ShapeError),

@@ -47,20 +47,32 @@ pub struct BackboneOptions {
     /// What stands between the feed-forward layers of a CLIP network; by default what
     /// [`ClipTensors::activation`] finds.
     pub activation: Option<Activation>,
+    /// Computes in float32 whatever its precision is: what a device is compared with that computes it
+    /// in its own way.
+    pub exact: bool,
 }
 
 impl From<Precision> for BackboneOptions {
     fn from(precision: Precision) -> Self {
         Self {
             precision: Some(precision),
-            activation: None,
+            ..Self::default()
         }
     }
 }
 
-/// What computes a backbone on this processor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl BackboneOptions {
+    /// What products are computed in, where that is not the precision.
+    fn computes(self) -> Option<Precision> {
+        self.exact.then_some(Precision::F32)
+    }
+}
+
+/// What computes a backbone.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunsAs {
+    /// Another device than this processor.
+    pub device: Option<String>,
     /// The instructions.
     pub isa: Isa,
     /// What it was made for.
@@ -74,6 +86,7 @@ impl RunsAs {
     fn new(wanted: Precision) -> Result<Self, BackboneError> {
         let engine = Engine::from_env()?;
         Ok(Self {
+            device: None,
             isa: engine.isa(),
             wanted,
             precision: engine.runs(wanted),
@@ -88,8 +101,10 @@ impl fmt::Display for RunsAs {
             Precision::Half => "16-bit",
             Precision::Int8 => "8-bit",
         };
-        write!(f, "{}, {} weights", self.isa.title(), bits(self.precision))?;
-        match self.precision == self.wanted {
+        let device = self.device.as_deref();
+        let title = device.unwrap_or(self.isa.title());
+        write!(f, "{title}, {} weights", bits(self.precision))?;
+        match device.is_some() || self.precision == self.wanted {
             true => Ok(()),
             false => write!(
                 f,
@@ -190,9 +205,10 @@ impl Backbone {
         store: &Store,
     ) -> Result<Self, OpenError> {
         let precision = options.precision.unwrap_or_default();
-        let mut kernels = Kernels::from_env(precision)?;
+        let computes = options.computes().unwrap_or(precision);
+        let mut kernels = Kernels::from_env(computes)?;
         // Float32 weights are copied rather than converted, which takes no time worth a file.
-        kernels.copy = (precision != Precision::F32).then(|| PackedCopy {
+        kernels.copy = (computes != Precision::F32).then(|| PackedCopy {
             folder: store.packed_folder(),
             original: sha256,
         });
@@ -207,7 +223,7 @@ impl Backbone {
             sha256,
             precision,
             activation,
-            runs_as: RunsAs::new(precision)?,
+            runs_as: RunsAs::new(computes)?,
             encoder: network.encoder(),
             companions: vec![],
         })
@@ -219,7 +235,7 @@ impl Backbone {
         if options.activation.is_some() {
             return Err(OpenError::FixedActivation { name });
         }
-        let network = embedded.open()?;
+        let network = embedded.open(options.computes())?;
         let has = network.precision;
         if let Some(wanted) = options.precision.filter(|&wanted| wanted != has) {
             return Err(OpenError::FixedPrecision { name, has, wanted });
@@ -229,7 +245,7 @@ impl Backbone {
             sha256: ContentHash::of_bytes(embedded.bytes),
             precision: has,
             activation: None,
-            runs_as: RunsAs::new(has)?,
+            runs_as: RunsAs::new(options.computes().unwrap_or(has))?,
             encoder: network.encoder,
             companions: vec![],
         })
@@ -247,7 +263,8 @@ impl Backbone {
         };
         let seed: u64 = seed.parse().map_err(|_| unknown())?;
         let precision = options.precision.unwrap_or_default();
-        let kernels = Kernels::from_env(precision)?;
+        let computes = options.computes().unwrap_or(precision);
+        let kernels = Kernels::from_env(computes)?;
         let (activation, encoder): (_, Arc<dyn ImageEncoder>) =
             if let Some(architecture) = Architecture::named(name) {
                 let checkpoint = Arc::new(Checkpoint::seeded(seed, architecture.shapes()));
@@ -272,7 +289,7 @@ impl Backbone {
             sha256: ContentHash::of_bytes(weights.as_bytes()),
             precision,
             activation,
-            runs_as: RunsAs::new(precision)?,
+            runs_as: RunsAs::new(computes)?,
             encoder,
             companions: vec![],
         })

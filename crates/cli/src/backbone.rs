@@ -103,6 +103,7 @@ impl Args {
         let options = BackboneOptions {
             precision: self.precision,
             activation: self.activation,
+            ..BackboneOptions::default()
         };
         open(weights, options)
     }
@@ -133,6 +134,7 @@ impl Args {
             let options = BackboneOptions {
                 precision: Some(made_with.precision),
                 activation: made_with.activation,
+                ..BackboneOptions::default()
             };
             opened.push(match place {
                 0 => open(weights, options)?,

@@ -136,6 +136,7 @@ fn residual_network(precision: Precision) -> Arc<dyn ImageEncoder> {
     let options = BackboneOptions {
         precision: Some(precision),
         activation: None,
+        ..BackboneOptions::default()
     };
     let backbone = Backbone::open("seeded:5:resnet18", options, &store, &|_| {});
     backbone.unwrap().encoder

@@ -10,7 +10,7 @@
 //! attention   softmax(a b') v without the tokens-by-tokens matrix, DPAM's kinds included
 //! search      nearest neighbours among packed vectors
 //! rows        layer norm, conversion of activations
-//! packed      weights in panels
+//! packed      weights in panels; unpacked: plain float32 again
 //!   kernel    function pointers to the generic code, compiled for each instruction set
 //!   product   tiles of sums in registers, the ends of layers
 //!   simd      one interface to portable, AVX2 and AVX-512 vectors
@@ -46,6 +46,7 @@ mod search;
 mod simd;
 #[cfg(test)]
 mod tests;
+mod unpacked;
 mod vit;
 mod worker_group;
 
@@ -65,7 +66,8 @@ pub use request::{
 pub use rows::{LayerNorm, layer_norm};
 pub use saved::{SavedError, SharedBytes};
 pub use search::{Neighbour, PackedVectors, SearchScratch};
+pub use unpacked::Unpacked;
 pub use vit::{
-    BlockWeights, Calibration, HeadWeights, Images, LinearWeights, NormWeights, StemWeights, Vit,
-    VitConfig, VitSizes,
+    BlockWeights, Calibration, HeadWeights, Images, LinearWeights, NormWeights, StemWeights,
+    UnpackedBlock, UnpackedHead, UnpackedStem, Vit, VitConfig, VitSizes,
 };

@@ -14,6 +14,7 @@ use crate::parallel::{Parallel, Workers};
 use crate::product::{Epilogue, Layer, PANEL, Product, SharedTarget, Sink, Target};
 use crate::rows::{LayerNorm, Rows, Values};
 use crate::saved::{Reader, SavedError, Writer};
+use crate::unpacked::Unpacked;
 
 /// Words of activations that one task works on: half a second-level cache of 2 MiB, so that a
 /// panel of weights fits beside them.
@@ -156,21 +157,18 @@ impl PackedLinear {
                 lowest,
             });
         }
-        let weight = (0..outputs).flat_map(|column| {
-            let factor = factors.as_ref().map_or(1.0, |factors| factors[column]);
-            let numbers = panels.column(format, column, inputs);
-            numbers.into_iter().map(move |x| x * factor)
-        });
-        let weight: Vec<f32> = weight.collect();
-        let mut bias = bias;
-        if let Some(lowest) = lowest {
-            let columns = weight.chunks_exact(inputs);
-            for (bias, column) in bias.iter_mut().zip(columns) {
-                *bias -= lowest * column.iter().sum::<f32>();
-            }
-        }
-        Self::with_kernel(kernel, &weight, &bias[..outputs])
-            .map_err(|error| SavedError(error.to_string()))
+        let weight = weights(&panels, format, (inputs, outputs), factors.as_deref());
+        let bias = plain_bias(&weight, bias, lowest, (inputs, outputs));
+        Self::with_kernel(kernel, &weight, &bias).map_err(|error| SavedError(error.to_string()))
+    }
+
+    /// The weights and the bias as float32.
+    pub fn unpack(&self) -> Unpacked {
+        let sizes = (self.inputs, self.outputs);
+        let format = self.kernel.format;
+        let weight = weights(&self.panels, format, sizes, self.factors.as_deref());
+        let bias = plain_bias(&weight, self.bias.clone(), self.lowest, sizes);
+        Unpacked { weight, bias }
     }
 
     /// Length of a row of the input.
@@ -416,6 +414,37 @@ impl PackedLinear {
         };
         (block, columns.clamp(1, self.panels.count()))
     }
+}
+
+/// The weights in `panels` with their scaling, `[outputs, inputs]`.
+fn weights(
+    panels: &Packed,
+    format: Format,
+    (inputs, outputs): (usize, usize),
+    factors: Option<&[f32]>,
+) -> Vec<f32> {
+    let weight = (0..outputs).flat_map(|column| {
+        let factor = factors.map_or(1.0, |factors| factors[column]);
+        let numbers = panels.column(format, column, inputs);
+        numbers.into_iter().map(move |x| x * factor)
+    });
+    weight.collect()
+}
+
+/// The bias without what it has taken in of the lowest input.
+fn plain_bias(
+    weight: &[f32],
+    mut bias: Vec<f32>,
+    lowest: Option<f32>,
+    (inputs, outputs): (usize, usize),
+) -> Vec<f32> {
+    bias.truncate(outputs);
+    if let Some(lowest) = lowest {
+        for (bias, column) in bias.iter_mut().zip(weight.chunks_exact(inputs)) {
+            *bias -= lowest * column.iter().sum::<f32>();
+        }
+    }
+    bias
 }
 
 /// Memory that linear layers work in; it keeps its size from call to call.

@@ -148,7 +148,7 @@ impl Epilogue {
     }
 
     /// Whether the output holds something to add to.
-    pub(crate) fn adds(self) -> bool {
+    pub fn adds(self) -> bool {
         matches!(self, Self::Add | Self::AddRelu)
     }
 

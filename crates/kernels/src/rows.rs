@@ -12,6 +12,7 @@ use crate::parallel::{Parallel, Shared, Workers};
 use crate::product::{TILE_ROWS, Target};
 use crate::saved::{Reader, SavedError, Writer};
 use crate::simd::{Dot, Simd};
+use crate::unpacked::Unpacked;
 
 /// A layer norm: `(x - mean) / sqrt(variance + epsilon) * weight + bias` over each row.
 #[derive(Debug, Clone)]
@@ -33,6 +34,14 @@ impl LayerNorm {
             bias: bias.to_vec(),
             epsilon,
         })
+    }
+
+    /// Weight and bias.
+    pub(crate) fn unpack(&self) -> Unpacked {
+        Unpacked {
+            weight: self.weight.clone(),
+            bias: self.bias.clone(),
+        }
     }
 
     pub(crate) fn write(&self, to: &mut Writer) -> io::Result<()> {

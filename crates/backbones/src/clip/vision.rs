@@ -11,8 +11,8 @@ use crate::checkpoint::Checkpoint;
 use crate::vit::VisionTransformer;
 use crate::vit::parts::{BlockParts, FeedForward, Head, Layer, Shape, Stem, Weights};
 use crate::{
-    Activation, BackboneError, EncoderSpec, FeatureRequest, ImageEncoder, ImageFeatures, Kernels,
-    PositionResize,
+    Activation, BackboneError, Blueprint, EncoderSpec, FeatureRequest, ImageEncoder, ImageFeatures,
+    Kernels, PositionResize,
 };
 
 /// CLIP's image encoder.
@@ -169,6 +169,14 @@ impl ImageEncoder for ClipVision {
         request: &FeatureRequest,
     ) -> Result<Vec<ImageFeatures>, BackboneError> {
         self.network.encode(images, request)
+    }
+
+    fn check(&self, request: &FeatureRequest) -> Result<(), BackboneError> {
+        self.network.check(request)
+    }
+
+    fn blueprint(&self) -> Option<Blueprint<'_>> {
+        self.network.blueprint()
     }
 
     fn text(&self, activation: Option<Activation>) -> Result<Option<ClipText>, BackboneError> {

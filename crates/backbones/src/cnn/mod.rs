@@ -18,8 +18,8 @@ pub(crate) use plan::{ConvNames, Plan, Scale};
 use crate::checkpoint::Checkpoint;
 use crate::encoder::by_size;
 use crate::{
-    BackboneError, EncoderSpec, ImageEncoder, ImageFeatures, Kernels, LayerInfo, Normalisation,
-    Precision, efficientnet, resnet,
+    BackboneError, Blueprint, ConvBlueprint, EncoderSpec, ImageEncoder, ImageFeatures, Kernels,
+    LayerInfo, Normalisation, Precision, efficientnet, resnet,
 };
 
 /// Both sides of an input are multiples of it: the stride of the last stage of every network here,
@@ -91,8 +91,23 @@ impl ConvEncoder {
             checkpoint: None,
         }
     }
+}
 
-    /// Whether the network can give what is requested.
+impl ImageEncoder for ConvEncoder {
+    fn spec(&self) -> &EncoderSpec {
+        &self.spec
+    }
+
+    fn encode(
+        &self,
+        images: &[Preprocessed],
+        request: &FeatureRequest,
+    ) -> Result<Vec<ImageFeatures>, BackboneError> {
+        self.check(request)?;
+        images.iter().try_for_each(|image| self.spec.check(image))?;
+        by_size(images, |images| Ok(self.network.encode(images, request)?))
+    }
+
     fn check(&self, request: &FeatureRequest) -> Result<(), BackboneError> {
         // A local stream of tokens is one of blocks, which no such network has.
         let local = request.attention.map(|dpam| dpam.first_block);
@@ -119,21 +134,9 @@ impl ConvEncoder {
             false => Ok(()),
         }
     }
-}
 
-impl ImageEncoder for ConvEncoder {
-    fn spec(&self) -> &EncoderSpec {
-        &self.spec
-    }
-
-    fn encode(
-        &self,
-        images: &[Preprocessed],
-        request: &FeatureRequest,
-    ) -> Result<Vec<ImageFeatures>, BackboneError> {
-        self.check(request)?;
-        images.iter().try_for_each(|image| self.spec.check(image))?;
-        by_size(images, |images| Ok(self.network.encode(images, request)?))
+    fn blueprint(&self) -> Option<Blueprint<'_>> {
+        Some(Blueprint::Convolutional(ConvBlueprint(&self.network)))
     }
 
     fn checkpoint(&self) -> Option<&Checkpoint> {

@@ -58,10 +58,11 @@ pub(crate) fn open(
     bytes: &SharedBytes,
     envelope: &Envelope<'_>,
     engine: Engine,
+    computes: Option<Precision>,
 ) -> Result<(ConvEncoder, Header), String> {
     let header: Header =
         serde_json::from_slice(envelope.header).map_err(|error| error.to_string())?;
-    let precision = header.precision;
+    let precision = computes.unwrap_or(header.precision);
     let network = ConvNet::read(engine, precision, &header.steps, bytes, envelope.start)
         .map_err(|error| error.to_string())?;
     let held = network

@@ -17,8 +17,8 @@ use crate::checkpoint::Checkpoint;
 use crate::vit::VisionTransformer;
 use crate::vit::parts::{FeedForward, Shape};
 use crate::{
-    BackboneError, EncoderSpec, FeatureRequest, Grid, ImageEncoder, ImageFeatures, Kernels,
-    PositionResize,
+    BackboneError, Blueprint, EncoderSpec, FeatureRequest, Grid, ImageEncoder, ImageFeatures,
+    Kernels, PositionResize,
 };
 use weights::DinoWeights;
 
@@ -106,5 +106,13 @@ impl ImageEncoder for DinoV2 {
         request: &FeatureRequest,
     ) -> Result<Vec<ImageFeatures>, BackboneError> {
         self.network.encode(images, request)
+    }
+
+    fn check(&self, request: &FeatureRequest) -> Result<(), BackboneError> {
+        self.network.check(request)
+    }
+
+    fn blueprint(&self) -> Option<Blueprint<'_>> {
+        self.network.blueprint()
     }
 }

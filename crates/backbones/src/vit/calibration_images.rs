@@ -13,7 +13,7 @@ const STREAM: u64 = 0x1ea5;
 
 /// `count` images of three colours, `[count, 3, side, side]`, in numbers as they are after the
 /// normalisation of CLIP and DINOv2, which differ by little.
-pub(super) fn draw(count: usize, side: usize) -> Vec<f32> {
+pub fn draw(count: usize, side: usize) -> Vec<f32> {
     let mut random = Random::default();
     (0..count)
         .flat_map(|i| image(i, side, &mut random))

@@ -9,7 +9,7 @@
 //! reference.rs           the same network on candle, which the tests compare with
 //! ```
 
-mod calibration_images;
+pub(crate) mod calibration_images;
 mod kernels;
 mod packed;
 pub(crate) mod parts;
@@ -27,12 +27,16 @@ use anomalens_kernels::{
 use anomalens_vision::Preprocessed;
 use candle_core::{DType, Tensor};
 
+pub(crate) use packed::open_packed_as;
 pub(crate) use packed::{Envelope, write_envelope};
 pub use packed::{PackedCopy, PackedNetwork, open_packed};
 use parts::{FeedForward, Shape, Weights};
 
 use crate::encoder::by_size;
-use crate::{BackboneError, EncoderSpec, ImageEncoder, LayerInfo, Normalisation};
+use crate::{
+    BackboneError, Blueprint, EncoderSpec, ImageEncoder, LayerInfo, Normalisation,
+    TransformerBlueprint,
+};
 
 /// How the kernels compute a network.
 #[derive(Debug, Clone)]
@@ -143,6 +147,11 @@ impl VisionTransformer {
         }
     }
 
+    /// The packed weights.
+    pub(crate) fn kernels(&self) -> &Vit {
+        &self.vit
+    }
+
     /// The position embedding for a grid, `[1 + rows * columns, width]`, by `rule` or the
     /// network's own.
     pub(crate) fn position_embedding(
@@ -175,8 +184,13 @@ impl VisionTransformer {
             }
         }
     }
+}
 
-    /// Whether the network can give what is requested.
+impl ImageEncoder for VisionTransformer {
+    fn spec(&self) -> &EncoderSpec {
+        &self.spec
+    }
+
     fn check(&self, request: &FeatureRequest) -> Result<(), BackboneError> {
         let local = request.attention.map(|dpam| dpam.first_block);
         let local = local.map(LayerId::Block);
@@ -201,11 +215,9 @@ impl VisionTransformer {
         }
         Ok(())
     }
-}
 
-impl ImageEncoder for VisionTransformer {
-    fn spec(&self) -> &EncoderSpec {
-        &self.spec
+    fn blueprint(&self) -> Option<Blueprint<'_>> {
+        Some(Blueprint::Transformer(TransformerBlueprint(self)))
     }
 
     fn encode(

@@ -80,10 +80,18 @@ pub struct PackedNetwork {
 /// [`BackboneError::Packed`] says what is wrong: damaged, of another version, no packed weights;
 /// [`BackboneError::Engine`] if `ANOMALENS_CPU` names what is not there.
 pub fn open_packed(bytes: SharedBytes) -> Result<PackedNetwork, BackboneError> {
+    open_packed_as(bytes, None)
+}
+
+/// The same, computed in `computes` in place of the precision that the weights were packed for.
+pub(crate) fn open_packed_as(
+    bytes: SharedBytes,
+    computes: Option<Precision>,
+) -> Result<PackedNetwork, BackboneError> {
     let engine = Engine::from_env()?;
     let envelope = Envelope::of(&bytes).map_err(BackboneError::Packed)?;
     if cnn::packed_recognises(envelope.header) {
-        let opened = cnn::open(&bytes, &envelope, engine);
+        let opened = cnn::open(&bytes, &envelope, engine, computes);
         let (network, header) = opened.map_err(BackboneError::Packed)?;
         return Ok(PackedNetwork {
             encoder: Arc::new(network),
@@ -91,7 +99,7 @@ pub fn open_packed(bytes: SharedBytes) -> Result<PackedNetwork, BackboneError> {
             precision: header.precision,
         });
     }
-    let opened = open(&bytes, &envelope, engine);
+    let opened = open(&bytes, &envelope, engine, computes);
     let (network, header) = opened.map_err(BackboneError::Packed)?;
     Ok(PackedNetwork {
         encoder: Arc::new(network),
@@ -129,7 +137,7 @@ impl PackedCopy {
         let (file, length) = open_regular(&path).ok()?;
         let bytes = SharedBytes::read(file, usize::try_from(length).ok()?).ok()?;
         let envelope = Envelope::of(&bytes).ok()?;
-        let (network, header) = open(&bytes, &envelope, engine).ok()?;
+        let (network, header) = open(&bytes, &envelope, engine, None).ok()?;
         let expected = Header {
             shape: shape.clone(),
             sizes: Sizes {
@@ -266,6 +274,7 @@ fn open(
     bytes: &SharedBytes,
     envelope: &Envelope<'_>,
     engine: Engine,
+    computes: Option<Precision>,
 ) -> Result<(VisionTransformer, Header), String> {
     let Envelope { header, start } = *envelope;
     let header: Header = serde_json::from_slice(header).map_err(|error| error.to_string())?;
@@ -306,12 +315,13 @@ fn open(
         norm: sizes.norm,
         projection: sizes.projection,
     };
-    let vit = Vit::read(engine, *precision, config(shape), sizes, bytes, weights)
+    let computes = computes.unwrap_or(*precision);
+    let vit = Vit::read(engine, computes, config(shape), sizes, bytes, weights)
         .map_err(|error| error.to_string())?;
     let rows = positions.len().checked_div(shape.width).unwrap_or(0);
     let positions = Tensor::from_vec(positions, (rows, shape.width), &Device::Cpu)
         .map_err(|error| error.to_string())?;
-    let precision = engine.runs(*precision);
+    let precision = engine.runs(computes);
     let network = VisionTransformer::of_parts(shape.clone(), vit, positions, precision);
     Ok((network, header))
 }

@@ -163,6 +163,7 @@ impl Weights {
             let options = BackboneOptions {
                 precision: *precision,
                 activation: None,
+                ..BackboneOptions::default()
             };
             backbone::open(name, options)
         });

@@ -11,6 +11,7 @@ use crate::parallel::{Shared, Workers};
 use crate::product::Epilogue;
 use crate::saved::{Reader, SavedError, Writer};
 use crate::simd::Simd;
+use crate::unpacked::Unpacked;
 
 use super::map::{Geometry, Map, inside};
 use super::step::Convolution;
@@ -77,6 +78,18 @@ impl Depthwise {
             weights: buffer(area * stride)?,
             bias: buffer(stride)?,
         })
+    }
+
+    /// Weights `[channels, 1, side, side]` and the bias.
+    pub(super) fn unpack(&self) -> Unpacked {
+        let channels = self.convolution.outputs;
+        let area = self.convolution.window.side * self.convolution.window.side;
+        let weights = self.weights.floats();
+        let filter = |channel| (0..area).map(move |place| weights[place * self.stride + channel]);
+        Unpacked {
+            weight: (0..channels).flat_map(filter).collect(),
+            bias: self.bias.floats()[..channels].to_vec(),
+        }
     }
 
     /// `to = epilogue(convolution(from))`; `to` has its size.

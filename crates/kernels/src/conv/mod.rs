@@ -35,6 +35,7 @@ use crate::parallel::{Shared, Workers};
 use crate::product::{Epilogue, Target};
 use crate::request::{FeatureRequest, LayerId};
 use crate::rows::Rows;
+use crate::unpacked::Unpacked;
 use crate::vit::{Images, LinearWeights};
 use crate::worker_group::lead;
 use dense::{Codes, Dense, Scratch};
@@ -275,6 +276,18 @@ impl ConvNet {
     /// The steps.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter().map(|(step, _)| step)
+    }
+
+    /// The steps with the weights of those that are convolutions, each unpacked when it is reached.
+    pub fn unpack(&self) -> impl Iterator<Item = (Step, Option<Unpacked>)> {
+        self.steps.iter().map(|(step, packed)| {
+            let weights = match packed {
+                Packed::None => None,
+                Packed::Dense(dense) => Some(dense.linear.unpack().planes(&dense.convolution)),
+                Packed::Depthwise(depthwise) => Some(depthwise.unpack()),
+            };
+            (*step, weights)
+        })
     }
 
     /// What is wanted of each of `images`, of any size: stages, and the embedding.

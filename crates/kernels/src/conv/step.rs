@@ -104,7 +104,7 @@ impl Window {
 
     /// How many windows there are along a side of `length` places, and how many places the first
     /// one begins before the edge.
-    pub(super) fn along(&self, length: usize) -> (usize, usize) {
+    pub fn along(&self, length: usize) -> (usize, usize) {
         let Self { side, stride, .. } = *self;
         match self.padding {
             Padding::Symmetric(padding) => {

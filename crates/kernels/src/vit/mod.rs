@@ -7,6 +7,7 @@
 
 mod saved;
 mod smooth;
+mod unpack;
 mod weights;
 mod windows;
 mod work;
@@ -25,6 +26,7 @@ use crate::rows::LayerNorm;
 use crate::worker_group::lead;
 pub use saved::VitSizes;
 pub use smooth::Calibration;
+pub use unpack::{UnpackedBlock, UnpackedHead, UnpackedStem};
 use weights::{Block, Packer};
 pub use weights::{BlockWeights, HeadWeights, LinearWeights, NormWeights, StemWeights};
 use work::{Plan, Workspace};

@@ -1,0 +1,7 @@
+//! ONNX models, written without any other library: graphs, the messages that they are stored as, and
+//! files.
+
+mod graph;
+mod proto;
+
+pub use graph::{Attribute, Element, Float, Graph, Length, Value};

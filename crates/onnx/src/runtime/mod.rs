@@ -1,0 +1,21 @@
+//! Networks on the devices that ONNX Runtime has.
+//!
+//! ```text
+//! device     devices by their names
+//! library    the library of ONNX Runtime, opened when it is needed
+//! program    one graph on one device: sessions, and the memory that goes in and out
+//! encoder    the `ImageEncoder` that shares images out among devices
+//! gate       what a device computes, compared with the processor
+//! ```
+
+mod device;
+mod encoder;
+mod gate;
+mod library;
+mod program;
+
+pub(crate) use device::known_devices;
+pub use device::{Device, Devices};
+pub use encoder::on_devices;
+pub use gate::smallest_cosine;
+pub use library::LIBRARY_VARIABLE;
