@@ -13,6 +13,7 @@
 //! synthetic   drawn defects with exact masks
 //! metrics     AUROC, AP, F1-max, AUPRO
 //! evaluation  detectors over data sets
+//! onnx        networks as ONNX; GPUs and other devices
 //! report      the HTML pages
 //! benchmark   the papers' tables
 //! ```
@@ -33,6 +34,7 @@ pub use anomalens_detectors as detectors;
 pub use anomalens_evaluation as evaluation;
 pub use anomalens_kernels as kernels;
 pub use anomalens_metrics as metrics;
+pub use anomalens_onnx as onnx;
 pub use anomalens_report as report;
 pub use anomalens_synthetic as synthetic;
 pub use anomalens_vision as vision;

@@ -169,6 +169,11 @@ pub trait ImageEncoder: Send + Sync {
         Ok(())
     }
 
+    /// How many images should be encoded together where many are at hand: more bring no more speed.
+    fn batch(&self) -> usize {
+        8
+    }
+
     /// The networks that see the same images beside it, where several are used together.
     fn companions(&self) -> &[Arc<dyn ImageEncoder>] {
         &[]
@@ -225,6 +230,10 @@ impl ImageEncoder for Together {
 
     fn check(&self, request: &FeatureRequest) -> Result<(), BackboneError> {
         self.first.check(request)
+    }
+
+    fn batch(&self) -> usize {
+        self.first.batch()
     }
 
     fn companions(&self) -> &[Arc<dyn ImageEncoder>] {

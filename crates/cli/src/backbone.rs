@@ -7,6 +7,7 @@ use anomalens::backbones::{
     Activation, Backbone, BackboneOptions, DEFAULT_WEIGHTS, EMBEDDED, OpenError, Precision,
 };
 use anomalens::detectors::{BackboneRef, DetectorFile, Method, MethodInfo, default_weights};
+use anomalens::onnx::{Devices, open_on as open_backbone};
 use anyhow::{Result, bail};
 
 use super::progress::Progress;
@@ -26,19 +27,26 @@ pub(super) struct Args {
     /// right one (`anomalens models show FILE` prints what is used)
     #[arg(long, value_name = "gelu|quick-gelu")]
     activation: Option<Activation>,
-}
-
-/// `first` beside the networks that `methods` join with it where none is named.
-pub(super) fn with_companions<'m>(
-    first: Backbone,
-    methods: impl IntoIterator<Item = &'m MethodInfo>,
-) -> Result<Backbone> {
-    let companions = default_weights(methods).into_iter().skip(1);
-    let companions = companions.map(|name| quietly(name, BackboneOptions::default()));
-    Ok(first.beside(companions.collect::<Result<_>>()?))
+    /// What computes the network: cpu, auto (the first of a GPU and the processor that works), cuda,
+    /// tensorrt, openvino, coreml, directml, webgpu or ort-cpu; `cuda:1` is the second one,
+    /// `cuda:0,cuda:1` are both. All but cpu need the library of ONNX Runtime (docs/devices.md)
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: Devices,
 }
 
 impl Args {
+    /// `first` beside the networks that `methods` join with it where none is named.
+    pub(super) fn with_companions<'m>(
+        &self,
+        first: Backbone,
+        methods: impl IntoIterator<Item = &'m MethodInfo>,
+    ) -> Result<Backbone> {
+        let companions = default_weights(methods).into_iter().skip(1);
+        let companions =
+            companions.map(|name| quietly(name, BackboneOptions::default(), &self.device));
+        Ok(first.beside(companions.collect::<Result<_>>()?))
+    }
+
     /// Whether the weights are left open, and those in the program would be used.
     pub(super) fn is_open(&self) -> bool {
         self.weights.is_empty() && !EMBEDDED.is_empty()
@@ -55,6 +63,7 @@ impl Args {
             weights,
             precision: self.precision,
             activation: self.activation,
+            device: self.device.clone(),
         }
     }
 
@@ -95,7 +104,7 @@ impl Args {
         }
         let names = default_weights(methods.iter().copied());
         let first = self.open_named(names.first().unwrap_or(&DEFAULT_WEIGHTS))?;
-        with_companions(first, methods)
+        self.with_companions(first, methods)
     }
 
     /// The backbone called `weights`, pulled if it is not here.
@@ -105,7 +114,7 @@ impl Args {
             activation: self.activation,
             ..BackboneOptions::default()
         };
-        open(weights, options)
+        open_on(weights, options, &self.device)
     }
 
     /// Opens the backbone of a detector file, which must be what it was made with.
@@ -137,8 +146,8 @@ impl Args {
                 ..BackboneOptions::default()
             };
             opened.push(match place {
-                0 => open(weights, options)?,
-                _ => quietly(weights, options)?,
+                0 => open_on(weights, options, &self.device)?,
+                _ => quietly(weights, options, &self.device)?,
             });
         }
         let backbone = opened.remove(0).beside(opened);
@@ -152,15 +161,27 @@ pub(super) fn identity(backbone: &Backbone) -> String {
     let one = |backbone: &Backbone| {
         let activation = backbone.activation.map_or("", Activation::name);
         let identity = format!("{} {} {activation}", backbone.sha256, backbone.precision);
-        identity.trim_end().to_owned()
+        let device = backbone.runs_as.device.as_deref().unwrap_or_default();
+        format!("{} {device}", identity.trim_end())
+            .trim_end()
+            .to_owned()
     };
     let all = std::iter::once(backbone).chain(&backbone.companions);
     all.map(one).collect::<Vec<_>>().join(" + ")
 }
 
-/// Opens the backbone `weights`, pulling it if it is not here, and prints what computes it.
+/// Opens the backbone `weights` on the processor.
 pub(super) fn open(weights: &str, options: impl Into<BackboneOptions>) -> Result<Backbone> {
-    let backbone = quietly(weights, options)?;
+    open_on(weights, options, &Devices::Cpu)
+}
+
+/// Opens the backbone `weights`, pulling it if it is not here, and prints what computes it.
+fn open_on(
+    weights: &str,
+    options: impl Into<BackboneOptions>,
+    devices: &Devices,
+) -> Result<Backbone> {
+    let backbone = quietly(weights, options, devices)?;
     let Backbone { name, runs_as, .. } = &backbone;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let plural = if threads == 1 { "" } else { "s" };
@@ -173,11 +194,19 @@ pub(super) fn open(weights: &str, options: impl Into<BackboneOptions>) -> Result
 }
 
 /// The same without a word on what computes it.
-fn quietly(weights: &str, options: impl Into<BackboneOptions>) -> Result<Backbone> {
+fn quietly(
+    weights: &str,
+    options: impl Into<BackboneOptions>,
+    devices: &Devices,
+) -> Result<Backbone> {
     let progress = Progress::bytes(weights);
-    let backbone = Backbone::open(weights, options, &Store::from_env()?, &|event| {
-        show(&progress, event)
-    });
+    let backbone = open_backbone(
+        &devices.resolve(),
+        weights,
+        options.into(),
+        &Store::from_env()?,
+        &|event| show(&progress, event),
+    );
     progress.finish();
     match backbone {
         Err(error @ OpenError::FixedPrecision { .. }) => {

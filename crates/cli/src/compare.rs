@@ -13,6 +13,9 @@ use serde_json::json;
 
 use super::{backbone, images, print_json, print_line, table};
 
+/// Images whose features are in memory at once.
+const COMPARED_TOGETHER: usize = 8;
+
 /// The part of all tokens that lies below the quantile shown.
 const QUANTILE: f64 = 0.001;
 
@@ -55,7 +58,7 @@ pub(super) fn run(
     let input = InputSpec::new(preprocess, request);
     let mut cosines = vec![Vec::new(); blocks.len()];
     // A few images at a time, so that the features of all need not be kept.
-    for sources in sources.chunks(StreamOptions::default().batch) {
+    for sources in sources.chunks(COMPARED_TOGETHER) {
         let encoded = backbones
             .iter()
             .map(|backbone| encode(backbone, &input, sources))

@@ -96,7 +96,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         opened.map_err(told).ok()
     });
     let backbone = match original {
-        Some(backbone) => backbone::with_companions(backbone, [method.info()])?,
+        Some(backbone) => args.backbone.with_companions(backbone, [method.info()])?,
         None => args.settings.open(&args.backbone, [method])?,
     };
     let encoder = backbone.encoder.as_ref();

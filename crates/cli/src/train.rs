@@ -213,7 +213,7 @@ pub(super) fn run(args: &Args) -> Result<End> {
         let title = format!("{} learned from {}", info.name, data.join(" "));
         let context = ReportContext {
             losses: epochs.clone(),
-            ..context(title, &backbone, "")
+            ..context(title, &backbone, ("", 0))
         };
         write_report(path, &[], &context)?;
     }

@@ -271,7 +271,7 @@ fn results(detector: &dyn Detector, encoder: &dyn ImageEncoder, way: &Way) -> Re
         })
         .collect();
     let options = StreamOptions {
-        batch: way.batch,
+        batch: Some(way.batch),
         ..StreamOptions::default()
     };
     let mut results = Results::new();

@@ -12,4 +12,4 @@ pub mod network;
 mod runtime;
 
 pub use error::OnnxError;
-pub use runtime::{Device, Devices, LIBRARY_VARIABLE, on_devices, smallest_cosine};
+pub use runtime::{Device, Devices, LIBRARY_VARIABLE, on_devices, open_on, smallest_cosine};

@@ -8,7 +8,9 @@ use rayon::prelude::*;
 use super::{FeatureCache, FeatureKey, Numbers};
 use crate::checkpoint::Checkpoint;
 use crate::clip::ClipText;
-use crate::{Activation, BackboneError, EncoderSpec, FeatureRequest, ImageEncoder, ImageFeatures};
+use crate::{
+    Activation, BackboneError, Blueprint, EncoderSpec, FeatureRequest, ImageEncoder, ImageFeatures,
+};
 
 /// A network whose features are looked up before they are computed.
 pub struct CachedEncoder {
@@ -90,6 +92,18 @@ impl ImageEncoder for CachedEncoder {
 
     fn text(&self, activation: Option<Activation>) -> Result<Option<ClipText>, BackboneError> {
         self.network.text(activation)
+    }
+
+    fn check(&self, request: &FeatureRequest) -> Result<(), BackboneError> {
+        self.network.check(request)
+    }
+
+    fn batch(&self) -> usize {
+        self.network.batch()
+    }
+
+    fn blueprint(&self) -> Option<Blueprint<'_>> {
+        self.network.blueprint()
     }
 
     fn checkpoint(&self) -> Option<&Checkpoint> {

@@ -262,6 +262,11 @@ impl Store {
         self.cache.join("packed")
     }
 
+    /// Where it is remembered which devices compute what they should.
+    pub fn devices_folder(&self) -> PathBuf {
+        self.cache.join("devices")
+    }
+
     /// The hash of a file of the user's; quick, unless it changed since it was hashed.
     pub(crate) fn hash(&self, path: &Path) -> Result<ContentHash, WeightsError> {
         let path = full(path);

@@ -17,8 +17,8 @@ use crate::{DetectorError, ImageSource, InputSpec, SourceError, Tta};
 /// How images are streamed.
 #[derive(Debug, Clone)]
 pub struct StreamOptions {
-    /// Images that go through the network at once.
-    pub batch: usize,
+    /// Images that go through the network at once; as many as are good for it if that is left open.
+    pub batch: Option<usize>,
     /// How image files are decoded, and what that may cost.
     pub decode: DecodeOptions,
     /// Where notes on image files are gathered.
@@ -30,7 +30,7 @@ pub struct StreamOptions {
 impl Default for StreamOptions {
     fn default() -> Self {
         Self {
-            batch: 8,
+            batch: None,
             decode: DecodeOptions::default(),
             notes: NoteLog::default(),
             keep_pixels: false,
@@ -146,7 +146,7 @@ pub(super) fn stream_views(
     mut sink: impl FnMut(usize, Result<Views, SourceError>) -> ControlFlow<()>,
 ) -> Result<(), DetectorError> {
     let patches = looks.patches(encoder)?;
-    let batch = options.batch.max(1);
+    let batch = options.batch.unwrap_or(encoder.batch()).max(1);
     let (sender, receiver) = sync_channel::<Vec<Result<Prepared, SourceError>>>(1);
     std::thread::scope(|scope| {
         scope.spawn(move || {
@@ -189,7 +189,7 @@ pub(crate) fn encode_images<'i>(
     let patches = looks.patches(encoder)?;
     let images: Vec<&Image> = images.into_iter().collect();
     let mut features = Vec::with_capacity(images.len());
-    for images in images.chunks(StreamOptions::default().batch) {
+    for images in images.chunks(encoder.batch()) {
         let prepared = images
             .par_iter()
             .map(|image| Prepared::new(image, &looks, &patches));

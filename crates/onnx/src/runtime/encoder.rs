@@ -6,15 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anomalens_backbones::checkpoint::Checkpoint;
 use anomalens_backbones::clip::ClipText;
+use anomalens_backbones::weights::{PullEvent, Store};
 use anomalens_backbones::{
-    Activation, Backbone, BackboneError, Blueprint, EncoderSpec, FeatureRequest, ImageEncoder,
-    ImageFeatures, Precision, by_size,
+    Activation, Backbone, BackboneError, BackboneOptions, Blueprint, EncoderSpec, FeatureRequest,
+    ImageEncoder, ImageFeatures, OpenError, Precision, by_size,
 };
 use anomalens_vision::Preprocessed;
 
 use super::gate::Gate;
 use super::library::{Library, library};
-use super::program::Program;
+use super::program::{Program, probe};
 use super::{Device, Devices};
 use crate::OnnxError;
 use crate::model::Float;
@@ -51,60 +52,74 @@ struct OnDevice {
     most: AtomicUsize,
 }
 
-/// `backbone`, which computes exactly on the processor, on `devices`; on the processor it stays as it
-/// is. `folder` remembers which of them compute what they should.
+/// Opens `weights` as [`Backbone::open`] does, to be computed on `devices`; without any, by the
+/// kernels of this program.
+///
+/// # Errors
+/// [`OpenError`], which tells of a device what is not there and the command that helps.
+pub fn open_on(
+    devices: &[Device],
+    weights: &str,
+    options: BackboneOptions,
+    store: &Store,
+    progress: &dyn Fn(PullEvent<'_>),
+) -> Result<Backbone, OpenError> {
+    if devices.is_empty() {
+        return Backbone::open(weights, options, store, progress);
+    }
+    let exact = BackboneOptions {
+        exact: true,
+        ..options
+    };
+    let backbone = Backbone::open(weights, exact, store, progress)?;
+    let folder = Some(store.devices_folder());
+    Ok(on_devices(backbone, devices, folder).map_err(BackboneError::from)?)
+}
+
+/// `backbone`, which computes in float32 on the processor, on `devices`. `folder` remembers which of
+/// them compute what they should.
 ///
 /// # Errors
 /// [`OnnxError`] tells what is not there and the command that helps, or how a device fails.
 pub fn on_devices(
     backbone: Backbone,
-    devices: &Devices,
+    devices: &[Device],
     folder: Option<PathBuf>,
 ) -> Result<Backbone, OnnxError> {
-    let devices = match devices {
-        Devices::Cpu => return Ok(backbone),
-        Devices::Named(devices) => devices.clone(),
-        Devices::Auto => {
-            let tried = Devices::tried();
-            let found = tried.into_iter().find(|device| library(device).is_ok());
-            vec![found.ok_or_else(|| OnnxError::UnknownDevice("auto".to_owned()))?]
-        }
-    };
-    let mut opened = vec![];
-    let mut runtime = None;
-    for device in devices {
-        runtime = Some(library(&device)?);
-        opened.push(OnDevice {
-            device,
-            programs: Mutex::default(),
-            most: AtomicUsize::new(MOST_IMAGES),
-        });
-    }
-    let Some(library) = runtime else {
+    let Some(first) = devices.first() else {
         return Ok(backbone);
     };
     let exact = backbone.encoder.clone();
     if exact.blueprint().is_none() {
         return Err(OnnxError::NoBlueprint(exact.spec().name.clone()));
     }
-    let float = opened.first().map(|on| on.device.float());
-    let precision = match float {
-        Some(Float::F16) => Precision::Half,
-        _ => Precision::F32,
+    let runtime = library(first)?;
+    for device in devices {
+        library(device)?;
+        probe(runtime, device)?;
+    }
+    let precision = match first.float() {
+        Float::F16 => Precision::Half,
+        Float::F32 => Precision::F32,
     };
-    let titles: Vec<String> = opened.iter().map(|on| on.device.title()).collect();
+    let titles: Vec<String> = devices.iter().map(Device::title).collect();
+    let open = |device: &Device| OnDevice {
+        device: device.clone(),
+        programs: Mutex::default(),
+        most: AtomicUsize::new(MOST_IMAGES),
+    };
     let encoder = OnnxEncoder {
         spec: EncoderSpec {
             precision,
             ..exact.spec().clone()
         },
         exact,
-        library,
+        library: runtime,
         gate: Gate {
             folder,
             weights: backbone.sha256,
         },
-        devices: opened,
+        devices: devices.iter().map(open).collect(),
     };
     let mut backbone = Backbone {
         encoder: Arc::new(encoder),
@@ -113,6 +128,25 @@ pub fn on_devices(
     backbone.runs_as.device = Some(titles.join(" + "));
     backbone.runs_as.precision = precision;
     Ok(backbone)
+}
+
+impl Devices {
+    /// The devices themselves, none for the processor: `auto` is the first that works.
+    pub fn resolve(&self) -> Vec<Device> {
+        match self {
+            Self::Cpu => vec![],
+            Self::Named(devices) => devices.clone(),
+            Self::Auto => {
+                let works = |device: &Device| {
+                    let library = library(device)?;
+                    probe(library, device)
+                };
+                let mut tried = Self::tried().into_iter();
+                let found = tried.find(|device| works(device).is_ok());
+                found.into_iter().collect()
+            }
+        }
+    }
 }
 
 impl OnnxEncoder {
@@ -282,6 +316,11 @@ impl ImageEncoder for OnnxEncoder {
 
     fn check(&self, request: &FeatureRequest) -> Result<(), BackboneError> {
         self.exact.check(request)
+    }
+
+    fn batch(&self) -> usize {
+        // Two batches for each device, of which one is prepared while the other computes.
+        2 * MOST_IMAGES * self.devices.len()
     }
 
     fn blueprint(&self) -> Option<Blueprint<'_>> {

@@ -16,6 +16,6 @@ mod program;
 
 pub(crate) use device::known_devices;
 pub use device::{Device, Devices};
-pub use encoder::on_devices;
+pub use encoder::{on_devices, open_on};
 pub use gate::smallest_cosine;
 pub use library::LIBRARY_VARIABLE;

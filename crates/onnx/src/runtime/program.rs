@@ -367,11 +367,28 @@ fn open(
         graph.output(EMBEDDING, &value, float.into(), &[batch, dim.into()]);
         dim
     });
+    let session = start(library, device, graph, replay)?;
+    let shape = Shape {
+        maps: outputs.maps,
+        embedding,
+    };
+    Ok((session, shape))
+}
+
+/// A session of `graph`, all of it on the device.
+fn start(
+    library: &Library,
+    device: &Device,
+    graph: Graph,
+    replay: bool,
+) -> Result<Session, OnnxError> {
     let (model, weights) = graph.model(Some(BESIDE));
     let session = (|| {
         let mut builder = Session::builder(&library.environment)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_external_initializer_file_in_memory(BESIDE.0, weights.into())?;
+            .with_optimization_level(GraphOptimizationLevel::All)?;
+        if !weights.is_empty() {
+            builder = builder.with_external_initializer_file_in_memory(BESIDE.0, weights.into())?;
+        }
         if let Some(provider) = device.provider(replay) {
             builder = builder
                 .with_execution_providers([provider])?
@@ -382,19 +399,27 @@ fn open(
         }
         builder.commit_from_memory(&model.encode_to_vec())
     })();
-    let session = session.map_err(|error: ort::Error| OnnxError::Device {
+    session.map_err(|error: ort::Error| OnnxError::Device {
         device: device.to_string(),
         reason: [error.to_string(), library.complaints()]
             .into_iter()
             .filter(|text| !text.is_empty())
             .collect::<Vec<_>>()
             .join("; "),
-    })?;
-    let shape = Shape {
-        maps: outputs.maps,
-        embedding,
-    };
-    Ok((session, shape))
+    })
+}
+
+/// Whether a device starts at all.
+///
+/// # Errors
+/// [`OnnxError::Device`] tells why it does not.
+pub(crate) fn probe(library: &Library, device: &Device) -> Result<(), OnnxError> {
+    let float = device.float();
+    let mut graph = Graph::new("probe", float, false);
+    let x = graph.input("x", float.into(), &[1.into()]);
+    let sum = graph.node("Add", &[&x, &x], &[]);
+    graph.output("y", &sum, float.into(), &[1.into()]);
+    start(library, device, graph, false).map(drop)
 }
 
 fn map_name(i: usize) -> String {
