@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::checkpoint::Checkpoint;
 use crate::clip::{Architecture, ClipTensors, ClipVision};
 use crate::cnn::{self, ConvEncoder};
-use crate::dinov2::DinoV2;
+use crate::dinov2::{self, DinoV2};
 use crate::embedded::Embedded;
 use crate::encoder::Together;
 use crate::weights::{ContentHash, Kind, PullEvent, Registry, Store, WeightsError};
@@ -255,7 +255,9 @@ impl Backbone {
     fn seeded(weights: &str, what: &str, options: BackboneOptions) -> Result<Self, OpenError> {
         let (seed, name) = what.split_once(':').unwrap_or((what, ""));
         let unknown = || {
-            let known = Architecture::names().chain(resnet::names());
+            let known = Architecture::names()
+                .chain(dinov2::names())
+                .chain(resnet::names());
             OpenError::Seeded {
                 text: weights.to_owned(),
                 known: known.collect::<Vec<_>>().join(", "),
@@ -271,6 +273,13 @@ impl Backbone {
                 let activation = options.activation.unwrap_or(architecture.activation);
                 let network = ClipVision::new(checkpoint, Some(activation), &kernels)?;
                 (Some(activation), Arc::new(network))
+            } else if let Some(shapes) = dinov2::shapes(name) {
+                if options.activation.is_some() {
+                    let name = weights.to_owned();
+                    return Err(OpenError::FixedActivation { name });
+                }
+                let checkpoint = Checkpoint::seeded(seed, shapes);
+                (None, Arc::new(DinoV2::new(&checkpoint, &kernels)?))
             } else {
                 let shapes = resnet::shapes(name).ok_or_else(unknown)?;
                 if options.activation.is_some() {

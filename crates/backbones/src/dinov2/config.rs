@@ -32,6 +32,58 @@ pub struct Config {
     pub feed_forward: FeedForwardKind,
 }
 
+/// The published sizes without registers whose weights can be seeded: name, width and blocks; patches
+/// of 14 pixels, trained on 518 pixels.
+const PUBLISHED: [(&str, usize, usize); 3] = [
+    ("dinov2-vit-s14", 384, 12),
+    ("dinov2-vit-b14", 768, 12),
+    ("dinov2-vit-l14", 1024, 24),
+];
+
+/// The names of networks whose weights can be seeded.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    PUBLISHED.iter().map(|(name, ..)| *name)
+}
+
+/// The tensors of the network `name`.
+pub(crate) fn shapes(name: &str) -> Option<Vec<(String, Vec<usize>)>> {
+    const PATCH: usize = 14;
+    let (_, width, blocks) = *PUBLISHED.iter().find(|(known, ..)| *known == name)?;
+    let positions = 1 + (518 / PATCH).pow(2);
+    let mut shapes = vec![
+        ("embeddings.cls_token".to_owned(), vec![1, 1, width]),
+        (
+            "embeddings.position_embeddings".to_owned(),
+            vec![1, positions, width],
+        ),
+    ];
+    let mut layer = |name: String, shape: &[usize]| {
+        shapes.push((format!("{name}.weight"), shape.to_vec()));
+        shapes.push((format!("{name}.bias"), shape[..1].to_vec()));
+    };
+    let projection = "embeddings.patch_embeddings.projection";
+    layer(projection.to_owned(), &[width, 3, PATCH, PATCH]);
+    for block in (0..blocks).map(|i| format!("encoder.layer.{i}")) {
+        for part in ["query", "key", "value"] {
+            layer(
+                format!("{block}.attention.attention.{part}"),
+                &[width, width],
+            );
+        }
+        layer(format!("{block}.attention.output.dense"), &[width, width]);
+        layer(format!("{block}.mlp.fc1"), &[4 * width, width]);
+        layer(format!("{block}.mlp.fc2"), &[width, 4 * width]);
+        layer(format!("{block}.norm1"), &[width]);
+        layer(format!("{block}.norm2"), &[width]);
+    }
+    layer("layernorm".to_owned(), &[width]);
+    let scale =
+        |i: usize| (1..=2).map(move |n| format!("encoder.layer.{i}.layer_scale{n}.lambda1"));
+    let scales = (0..blocks).flat_map(scale);
+    shapes.extend(scales.map(|name| (name, vec![width])));
+    Some(shapes)
+}
+
 impl Config {
     /// Reads the configuration from the shapes in `checkpoint`.
     ///

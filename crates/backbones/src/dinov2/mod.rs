@@ -11,6 +11,7 @@ use anomalens_vision::Preprocessed;
 use candle_core::Tensor;
 
 pub use config::{Config, FeedForwardKind};
+pub(crate) use config::{names, shapes};
 
 use crate::Activation;
 use crate::checkpoint::Checkpoint;

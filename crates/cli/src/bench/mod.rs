@@ -58,9 +58,9 @@ enum Command {
         /// Side of the images, in pixels
         #[arg(long, default_value_t = 224)]
         size: usize,
-        /// Images per batch
-        #[arg(long, default_value_t = 1)]
-        batch: usize,
+        /// Images per batch; several numbers are measured one after the other
+        #[arg(long, value_delimiter = ',', default_value = "1")]
+        batch: Vec<usize>,
     },
     /// Measure the processor's arithmetic in each precision, and compare it with its peak
     Cpu {
@@ -125,7 +125,11 @@ pub(super) fn run(args: &Args) -> Result<End> {
             batch,
         } => {
             let weights = common.weights(arch.as_deref())?;
-            let result = encoder(common, &weights, *dpam, *size, *batch)?;
+            let mut results = encoder(common, &weights, *dpam, *size, batch)?;
+            let result = match results.len() {
+                1 => results.remove(0),
+                _ => json!({ "batches": results }),
+            };
             (common.json, result)
         }
         Command::Cpu { json } => (*json, cpu::measure()?),
@@ -156,21 +160,18 @@ pub(super) fn run(args: &Args) -> Result<End> {
     Ok(End::Done)
 }
 
-fn encoder(common: &Common, weights: &str, dpam: bool, size: usize, batch: usize) -> Result<Value> {
+/// The time of the encoder alone, for each number of images in a batch.
+fn encoder(
+    common: &Common,
+    weights: &str,
+    dpam: bool,
+    size: usize,
+    batches: &[usize],
+) -> Result<Vec<Value>> {
     let start = Instant::now();
     let backbone = common.backbone.open_named(weights)?;
     let open = start.elapsed().as_secs_f64();
     let encoder = backbone.encoder.as_ref();
-    // Of zeros some devices compute products faster than of what cameras see.
-    let drawn = test_images(batch, size);
-    let drawn = drawn.chunks_exact((3 * size * size).max(1));
-    let images: Vec<Preprocessed> = drawn
-        .map(|values| Preprocessed {
-            height: size,
-            width: size,
-            values: values.to_vec(),
-        })
-        .collect();
     let request = FeatureRequest {
         attention: dpam.then(|| Dpam {
             first_block: (encoder.spec().blocks() / 4).max(1),
@@ -180,29 +181,42 @@ fn encoder(common: &Common, weights: &str, dpam: bool, size: usize, batch: usize
         embedding: dpam.then_some(Embedding::Direct),
         ..FeatureRequest::layers(last_layer(encoder)).at(TokenStage::Projected)
     };
-    let mut least = f64::INFINITY;
-    let seconds = median(common.runs, || {
-        let start = Instant::now();
-        encoder.encode(&images, &request)?;
-        least = least.min(start.elapsed().as_secs_f64() / batch as f64);
-        Ok(())
-    })? / batch as f64;
-    // What a convolutional network computes is not known here.
-    let gflops = (encoder.spec().blocks() > 0)
-        .then(|| (flops(encoder, &request, size) / seconds / 1e9).round());
-    Ok(json!({
-        "arch": encoder.spec().name,
-        "runs_as": backbone.runs_as.to_string(),
-        "engine": Engine::from_env()?.kernel_name(backbone.precision),
-        "threads": rayon::current_num_threads(),
-        "batch": batch,
-        "runs": common.runs,
-        "open_seconds": rounded(open),
-        "seconds": fine(seconds),
-        "least_seconds": fine(least),
-        "gflops": gflops,
-        "peak_rss_mb": peak_memory()?,
-    }))
+    let measure = |&batch: &usize| {
+        // Of zeros some devices compute products faster than of what cameras see.
+        let drawn = test_images(batch, size);
+        let drawn = drawn.chunks_exact((3 * size * size).max(1));
+        let images: Vec<Preprocessed> = drawn
+            .map(|values| Preprocessed {
+                height: size,
+                width: size,
+                values: values.to_vec(),
+            })
+            .collect();
+        let mut least = f64::INFINITY;
+        let seconds = median(common.runs, || {
+            let start = Instant::now();
+            encoder.encode(&images, &request)?;
+            least = least.min(start.elapsed().as_secs_f64() / batch as f64);
+            Ok(())
+        })? / batch as f64;
+        // What a convolutional network computes is not known here.
+        let gflops = (encoder.spec().blocks() > 0)
+            .then(|| (flops(encoder, &request, size) / seconds / 1e9).round());
+        Ok(json!({
+            "arch": encoder.spec().name,
+            "runs_as": backbone.runs_as.to_string(),
+            "engine": Engine::from_env()?.kernel_name(backbone.precision),
+            "threads": rayon::current_num_threads(),
+            "batch": batch,
+            "runs": common.runs,
+            "open_seconds": rounded(open),
+            "seconds": fine(seconds),
+            "least_seconds": fine(least),
+            "gflops": gflops,
+            "peak_rss_mb": peak_memory()?,
+        }))
+    };
+    batches.iter().map(measure).collect()
 }
 
 /// The last layer whose weights are there.

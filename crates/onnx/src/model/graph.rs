@@ -303,15 +303,6 @@ impl Graph {
         };
         (model, bytes)
     }
-
-    /// Bytes of all constants.
-    pub(crate) fn bytes(&self) -> usize {
-        let constants = self.constants.iter();
-        constants
-            .filter_map(|constant| constant.raw_data.as_ref())
-            .map(Vec::len)
-            .sum()
-    }
 }
 
 /// Constants beside a model start at a multiple of it, so that they can be mapped.

@@ -160,20 +160,35 @@ fn python_folders() -> Vec<PathBuf> {
         .collect()
 }
 
+/// What ONNX Runtime's provider for CUDA needs.
+const CUDA_LIBRARIES: [&str; 7] = [
+    "libcudart.",
+    "libcublas",
+    "libcudnn",
+    "libcufft.",
+    "libcurand.",
+    "libnvrtc.",
+    "libnvJitLink.",
+];
+
 /// Opens the libraries of CUDA and cuDNN that Python packages brought: ONNX Runtime looks for them by
 /// name alone. What is not there is missed by ONNX Runtime itself, which then tells its name.
 fn preload(library: &Path) {
-    let Some(packages) = library.ancestors().nth(3) else {
+    let beside = library.ancestors().nth(3).map(Path::to_owned);
+    let packages = beside.into_iter().chain(python_folders());
+    let mut folders = packages.filter_map(|folder| std::fs::read_dir(folder.join("nvidia")).ok());
+    let Some(folders) = folders.next() else {
         return;
     };
-    let folders = std::fs::read_dir(packages.join("nvidia"))
-        .into_iter()
-        .flatten();
+    let is_needed = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        CUDA_LIBRARIES.iter().any(|start| name.starts_with(start))
+    };
     let mut libraries: Vec<PathBuf> = folders
         .filter_map(|folder| std::fs::read_dir(folder.ok()?.path().join("lib")).ok())
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.to_string_lossy().contains(".so"))
+        .filter(is_needed)
         .collect();
     // Some need others: what fails is tried again once those are there.
     for _ in 0..3 {
