@@ -122,13 +122,13 @@ def transformer(width, depth, heads, local_from, embedding, quick, side):
 def pytorch(runs, limit):
     import torch
 
-    for name, network in NETWORKS.items():
-        torch.manual_seed(0)
-        model = transformer(side=network["side"], **SHAPES[name]).bfloat16()
-        for engine in ["PyTorch bf16", "PyTorch bf16, compiled"]:
+    for engine in ["PyTorch bf16", "PyTorch bf16, compiled"]:
+        for name, network in NETWORKS.items():
+            torch.manual_seed(0)
+            model = transformer(side=network["side"], **SHAPES[name]).bfloat16()
             called = torch.compile(model, mode="reduce-overhead") if "compiled" in engine else model
             for batch in network["batches"]:
-                if left(limit) < 40:
+                if left(limit) < 30:
                     say(network=name, engine=engine, batch=batch, skipped="no time left")
                     continue
                 shape = (batch, 3, network["side"], network["side"])
@@ -150,8 +150,8 @@ def pytorch(runs, limit):
                     ms=round(statistics.median(times), 4),
                     least_ms=round(min(times), 4),
                 )
-        del model
-        torch.cuda.empty_cache()
+            del model, called
+            torch.cuda.empty_cache()
 
 
 def photographs(folder, count):

@@ -303,6 +303,13 @@ impl Graph {
         };
         (model, bytes)
     }
+
+    /// Bytes of all constants.
+    pub(crate) fn bytes(&self) -> usize {
+        let constants = self.constants.iter();
+        let bytes = constants.filter_map(|constant| constant.raw_data.as_ref());
+        bytes.map(Vec::len).sum()
+    }
 }
 
 /// Constants beside a model start at a multiple of it, so that they can be mapped.

@@ -1,6 +1,7 @@
 //! ONNX models, written without any other library: graphs, the messages that they are stored as, and
 //! files.
 
+mod file;
 mod graph;
 mod proto;
 

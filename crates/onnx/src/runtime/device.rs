@@ -141,6 +141,15 @@ impl Device {
         }
     }
 
+    /// Whether it is the processor, which has other work too.
+    pub(crate) fn is_processor(&self) -> bool {
+        match self.provider {
+            Provider::OrtCpu => true,
+            Provider::OpenVino => self.which.as_deref().is_none_or(|which| which == "CPU"),
+            _ => false,
+        }
+    }
+
     /// Whether ONNX Runtime's own operators run on it.
     pub(crate) fn takes_contrib(&self) -> bool {
         matches!(self.provider, Provider::Cuda | Provider::OrtCpu)

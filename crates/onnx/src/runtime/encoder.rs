@@ -32,7 +32,10 @@ const BATCH_BYTES: usize = 2 << 30;
 const MOST_IMAGES: usize = 64;
 
 /// Batches of a device that are prepared, computed and taken out at the same time.
-const LANES: usize = 3;
+const LANES: usize = 4;
+
+/// Images of a batch that a device is not given fewer than, where there are as many.
+const LEAST_IMAGES: usize = 16;
 
 /// A network on devices in place of the processor.
 struct OnnxEncoder {
@@ -180,6 +183,19 @@ impl OnnxEncoder {
         Ok(program)
     }
 
+    /// Batches of a device that are in work at the same time.
+    fn lanes(&self) -> usize {
+        match self.is_processor() {
+            true => 1,
+            false => LANES,
+        }
+    }
+
+    /// Whether the processor computes after all.
+    fn is_processor(&self) -> bool {
+        self.devices.iter().any(|on| on.device.is_processor())
+    }
+
     /// How many images a batch may have at first.
     fn most(&self, request: &FeatureRequest, size: Size) -> usize {
         let Size { height, width } = size;
@@ -205,31 +221,33 @@ impl OnnxEncoder {
     ) -> Result<Vec<ImageFeatures>, OnnxError> {
         let most = self.most(request, size);
         let devices = self.devices.len();
-        // Enough batches for every device, and no more than needed.
-        let batch = images.len().div_ceil(devices).min(most);
+        // Several batches for every device, unless they would be small.
+        let share = images.len().div_ceil(devices);
+        let lanes = self.lanes();
+        let batch = (share / lanes).max(LEAST_IMAGES).min(share).min(most);
         let batches: Vec<&[&[f32]]> = images.chunks(batch.max(1)).collect();
         if let ([batch], [on]) = (batches.as_slice(), self.devices.as_slice()) {
-            return self.run(on, batch, request, size);
+            return self.run(on, 0, batch, request, size);
         }
         let next = AtomicUsize::new(0);
-        let lane = |on: &OnDevice| {
+        let lane = |on: &OnDevice, lane: usize| {
             let mut done = vec![];
             loop {
                 let place = next.fetch_add(1, Ordering::Relaxed);
                 let Some(batch) = batches.get(place) else {
                     return Ok::<_, OnnxError>(done);
                 };
-                done.push((place, self.run(on, batch, request, size)?));
+                done.push((place, self.run(on, lane, batch, request, size)?));
             }
         };
-        let lanes = batches.len().div_ceil(devices).min(LANES);
+        let lanes = batches.len().div_ceil(devices).min(lanes);
         let mut parts = std::thread::scope(|scope| {
             let lane = &lane;
             let threads: Vec<_> = self
                 .devices
                 .iter()
-                .flat_map(|on| (0..lanes).map(move |_| on))
-                .map(|on| scope.spawn(move || lane(on)))
+                .flat_map(|on| (0..lanes).map(move |number| (on, number)))
+                .map(|(on, number)| scope.spawn(move || lane(on, number)))
                 .collect();
             let mut parts = vec![];
             for thread in threads {
@@ -251,19 +269,23 @@ impl OnnxEncoder {
     fn run(
         &self,
         on: &OnDevice,
+        lane: usize,
         images: &[&[f32]],
         request: &FeatureRequest,
         size: Size,
     ) -> Result<Vec<ImageFeatures>, OnnxError> {
         let program = self.program(on, request, size)?;
-        if images.len() == 1 {
-            program.record(self.library, self.exact.as_ref(), request);
+        if let [image] = images {
+            program.record(self.exact.as_ref(), request, image);
+        }
+        if lane > 0 {
+            program.double(self.exact.as_ref(), request);
         }
         let mut features = Vec::with_capacity(images.len());
         let mut rest = images;
         while !rest.is_empty() {
             let count = rest.len().min(on.most.load(Ordering::Relaxed));
-            match program.run(&rest[..count]) {
+            match program.run(lane, &rest[..count]) {
                 Ok(done) => {
                     features.extend(done);
                     rest = &rest[count..];
@@ -319,8 +341,11 @@ impl ImageEncoder for OnnxEncoder {
     }
 
     fn batch(&self) -> usize {
-        // Two batches for each device, of which one is prepared while the other computes.
-        2 * MOST_IMAGES * self.devices.len()
+        match self.is_processor() {
+            true => self.exact.batch(),
+            // Two batches for each device, of which one is prepared while the other computes.
+            false => 2 * MOST_IMAGES * self.devices.len(),
+        }
     }
 
     fn blueprint(&self) -> Option<Blueprint<'_>> {

@@ -3,13 +3,15 @@
 //! ```text
 //! device     devices by their names
 //! library    the library of ONNX Runtime, opened when it is needed
-//! program    one graph on one device: sessions, and the memory that goes in and out
+//! engine     a session with a thread of its own, and the memory that goes in and out
+//! program    one graph on one device
 //! encoder    the `ImageEncoder` that shares images out among devices
 //! gate       what a device computes, compared with the processor
 //! ```
 
 mod device;
 mod encoder;
+mod engine;
 mod gate;
 mod library;
 mod program;
