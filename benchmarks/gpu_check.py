@@ -44,7 +44,8 @@ def run(arguments, environment, timeout):
         arguments, env=environment, capture_output=True, text=True, timeout=max(timeout, 1)
     )
     if result.returncode:
-        raise RuntimeError(f"{' '.join(arguments)}: {result.stderr.strip()[-600:]}")
+        said = f"{result.stderr.strip()[-600:]} {result.stdout.strip()[-600:]}"
+        raise RuntimeError(f"{' '.join(arguments)} ended with {result.returncode}: {said}")
     return result.stdout
 
 

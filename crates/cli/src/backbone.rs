@@ -209,7 +209,7 @@ fn quietly(
     );
     progress.finish();
     match backbone {
-        Err(error @ OpenError::FixedPrecision { .. }) => {
+        Err(error) if matches!(*error, OpenError::FixedPrecision { .. }) => {
             bail!("{error}; leave --precision out, or name another backbone with --weights")
         }
         backbone => Ok(backbone?),

@@ -15,7 +15,7 @@ use super::source::is_flat;
 use crate::{DetectorError, ImageSource, InputSpec, SourceError, Tta};
 
 /// How images are streamed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct StreamOptions {
     /// Images that go through the network at once; as many as are good for it if that is left open.
     pub batch: Option<usize>,
@@ -25,17 +25,6 @@ pub struct StreamOptions {
     pub notes: NoteLog,
     /// Whether the pixels of images that are scored by themselves are handed on with their result.
     pub keep_pixels: bool,
-}
-
-impl Default for StreamOptions {
-    fn default() -> Self {
-        Self {
-            batch: None,
-            decode: DecodeOptions::default(),
-            notes: NoteLog::default(),
-            keep_pixels: false,
-        }
-    }
 }
 
 /// How images are seen.

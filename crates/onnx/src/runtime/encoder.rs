@@ -66,9 +66,9 @@ pub fn open_on(
     options: BackboneOptions,
     store: &Store,
     progress: &dyn Fn(PullEvent<'_>),
-) -> Result<Backbone, OpenError> {
+) -> Result<Backbone, Box<OpenError>> {
     if devices.is_empty() {
-        return Backbone::open(weights, options, store, progress);
+        return Ok(Backbone::open(weights, options, store, progress)?);
     }
     let exact = BackboneOptions {
         exact: true,
@@ -76,7 +76,8 @@ pub fn open_on(
     };
     let backbone = Backbone::open(weights, exact, store, progress)?;
     let folder = Some(store.devices_folder());
-    Ok(on_devices(backbone, devices, folder).map_err(BackboneError::from)?)
+    let opened = on_devices(backbone, devices, folder);
+    Ok(opened.map_err(|error| OpenError::from(BackboneError::from(error)))?)
 }
 
 /// `backbone`, which computes in float32 on the processor, on `devices`. `folder` remembers which of

@@ -5,6 +5,7 @@
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -42,14 +43,32 @@ pub(super) struct Plan {
 
 /// A session that runs on its thread.
 pub(super) struct Engine {
-    jobs: Sender<Job>,
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
     slots: Mutex<Vec<Slot>>,
 }
 
+impl Drop for Engine {
+    /// Waits until the session is closed: a GPU's driver must not be shut down by the end of the program
+    /// meanwhile.
+    fn drop(&mut self) {
+        let slots = self.slots.get_mut();
+        slots.unwrap_or_else(PoisonError::into_inner).clear();
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            // Why it ended was told to whoever waited for it.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Where the answer goes.
+type Reply = SyncSender<ort::Result<Box<Slot>>>;
+
 /// What the thread is asked for.
 enum Job {
-    Make(usize, SyncSender<ort::Result<Slot>>),
-    Run(Slot, SyncSender<ort::Result<Slot>>),
+    Make(usize, Reply),
+    Run(Box<Slot>, Reply),
 }
 
 /// Memory for a batch.
@@ -70,7 +89,7 @@ impl Engine {
     ) -> Result<Self, OnnxError> {
         let (jobs, receiver) = channel();
         let (opened, is_open) = sync_channel(1);
-        std::thread::spawn(move || match open() {
+        let thread = std::thread::spawn(move || match open() {
             Ok(session) => {
                 let _ = opened.send(Ok(()));
                 work(session, &plan, &receiver);
@@ -85,7 +104,8 @@ impl Engine {
         };
         is_open.recv().map_err(gone)??;
         Ok(Self {
-            jobs,
+            jobs: Some(jobs),
+            thread: Some(thread),
             slots: Mutex::default(),
         })
     }
@@ -105,7 +125,7 @@ impl Engine {
             place.map(|place| slots.swap_remove(place))
         };
         let mut slot = match free {
-            Some(slot) => slot,
+            Some(slot) => Box::new(slot),
             None => self.ask(|reply| Job::Make(images.len(), reply))?,
         };
         fill(&mut slot.pixels, images)?;
@@ -113,15 +133,16 @@ impl Engine {
         let taken = take(&slot.outputs);
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.len() < MOST_SLOTS {
-            slots.push(slot);
+            slots.push(*slot);
         }
         taken
     }
 
-    fn ask(&self, job: impl FnOnce(SyncSender<ort::Result<Slot>>) -> Job) -> ort::Result<Slot> {
+    fn ask(&self, job: impl FnOnce(Reply) -> Job) -> ort::Result<Box<Slot>> {
         let (reply, answer) = sync_channel(1);
         let gone = || ort::Error::new("the thread that runs a session ended");
-        self.jobs.send(job(reply)).map_err(|_| gone())?;
+        let jobs = self.jobs.as_ref().ok_or_else(gone)?;
+        jobs.send(job(reply)).map_err(|_| gone())?;
         answer.recv().map_err(|_| gone())?
     }
 }
@@ -131,7 +152,9 @@ fn work(mut session: Session, plan: &Plan, jobs: &Receiver<Job>) {
     for job in jobs {
         // Whoever asked may be gone: nobody misses the answer then.
         let _ = match job {
-            Job::Make(batch, reply) => reply.send(Slot::new(&mut session, plan, batch)),
+            Job::Make(batch, reply) => {
+                reply.send(Slot::new(&mut session, plan, batch).map(Box::new))
+            }
             Job::Run(mut slot, reply) => reply.send(slot.run(&mut session).map(|()| slot)),
         };
     }
