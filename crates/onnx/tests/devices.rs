@@ -3,6 +3,7 @@
 //! These tests need the library of ONNX Runtime, which `ANOMALENS_ORT` names or a Python package brings
 //! (`pip install onnxruntime`); without it they pass unseen, unless `CI` is set. `ANOMALENS_TEST_DEVICE`
 //! names another device than ONNX Runtime's own on the processor.
+#![allow(clippy::unwrap_used, clippy::panic)] // test code
 
 use std::str::FromStr;
 use std::sync::Arc;
