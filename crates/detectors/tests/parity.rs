@@ -578,7 +578,7 @@ fn the_batch_size_changes_nothing() {
     let sources = save(folder.path(), &images);
     for &method in methods() {
         let detector = fit(method);
-        let [one, three] = [1, 3].map(|batch| {
+        let [one, three] = [Some(1), Some(3)].map(|batch| {
             scores(
                 detector.as_ref(),
                 &sources,
@@ -1134,7 +1134,7 @@ fn unusable_images_are_told_and_the_others_scored() {
         let mut bad = vec![];
         let skip = HashSet::new();
         let options = StreamOptions {
-            batch: 2,
+            batch: Some(2),
             ..Default::default()
         };
         predict(
