@@ -15,6 +15,7 @@ use anomalens_detectors::{
 };
 use anomalens_evaluation::{Labelled, calibrate, is_result_folder};
 use anomalens_metrics::Rule;
+use anomalens_onnx::{Device, Devices, open_on};
 use anomalens_vision::{DecodeOptions, Image};
 
 use crate::{Error, Inspection};
@@ -26,6 +27,7 @@ pub struct Builder {
     settings: MethodSettings,
     weights: Vec<String>,
     precision: Option<Precision>,
+    devices: Devices,
     class: Option<String>,
     trained: Option<PathBuf>,
 }
@@ -37,6 +39,7 @@ impl Default for Builder {
             settings: MethodSettings::new(),
             weights: vec![],
             precision: None,
+            devices: Devices::Cpu,
             class: None,
             trained: None,
         }
@@ -88,6 +91,13 @@ impl Builder {
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = Some(precision);
+        self
+    }
+
+    /// What computes the backbone: by default the processor, by the kernels of this library.
+    #[must_use]
+    pub fn devices(mut self, devices: Devices) -> Self {
+        self.devices = devices;
         self
     }
 
@@ -145,7 +155,8 @@ impl Builder {
             activation: None,
             ..BackboneOptions::default()
         };
-        let backbone = open_all(&self.weights, options, method.info())?;
+        let devices = self.devices.resolve();
+        let backbone = open_all(&devices, &self.weights, options, method.info())?;
         let detector = method.fit(&FitContext {
             class: self.class.as_deref(),
             trained: self.trained.as_deref(),
@@ -205,6 +216,15 @@ impl AnomalyDetector {
     /// # Errors
     /// [`Error`] for a file that is no detector, and for a backbone that is unavailable.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::load_on(path, &Devices::Cpu)
+    }
+
+    /// The same, its backbone computed on `devices`: the file is the same for all of them.
+    ///
+    /// # Errors
+    /// [`Error`] for a file that is no detector, and for a backbone or a device that is unavailable.
+    pub fn load_on(path: impl AsRef<Path>, devices: &Devices) -> Result<Self, Error> {
+        let devices = devices.resolve();
         let file = DetectorFile::load(path.as_ref())?;
         let open = |made_with: &BackboneRef| {
             let options = BackboneOptions {
@@ -212,7 +232,7 @@ impl AnomalyDetector {
                 activation: made_with.activation,
                 ..BackboneOptions::default()
             };
-            open(&made_with.name, options)
+            open(&devices, &made_with.name, options)
         };
         let companions = file.backbone.companions.iter().map(open);
         let backbone = open(&file.backbone)?.beside(companions.collect::<Result<_, _>>()?);
@@ -352,13 +372,14 @@ fn in_memory(image: Arc<Image>) -> ImageSource {
     }
 }
 
-fn open(weights: &str, options: BackboneOptions) -> Result<Backbone, Error> {
+fn open(devices: &[Device], weights: &str, options: BackboneOptions) -> Result<Backbone, Error> {
     let store = Store::from_env().map_err(anomalens_backbones::OpenError::from)?;
-    Ok(Backbone::open(weights, options, &store, &|_| ())?)
+    open_on(devices, weights, options, &store, &|_| ()).map_err(Error::Backbone)
 }
 
 /// The backbones with these names, or those in the library.
 fn open_all(
+    devices: &[Device],
     names: &[String],
     options: BackboneOptions,
     method: &MethodInfo,
@@ -368,10 +389,10 @@ fn open_all(
         [_, _, ..] if !method.several_networks => return Err(Error::OneBackbone(method.name)),
         names => names.iter().map(String::as_str).collect(),
     };
-    let mut opened = names.into_iter().map(|name| open(name, options));
+    let mut opened = names.into_iter().map(|name| open(devices, name, options));
     let first = opened
         .next()
-        .unwrap_or_else(|| open(DEFAULT_WEIGHTS, options))?;
+        .unwrap_or_else(|| open(devices, DEFAULT_WEIGHTS, options))?;
     Ok(first.beside(opened.collect::<Result<_, _>>()?))
 }
 

@@ -71,6 +71,40 @@ fn a_detector_is_fitted_calibrated_saved_and_loaded() {
     assert!(!result.regions().unwrap().is_empty());
 }
 
+/// Needs the library of ONNX Runtime (`pip install onnxruntime`), without which it passes unseen unless
+/// `CI` is set.
+#[test]
+fn a_detector_file_is_the_same_on_every_device() {
+    let (folder, material, normal, defective) = set();
+    let detector = AnomalyDetector::builder();
+    let detector = detector.fit_dir(material.join("train/good")).unwrap();
+    let path = folder.path().join("weave.detector");
+    detector.save(&path).unwrap();
+    let device = "ort-cpu".parse().unwrap();
+    let other = match AnomalyDetector::load_on(&path, &device) {
+        Err(error) if error.to_string().contains("pip install onnxruntime") => {
+            assert!(std::env::var_os("CI").is_none(), "{error}");
+            return;
+        }
+        other => other.unwrap(),
+    };
+    let again = folder.path().join("again.detector");
+    other.save(&again).unwrap();
+    assert_eq!(
+        std::fs::read(&path).unwrap(),
+        std::fs::read(&again).unwrap()
+    );
+    // The processor computes in 8 bits, the device in 32.
+    for image in [&normal[0], &normal[1], &defective[0], &defective[1]] {
+        let (one, two) = (
+            detector.predict(image).unwrap(),
+            other.predict(image).unwrap(),
+        );
+        let difference = (one.score() - two.score()).abs() / one.score().abs();
+        assert!(difference < 0.05, "{} and {}", one.score(), two.score());
+    }
+}
+
 #[test]
 fn settings_are_typed_or_named() {
     let (_folder, _, normal, _) = set();
