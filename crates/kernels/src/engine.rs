@@ -18,6 +18,8 @@ pub enum Isa {
     Portable,
     /// AVX2 and FMA.
     Avx2,
+    /// The 8-bit products of AVX-VNNI beside AVX2.
+    AvxVnni,
     /// AVX-512, with BF16, FP16 and VNNI where they are there.
     Avx512,
     /// The tiles of AMX beside AVX-512.
@@ -26,13 +28,20 @@ pub enum Isa {
 
 impl Isa {
     /// All of them, the fastest first.
-    pub const ALL: [Self; 4] = [Self::Amx, Self::Avx512, Self::Avx2, Self::Portable];
+    pub const ALL: [Self; 5] = [
+        Self::Amx,
+        Self::Avx512,
+        Self::AvxVnni,
+        Self::Avx2,
+        Self::Portable,
+    ];
 
     /// The name used in [`CPU_VARIABLE`].
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx-vnni",
             Self::Avx512 => "avx512",
             Self::Amx => "amx",
         }
@@ -43,6 +52,7 @@ impl Isa {
         match self {
             Self::Portable => "no vector instructions",
             Self::Avx2 => "AVX2",
+            Self::AvxVnni => "AVX-VNNI",
             Self::Avx512 => "AVX-512",
             Self::Amx => "AMX",
         }
@@ -54,6 +64,8 @@ impl Isa {
             Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::Avx2.available() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 is_x86_feature_detected!("avx512f")
@@ -140,7 +152,9 @@ impl FromStr for Precision {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// No instruction set has this name.
-    #[error("{CPU_VARIABLE}: `{0}` is no instruction set; use amx, avx512, avx2 or portable")]
+    #[error(
+        "{CPU_VARIABLE}: `{0}` is no instruction set; use amx, avx512, avx-vnni, avx2 or portable"
+    )]
     Unknown(String),
     /// No precision has this name.
     #[error("`{0}` is no precision; use f32, half or int8")]
@@ -209,7 +223,7 @@ impl Engine {
         match self.kernel(precision).format {
             Format::F32 => Precision::F32,
             Format::Bf16 | Format::F16 => Precision::Half,
-            Format::Int8 => Precision::Int8,
+            Format::Int8 | Format::Int16 => Precision::Int8,
         }
     }
 
@@ -222,6 +236,16 @@ impl Engine {
     /// wider one takes its place.
     pub(crate) fn kernel(self, precision: Precision) -> &'static Kernel {
         kernel_of(self.isa, precision)
+    }
+
+    /// The kernel for attention, whose operands are both made on the way: where narrow weights do
+    /// nothing but save memory it has none to save.
+    pub(crate) fn attention(self, precision: Precision) -> &'static Kernel {
+        let kernel = self.kernel(precision.wide());
+        match kernel.input == kernel.format {
+            true => kernel,
+            false => self.kernel(Precision::F32),
+        }
     }
 }
 
@@ -238,7 +262,10 @@ fn kernel_of(isa: Isa, precision: Precision) -> &'static Kernel {
         (Isa::Amx, Precision::Half) => &crate::amx::BF16,
         #[cfg(target_os = "linux")]
         (Isa::Amx, Precision::Int8) => &crate::amx::INT8,
-        (Isa::Avx2, _) => &kernel::AVX2,
+        (Isa::Avx2 | Isa::AvxVnni, Precision::F32) => &kernel::AVX2,
+        (Isa::Avx2 | Isa::AvxVnni, Precision::Half) => &kernel::AVX2_BF16,
+        (Isa::Avx2, Precision::Int8) => &kernel::AVX2_INT8,
+        (Isa::AvxVnni, Precision::Int8) => &kernel::AVX_VNNI_INT8,
         (_, Precision::F32) => &kernel::AVX512_F32,
         (_, Precision::Int8) if is_x86_feature_detected!("avx512vnni") => &kernel::AVX512_INT8,
         _ if is_x86_feature_detected!("avx512fp16") => &kernel::AVX512_F16,

@@ -2,7 +2,7 @@
 
 use crate::attention::{Softmax, largest, softmax, transpose};
 use crate::conv::{DepthwiseLine, PoolLine, Wide, depthwise, pool, wide};
-use crate::format::Format;
+use crate::format::{self, Format};
 use crate::product::{Product, product};
 use crate::rows::{Conversion, convert};
 use crate::simd::portable;
@@ -14,11 +14,17 @@ use crate::simd::portable;
 /// that no other kernel is reached.
 pub(crate) struct Kernel {
     pub(crate) name: &'static str,
+    /// How weights are held.
     pub(crate) format: Format,
+    /// How rows are held: in the same way, or fewer numbers in each word.
+    pub(crate) input: Format,
     /// Rows of a whole tile.
     pub(crate) rows: usize,
     pub(crate) product: unsafe fn(&Product),
+    /// Converts a row.
     pub(crate) convert: unsafe fn(&Conversion, &mut [u32]) -> f32,
+    /// Converts a column of weights, as if it were a row.
+    pub(crate) pack: unsafe fn(&Conversion, &mut [u32]) -> f32,
     pub(crate) softmax: unsafe fn(&Softmax, &mut [f32], &mut [u32]) -> f32,
     pub(crate) largest: unsafe fn(&[f32], usize, usize) -> f32,
     pub(crate) transpose: unsafe fn(&[u32], usize, &mut [u32]),
@@ -27,13 +33,24 @@ pub(crate) struct Kernel {
     pub(crate) wide: unsafe fn(&Wide, *mut u32),
 }
 
+impl Kernel {
+    /// Whether rows of `count` numbers that are held as `format` can be read where they are, with
+    /// no zeros behind them.
+    pub(crate) fn reads(&self, format: Format, count: usize) -> bool {
+        let plain = self.input == Format::F32 && self.format == Format::F32;
+        format == self.input && (plain || format.whole_lines(count))
+    }
+}
+
 /// Float32 on any processor.
 pub(crate) static PORTABLE: Kernel = Kernel {
     name: "portable float32",
-    format: <portable::F32 as crate::simd::Dot>::FORMAT,
+    format: Format::F32,
+    input: Format::F32,
     rows: <portable::Portable as crate::simd::Simd>::ROWS,
     product: product::<portable::F32>,
-    convert: convert::<portable::F32>,
+    convert: convert::<portable::Portable, format::F32>,
+    pack: convert::<portable::Portable, format::F32>,
     softmax: softmax::<portable::F32>,
     transpose: transpose::<portable::Portable>,
     largest: largest::<portable::Portable>,
@@ -51,6 +68,7 @@ mod x86 {
         Conversion, DepthwiseLine, Kernel, PoolLine, Product, Softmax, Wide, convert, depthwise,
         largest, pool, product, softmax, transpose, wide,
     };
+    use crate::format::Holds;
     use crate::simd::{Dot, Simd, avx2, avx512};
 
     /// A kernel from an instruction set, the features that it needs, and a product.
@@ -66,7 +84,11 @@ mod x86 {
                 }
                 #[target_feature(enable = $features)]
                 unsafe fn convert_row(job: &Conversion, words: &mut [u32]) -> f32 {
-                    unsafe { convert::<$dot>(job, words) }
+                    unsafe { convert::<Vectors, <$dot as Dot>::Rows>(job, words) }
+                }
+                #[target_feature(enable = $features)]
+                unsafe fn pack_column(job: &Conversion, words: &mut [u32]) -> f32 {
+                    unsafe { convert::<Vectors, <$dot as Dot>::Weights>(job, words) }
                 }
                 #[target_feature(enable = $features)]
                 unsafe fn softmax_row(job: &Softmax, row: &mut [f32], words: &mut [u32]) -> f32 {
@@ -94,10 +116,12 @@ mod x86 {
                 }
                 Kernel {
                     name: $name,
-                    format: <$dot as Dot>::FORMAT,
+                    format: <<$dot as Dot>::Weights as Holds>::FORMAT,
+                    input: <<$dot as Dot>::Rows as Holds>::FORMAT,
                     rows: <Vectors as Simd>::ROWS,
                     product: run,
                     convert: convert_row,
+                    pack: pack_column,
                     softmax: softmax_row,
                     transpose: transpose_panel,
                     largest: largest_of,
@@ -112,6 +136,18 @@ mod x86 {
     kernel!(
         /// Float32 on AVX2.
         AVX2, "avx2 float32", avx2::F32, "avx2,fma"
+    );
+    kernel!(
+        /// Float32 on AVX2 with weights in bfloat16.
+        AVX2_BF16, "avx2 bfloat16-weights", avx2::Bf16Weights, "avx2,fma"
+    );
+    kernel!(
+        /// 8-bit integers on AVX2, multiplied in 16 bits.
+        AVX2_INT8, "avx2 int8", avx2::Int8, "avx2,fma"
+    );
+    kernel!(
+        /// 8-bit integers on AVX-VNNI.
+        AVX_VNNI_INT8, "avx-vnni int8", avx2::Vnni, "avx2,fma,avxvnni"
     );
     kernel!(
         /// Float32 on AVX-512.

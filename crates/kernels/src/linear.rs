@@ -132,7 +132,7 @@ impl PackedLinear {
         let panels = Packed::read(from, outputs, format.words(inputs))?;
         let columns = outputs.next_multiple_of(PANEL);
         let factors = match format {
-            Format::F16 | Format::Int8 => Some(from.floats(columns)?),
+            Format::F16 | Format::Int8 | Format::Int16 => Some(from.floats(columns)?),
             Format::F32 | Format::Bf16 => None,
         };
         let start = match format {
@@ -258,22 +258,22 @@ impl PackedLinear {
         let count = output.len() / epilogue.columns(self.outputs);
         let target = self.target(output, count, epilogue);
         input.require(count, self.inputs);
-        let whole = self.kernel.format.whole_lines(self.inputs);
-        let rows = match input.format() == self.kernel.format && whole {
-            true => input,
-            false => {
-                let values = input.values(count, self.inputs);
-                let rows = &mut scratch.rows;
-                rows.fill(self.kernel, values, None, self.lowest, workers);
-                rows
-            }
-        };
+        let rows =
+            match self.kernel.input == input.format() && input.format().whole_lines(self.inputs) {
+                true => input,
+                false => {
+                    let values = input.values(count, self.inputs);
+                    let rows = &mut scratch.rows;
+                    rows.fill(self.kernel, values, None, self.lowest, workers);
+                    rows
+                }
+            };
         self.multiply(rows, count, target, epilogue, workers);
     }
 
-    /// The format of the numbers that it computes with.
-    pub(crate) fn format(&self) -> Format {
-        self.kernel.format
+    /// The format of its rows.
+    pub(crate) fn input_format(&self) -> Format {
+        self.kernel.input
     }
 
     fn values<'a>(&self, input: &'a [f32]) -> Values<'a> {
@@ -356,7 +356,7 @@ impl PackedLinear {
         panels: Range<usize>,
         parts: Option<(&[usize], usize)>,
     ) {
-        let words = self.kernel.format.words(self.inputs);
+        let words = self.kernel.input.words(self.inputs);
         let (parts, used) = parts.unwrap_or((&[0], words));
         assert!(panels.end <= self.panels.count(), "no such panel");
         assert!(parts.len() * used == words, "parts that do not make a row");
