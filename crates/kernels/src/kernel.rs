@@ -69,7 +69,7 @@ mod x86 {
         largest, pool, product, softmax, transpose, wide,
     };
     use crate::format::Holds;
-    use crate::simd::{Dot, Simd, avx2, avx512};
+    use crate::simd::{Dot, avx2, avx512};
 
     /// A kernel from an instruction set, the features that it needs, and a product.
     macro_rules! kernel {
@@ -118,7 +118,7 @@ mod x86 {
                     name: $name,
                     format: <<$dot as Dot>::Weights as Holds>::FORMAT,
                     input: <<$dot as Dot>::Rows as Holds>::FORMAT,
-                    rows: <Vectors as Simd>::ROWS,
+                    rows: <$dot as Dot>::ROWS,
                     product: run,
                     convert: convert_row,
                     pack: pack_column,

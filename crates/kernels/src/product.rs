@@ -11,7 +11,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::Buffer;
-use crate::format::{Format, Holds};
+use crate::format::Format;
 use crate::simd::{Dot, Lanes, Simd};
 
 /// Columns in a panel.
@@ -172,11 +172,11 @@ impl Epilogue {
 #[inline(always)]
 pub(crate) unsafe fn product<D: Dot>(job: &Product) {
     let width = D::Simd::VECTORS * D::Simd::LANES;
-    let blocks = job.row_count.div_ceil(D::Simd::ROWS).max(1);
+    let blocks = job.row_count.div_ceil(D::ROWS).max(1);
     // Blocks of nearly one size: a last one of a row or two would be slow.
     let edge = |block: usize| block * job.row_count / blocks;
     let simple = match &job.sink {
-        Sink::Layer(layer) if !D::Weights::FORMAT.whole() => layer.simple(job),
+        Sink::Layer(layer) => layer.simple(job),
         _ => None,
     };
     let mut tile = Tile([0.0; TILE_ROWS * PANEL]);
@@ -186,8 +186,8 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
             Sink::Plain { .. } => PANEL,
             Sink::Layer(layer) => (layer.columns - panel * PANEL).min(PANEL),
         };
-        for group in (0..blocks).step_by(TILE_ROWS / D::Simd::ROWS) {
-            let group = group..blocks.min(group + TILE_ROWS / D::Simd::ROWS);
+        for group in (0..blocks).step_by(TILE_ROWS / D::ROWS) {
+            let group = group..blocks.min(group + TILE_ROWS / D::ROWS);
             let top = edge(group.start);
             for column in (0..columns).step_by(width) {
                 for stretch in Stretches::<D>::new(job) {
@@ -231,6 +231,9 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
                                 to_stride,
                                 end: simple.filter(|_| stretch.last).map(|simple| End {
                                     bias: simple.bias.wrapping_add(panel * PANEL + column),
+                                    column_factors: simple.column_factors.map(|factors| {
+                                        factors.wrapping_add(panel * PANEL + column)
+                                    }),
                                     row_factors: simple.row_factors.wrapping_add(first),
                                     columns: columns - column,
                                     ..simple
@@ -417,11 +420,12 @@ struct Operands<'a> {
 }
 
 /// An end of a layer that is so simple that sums need not be written first:
-/// `sum * row factor + bias`, perhaps the residual, and bounds.
+/// `sum * row factor * column factor + bias`, perhaps the residual, and bounds.
 #[derive(Clone, Copy)]
 struct End {
     /// Those of the tile's columns; whole vectors can be read.
     bias: *const f32,
+    column_factors: Option<*const f32>,
     /// Those of the tile's rows.
     row_factors: *const f32,
     /// Columns of the tile that are written.
@@ -438,7 +442,7 @@ impl Operands<'_> {
             ($($count:literal)*) => {
                 match rows {
                     // SAFETY: as for this function.
-                    $($count if $count <= D::Simd::ROWS => unsafe {
+                    $($count if $count <= D::ROWS => unsafe {
                         self.tile::<D, $count, VECTORS>()
                     },)*
                     _ => {}
@@ -500,16 +504,12 @@ impl Operands<'_> {
                         }
                     }
                 }
-                // The only formats of layers with such an end.
-                Some(end) if !D::Weights::FORMAT.whole() => {
-                    self.finish::<D, ROWS, VECTORS>(sums, end);
-                }
-                Some(_) => {}
+                Some(end) => self.finish::<D, ROWS, VECTORS>(sums, end),
             }
         }
     }
 
-    /// Writes sums of float32 through the end of a layer.
+    /// Writes sums through the end of a layer.
     ///
     /// # Safety
     /// As for [`product`].
@@ -527,11 +527,16 @@ impl Operands<'_> {
             let (least, most) = (D::Simd::splat(least), D::Simd::splat(most));
             for (vector, column) in (0..VECTORS).map(|vector| (vector, vector * lanes)) {
                 let bias = D::Simd::load(end.bias.add(column));
+                let factors = match end.column_factors {
+                    Some(factors) => D::Simd::load(factors.add(column)),
+                    None => D::Simd::splat(1.0),
+                };
                 let width = end.columns.saturating_sub(column).min(lanes);
                 for (row, sums) in sums.iter().enumerate() {
                     let factor = D::Simd::splat(*end.row_factors.add(row));
+                    let factor = D::Simd::mul(factor, factors);
                     let to = self.to.add(row * self.to_stride + column);
-                    let mut x = D::Simd::fma(sums[vector], factor, bias);
+                    let mut x = D::Simd::fma(D::finish(sums[vector]), factor, bias);
                     if width == lanes {
                         if end.adds {
                             x = D::Simd::add(x, D::Simd::load(to));
@@ -564,10 +569,11 @@ impl Operands<'_> {
     ) {
         // A copy, or else the compiler keeps the sums in memory.
         let mut local = *sums;
+        let weights = self.weights.wrapping_add(at * PANEL);
         for word in 0..count {
             // SAFETY: the caller vouches for the pointers and the instruction set.
             unsafe {
-                let weights = self.weights.add((at + word) * PANEL);
+                let weights = weights.add(word * PANEL);
                 let number = |row: usize| *self.rows.add(row * self.stride + start + word);
                 if D::Simd::BLOCKED {
                     // A whole line of columns: few numbers stay while many weights pass.
@@ -610,14 +616,16 @@ impl Layer<'_> {
             Epilogue::Relu6 => Some((0.0, 6.0)),
             Epilogue::Gelu | Epilogue::QuickGelu | Epilogue::SwiGlu => return None,
         };
-        let plain = self.to.format == Format::F32 && self.column_factors.is_none();
-        let bias = self.bias.filter(|_| plain)?;
+        let bias = self.bias.filter(|_| self.to.format == Format::F32)?;
+        let columns = self.column_factors.map_or(usize::MAX, <[f32]>::len);
         assert!(
-            self.row_factors.len() >= job.row_count && bias.len() >= job.panel_count * PANEL,
-            "rows without factors or columns without bias"
+            self.row_factors.len() >= job.row_count
+                && bias.len().min(columns) >= job.panel_count * PANEL,
+            "rows without factors or columns without factors or bias"
         );
         Some(End {
             bias: bias.as_ptr(),
+            column_factors: self.column_factors.map(<[f32]>::as_ptr),
             row_factors: self.row_factors.as_ptr(),
             columns: self.columns,
             adds: self.last.adds(),

@@ -93,7 +93,12 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn reciprocal(x: __m256) -> __m256 {
-        unsafe { _mm256_div_ps(_mm256_set1_ps(1.0), x) }
+        // One step of Newton's method on an estimate of 12 bits.
+        unsafe {
+            let estimate = _mm256_rcp_ps(x);
+            let error = _mm256_fnmadd_ps(x, estimate, _mm256_set1_ps(1.0));
+            _mm256_fmadd_ps(estimate, error, estimate)
+        }
     }
 
     #[inline(always)]
@@ -265,6 +270,8 @@ impl Dot for Int8 {
     type Simd = Avx2;
     type Rows = format::Int16;
     type Weights = format::Int8;
+    // Each product needs a register of its own before it is added.
+    const ROWS: usize = 2;
     const CARRY: Option<usize> = None;
 
     #[inline(always)]

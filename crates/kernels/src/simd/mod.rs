@@ -104,6 +104,8 @@ pub(crate) trait Dot {
     type Rows: Holds;
     /// How words of weights do: in the same way, or more in each.
     type Weights: Holds;
+    /// Rows of a tile of sums that fits the registers.
+    const ROWS: usize = Self::Simd::ROWS;
     /// Words of a row for each word of weights.
     const STEPS: usize =
         Self::Weights::FORMAT.per_word() / <Self::Rows as Holds>::FORMAT.per_word();
