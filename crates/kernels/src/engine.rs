@@ -16,6 +16,10 @@ pub const CPU_VARIABLE: &str = "ANOMALENS_CPU";
 pub enum Isa {
     /// What every processor has.
     Portable,
+    /// NEON.
+    Neon,
+    /// The 8-bit products of DotProd beside NEON.
+    NeonDot,
     /// AVX2 and FMA.
     Avx2,
     /// The 8-bit products of AVX-VNNI beside AVX2.
@@ -28,11 +32,13 @@ pub enum Isa {
 
 impl Isa {
     /// All of them, the fastest first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Amx,
         Self::Avx512,
         Self::AvxVnni,
         Self::Avx2,
+        Self::NeonDot,
+        Self::Neon,
         Self::Portable,
     ];
 
@@ -40,6 +46,8 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
+            Self::NeonDot => "neon-dot",
             Self::Avx2 => "avx2",
             Self::AvxVnni => "avx-vnni",
             Self::Avx512 => "avx512",
@@ -51,6 +59,8 @@ impl Isa {
     pub fn title(self) -> &'static str {
         match self {
             Self::Portable => "no vector instructions",
+            Self::Neon => "NEON",
+            Self::NeonDot => "NEON with DotProd",
             Self::Avx2 => "AVX2",
             Self::AvxVnni => "AVX-VNNI",
             Self::Avx512 => "AVX-512",
@@ -62,6 +72,10 @@ impl Isa {
     pub fn available(self) -> bool {
         match self {
             Self::Portable => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
@@ -153,7 +167,7 @@ impl FromStr for Precision {
 pub enum EngineError {
     /// No instruction set has this name.
     #[error(
-        "{CPU_VARIABLE}: `{0}` is no instruction set; use amx, avx512, avx-vnni, avx2 or portable"
+        "{CPU_VARIABLE}: `{0}` is no instruction set; use amx, avx512, avx-vnni, avx2, neon-dot, neon or portable"
     )]
     Unknown(String),
     /// No precision has this name.
@@ -249,7 +263,16 @@ impl Engine {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn kernel_of(isa: Isa, precision: Precision) -> &'static Kernel {
+    match (isa, precision) {
+        (Isa::NeonDot, Precision::Int8) => &kernel::NEON_INT8,
+        (Isa::NeonDot | Isa::Neon, _) => &kernel::NEON,
+        _ => &kernel::PORTABLE,
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn kernel_of(_: Isa, _: Precision) -> &'static Kernel {
     &kernel::PORTABLE
 }
@@ -257,7 +280,7 @@ fn kernel_of(_: Isa, _: Precision) -> &'static Kernel {
 #[cfg(target_arch = "x86_64")]
 fn kernel_of(isa: Isa, precision: Precision) -> &'static Kernel {
     match (isa, precision) {
-        (Isa::Portable, _) => &kernel::PORTABLE,
+        (Isa::Portable | Isa::Neon | Isa::NeonDot, _) => &kernel::PORTABLE,
         #[cfg(target_os = "linux")]
         (Isa::Amx, Precision::Half) => &crate::amx::BF16,
         #[cfg(target_os = "linux")]

@@ -32,6 +32,8 @@ pub struct PackedLinear {
     factors: Option<Vec<f32>>,
     /// Per column, what undoes the offset of 8-bit activations.
     start: Option<Buffer>,
+    /// The same for a kernel that takes off the offset itself.
+    signed_start: Option<Buffer>,
     bias: Vec<f32>,
     /// No input is below this. Only of 8-bit layers, whose bias has taken it in.
     lowest: Option<f32>,
@@ -81,9 +83,11 @@ impl PackedLinear {
             panels,
             factors: scaled.then_some(factors),
             start: (format == Format::Int8).then_some(start),
+            signed_start: None,
             bias: padded,
             lowest: None,
-        })
+        }
+        .started())
     }
 
     /// The same layer for inputs that are never below `lowest`, itself not above zero: 8-bit
@@ -99,6 +103,21 @@ impl PackedLinear {
             *start = 0;
         }
         self.lowest = Some(lowest);
+        self.started()
+    }
+
+    /// With what its kernel starts from: one that takes off the offset of activations gets back
+    /// what the offset would have added.
+    fn started(mut self) -> Self {
+        if let Some(start) = self.start.as_ref().filter(|_| self.kernel.signed) {
+            let mut signed = start.clone();
+            for (column, start) in signed.words_mut()[..self.outputs].iter_mut().enumerate() {
+                let weights = self.panels.column(Format::Int8, column, self.inputs);
+                let total = weights.into_iter().map(|x| x as i32).sum::<i32>();
+                *start = start.wrapping_add((INT8_OFFSET * total) as u32);
+            }
+            self.signed_start = Some(signed);
+        }
         self
     }
 
@@ -152,9 +171,11 @@ impl PackedLinear {
                 panels,
                 factors,
                 start,
+                signed_start: None,
                 bias,
                 lowest,
-            });
+            }
+            .started());
         }
         let weight = (0..outputs).flat_map(|column| {
             let factor = factors.as_ref().map_or(1.0, |factors| factors[column]);
@@ -370,9 +391,7 @@ impl PackedLinear {
             depth: self.panels.depth,
             parts,
             used,
-            start: self
-                .start
-                .as_ref()
+            start: (self.signed_start.as_ref().or(self.start.as_ref()))
                 .map(|start| start.words()[column..].as_ptr().cast()),
             sink: Sink::Layer(Layer {
                 row_factors,

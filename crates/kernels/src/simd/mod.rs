@@ -7,6 +7,8 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod portable;
 
 use crate::format::{Format, Holds};
@@ -18,7 +20,7 @@ use crate::format::{Format, Holds};
 pub(crate) trait Simd {
     /// The vector.
     type Vector: Copy;
-    /// Numbers in a vector.
+    /// Numbers in a vector, at least 4.
     const LANES: usize;
     /// Rows of a tile of sums that fits the registers.
     const ROWS: usize;
@@ -106,6 +108,8 @@ pub(crate) trait Dot {
     type Weights: Holds;
     /// Rows of a tile of sums that fits the registers.
     const ROWS: usize = Self::Simd::ROWS;
+    /// Whether it takes off what 8-bit activations have added.
+    const SIGNED: bool = false;
     /// Words of a row for each word of weights.
     const STEPS: usize =
         Self::Weights::FORMAT.per_word() / <Self::Rows as Holds>::FORMAT.per_word();
