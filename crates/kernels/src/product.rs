@@ -4,6 +4,7 @@
 //! registers over the whole depth, while the panel streams from the second-level cache; so there
 //! are no partial sums in memory.
 
+use std::hint::black_box;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -174,7 +175,8 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
     let width = D::Simd::VECTORS * D::Simd::LANES;
     let blocks = job.row_count.div_ceil(D::ROWS).max(1);
     // Blocks of nearly one size: a last one of a row or two would be slow.
-    let edge = |block: usize| block * job.row_count / blocks;
+    let (size, larger) = (job.row_count / blocks, job.row_count % blocks);
+    let edge = |block: usize| block * size + block.min(larger);
     let simple = match &job.sink {
         Sink::Layer(layer) => layer.simple(job),
         _ => None,
@@ -200,6 +202,8 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
                             _ => widen::<D>(weights, stretch.words(), &mut room),
                         }
                     };
+                    let share =
+                        (stretch.words() / D::STEPS * PANEL / Buffer::LINE).div_ceil(blocks);
                     for block in group.clone() {
                         let (first, count) = (edge(block), edge(block + 1) - edge(block));
                         // SAFETY: `first + count` is at most the number of rows, `panel` and
@@ -230,7 +234,9 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
                                 to,
                                 to_stride,
                                 end: simple.filter(|_| stretch.last).map(|simple| End {
-                                    bias: simple.bias.wrapping_add(panel * PANEL + column),
+                                    bias: simple
+                                        .bias
+                                        .map(|bias| bias.wrapping_add(panel * PANEL + column)),
                                     column_factors: simple.column_factors.map(|factors| {
                                         factors.wrapping_add(panel * PANEL + column)
                                     }),
@@ -241,7 +247,7 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
                                 stretch,
                             };
                             if D::Simd::BLOCKED {
-                                fetch_share::<D>(job, panel, &stretch, (block, blocks));
+                                fetch_share::<D>(job, panel, &stretch, (block, share));
                             }
                             // Of a last panel that is half empty only what is there.
                             match (columns - column).div_ceil(D::Simd::LANES) {
@@ -312,17 +318,18 @@ unsafe fn widen<D: Dot>(weights: *const f32, words: usize, room: &mut Room) -> *
 }
 
 /// Fetches part of the next panel's stretch into the second-level cache, all of it in the course of
-/// this panel's blocks: weights come from far, and only the first block would wait for them.
+/// this panel's blocks, `share` lines with each: weights come from far, and only the first block would
+/// wait for them.
 #[inline(always)]
 unsafe fn fetch_share<D: Dot>(
     job: &Product,
     panel: usize,
     stretch: &Stretch,
-    (block, blocks): (usize, usize),
+    (block, share): (usize, usize),
 ) {
     let lines = stretch.words() / D::STEPS * PANEL / Buffer::LINE;
     let next = ((panel + 1) * job.depth + stretch.at) * PANEL;
-    for line in lines * block / blocks..lines * (block + 1) / blocks {
+    for line in (block * share).min(lines)..((block + 1) * share).min(lines) {
         // SAFETY: nothing is read, whatever the address.
         unsafe { D::Simd::fetch(job.panels.wrapping_add(next + line * Buffer::LINE).cast()) }
     }
@@ -424,7 +431,7 @@ struct Operands<'a> {
 #[derive(Clone, Copy)]
 struct End {
     /// Those of the tile's columns; whole vectors can be read.
-    bias: *const f32,
+    bias: Option<*const f32>,
     column_factors: Option<*const f32>,
     /// Those of the tile's rows.
     row_factors: *const f32,
@@ -526,7 +533,10 @@ impl Operands<'_> {
             let (least, most) = end.bounds.unwrap_or_default();
             let (least, most) = (D::Simd::splat(least), D::Simd::splat(most));
             for (vector, column) in (0..VECTORS).map(|vector| (vector, vector * lanes)) {
-                let bias = D::Simd::load(end.bias.add(column));
+                let bias = match end.bias {
+                    Some(bias) => D::Simd::load(bias.add(column)),
+                    None => D::Simd::splat(0.0),
+                };
                 let factors = match end.column_factors {
                     Some(factors) => D::Simd::load(factors.add(column)),
                     None => D::Simd::splat(1.0),
@@ -570,25 +580,34 @@ impl Operands<'_> {
         // A copy, or else the compiler keeps the sums in memory.
         let mut local = *sums;
         let weights = self.weights.wrapping_add(at * PANEL);
-        for word in 0..count {
-            // SAFETY: the caller vouches for the pointers and the instruction set.
-            unsafe {
-                let weights = weights.add(word * PANEL);
-                let number = |row: usize| *self.rows.add(row * self.stride + start + word);
-                if D::Simd::BLOCKED {
-                    // A whole line of columns: few numbers stay while many weights pass.
-                    let mut a = [0; ROWS];
-                    for (row, a) in a.iter_mut().enumerate() {
-                        *a = number(row);
-                    }
+        if D::Simd::BLOCKED {
+            // A whole line of columns: few numbers stay while many weights pass.
+            let mut rows = [self.rows.wrapping_add(start); ROWS];
+            for (row, place) in rows.iter_mut().enumerate() {
+                *place = place.wrapping_add(row * self.stride);
+            }
+            // Or else the compiler computes these places again for every word.
+            let rows = black_box(rows);
+            for word in 0..count {
+                // SAFETY: as below.
+                unsafe {
+                    let a = rows.map(|row| *row.add(word));
                     for vector in 0..VECTORS {
-                        let b = D::Simd::load(weights.add(vector * D::Simd::LANES));
+                        let at = word * PANEL + vector * D::Simd::LANES;
+                        let b = D::Simd::load(weights.add(at));
                         for (sums, a) in local.iter_mut().zip(a) {
                             sums[vector] = D::dot(sums[vector], a, b);
                         }
                     }
-                    continue;
                 }
+            }
+            *sums = local;
+            return;
+        }
+        for word in 0..count {
+            // SAFETY: the caller vouches for the pointers and the instruction set.
+            unsafe {
+                let weights = weights.add(word * PANEL);
                 let mut b = [D::Simd::splat(0.0); VECTORS];
                 for (vector, b) in b.iter_mut().enumerate() {
                     *b = D::Simd::load(weights.add(vector * D::Simd::LANES));
@@ -596,7 +615,7 @@ impl Operands<'_> {
                     D::Simd::prefetch(weights.wrapping_add(ahead));
                 }
                 for (row, sums) in local.iter_mut().enumerate() {
-                    let a = number(row);
+                    let a = *self.rows.add(row * self.stride + start + word);
                     for (sum, b) in sums.iter_mut().zip(b) {
                         *sum = D::dot(*sum, a, b);
                     }
@@ -616,15 +635,17 @@ impl Layer<'_> {
             Epilogue::Relu6 => Some((0.0, 6.0)),
             Epilogue::Gelu | Epilogue::QuickGelu | Epilogue::SwiGlu => return None,
         };
-        let bias = self.bias.filter(|_| self.to.format == Format::F32)?;
-        let columns = self.column_factors.map_or(usize::MAX, <[f32]>::len);
+        if self.to.format != Format::F32 {
+            return None;
+        }
+        let columns = |each: Option<&[f32]>| each.map_or(usize::MAX, <[f32]>::len);
         assert!(
             self.row_factors.len() >= job.row_count
-                && bias.len().min(columns) >= job.panel_count * PANEL,
+                && columns(self.bias).min(columns(self.column_factors)) >= job.panel_count * PANEL,
             "rows without factors or columns without factors or bias"
         );
         Some(End {
-            bias: bias.as_ptr(),
+            bias: self.bias.map(<[f32]>::as_ptr),
             column_factors: self.column_factors.map(<[f32]>::as_ptr),
             row_factors: self.row_factors.as_ptr(),
             columns: self.columns,
