@@ -181,6 +181,11 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
         Sink::Layer(layer) => layer.simple(job),
         _ => None,
     };
+    // Blocks that weights stay in the first-level cache for.
+    let together = match D::Simd::BLOCKED {
+        true => TILE_ROWS / D::ROWS,
+        false => 1,
+    };
     let mut tile = Tile([0.0; TILE_ROWS * PANEL]);
     let mut room = Room([const { MaybeUninit::uninit() }; ROOM * PANEL]);
     for panel in 0..job.panel_count {
@@ -188,8 +193,8 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
             Sink::Plain { .. } => PANEL,
             Sink::Layer(layer) => (layer.columns - panel * PANEL).min(PANEL),
         };
-        for group in (0..blocks).step_by(TILE_ROWS / D::ROWS) {
-            let group = group..blocks.min(group + TILE_ROWS / D::ROWS);
+        for group in (0..blocks).step_by(together) {
+            let group = group..blocks.min(group + together);
             let top = edge(group.start);
             for column in (0..columns).step_by(width) {
                 for stretch in Stretches::<D>::new(job) {
@@ -224,7 +229,8 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
                             };
                             let start = job.start.map(|start| start.add(panel * PANEL + column));
                             let operands = Operands {
-                                rows: job.rows.add(first * job.stride),
+                                // Or else the compiler computes this place again for every word.
+                                rows: black_box(job.rows.add(first * job.stride)),
                                 stride: job.stride,
                                 weights,
                                 start: match stretch.first {
@@ -586,7 +592,7 @@ impl Operands<'_> {
             for (row, place) in rows.iter_mut().enumerate() {
                 *place = place.wrapping_add(row * self.stride);
             }
-            // Or else the compiler computes these places again for every word.
+            // As for the first of them.
             let rows = black_box(rows);
             for word in 0..count {
                 // SAFETY: as below.
