@@ -44,8 +44,8 @@ fn main() {
 
 fn run(threads: usize, filter: &str) {
     println!("Gop/s with {threads} thread(s); in brackets the part of the peak that is");
+    let mut seen = vec![];
     for engine in Engine::all() {
-        let mut seen = vec![];
         for precision in [Precision::F32, Precision::Half, Precision::Int8] {
             let name = engine.kernel_name(precision);
             if seen.contains(&name) {

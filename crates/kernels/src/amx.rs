@@ -11,15 +11,19 @@ use crate::format::Format;
 use crate::kernel::{AVX512_F32, Kernel};
 use crate::product::{PANEL, Product, Sink, TILE_ROWS, Tile};
 use crate::rows::{Conversion, convert};
+use crate::simd::Dot;
 use crate::simd::avx512::{self, Avx512};
 
 /// Bfloat16 on AMX.
 pub(crate) static BF16: Kernel = Kernel {
     name: "amx bfloat16",
     format: Format::Bf16,
+    input: Format::Bf16,
+    signed: false,
     rows: TILE_ROWS,
     product: product_bf16,
     convert: convert_bf16,
+    pack: convert_bf16,
     softmax: softmax_bf16,
     transpose: transpose_panel,
     largest: largest_of,
@@ -32,9 +36,12 @@ pub(crate) static BF16: Kernel = Kernel {
 pub(crate) static INT8: Kernel = Kernel {
     name: "amx int8",
     format: Format::Int8,
+    input: Format::Int8,
+    signed: false,
     rows: TILE_ROWS,
     product: product_int8,
     convert: convert_int8,
+    pack: convert_int8,
     softmax: softmax_int8,
     transpose: transpose_panel,
     largest: largest_of,
@@ -102,7 +109,7 @@ macro_rules! preparation {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
         unsafe fn $convert(job: &Conversion, words: &mut [u32]) -> f32 {
             // SAFETY: AVX-512 is there, see above.
-            unsafe { convert::<$dot>(job, words) }
+            unsafe { convert::<Avx512, <$dot as Dot>::Rows>(job, words) }
         }
 
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::buffer::Buffer;
 use crate::engine::{Engine, Precision};
-use crate::format::Format;
+use crate::format::{Format, Holds};
 use crate::kernel::Kernel;
 use crate::packed::Packed;
 use crate::parallel::{Parallel, Shared, Workers};
@@ -50,7 +50,7 @@ impl Attention {
     /// An attention of `heads` heads of `head_width` numbers each. [`Precision::Int8`] counts as
     /// [`Precision::Half`].
     pub fn new(engine: Engine, precision: Precision, heads: usize, head_width: usize) -> Self {
-        Self::with_kernel(engine.kernel(precision.wide()), heads, head_width)
+        Self::with_kernel(engine.attention(precision), heads, head_width)
     }
 
     pub(crate) fn with_kernel(kernel: &'static Kernel, heads: usize, head_width: usize) -> Self {
@@ -512,7 +512,7 @@ pub(crate) unsafe fn softmax<D: Dot>(job: &Softmax, row: &mut [f32], words: &mut
     // Whole vectors: the scores of the padding are as small as can be.
     let padded = count.next_multiple_of(lanes);
     assert!(
-        words.len() * D::FORMAT.per_word() >= padded,
+        words.len() * D::Rows::FORMAT.per_word() >= padded,
         "too few words for a row of scores"
     );
     row[count..padded].fill(f32::MIN);
@@ -538,16 +538,16 @@ pub(crate) unsafe fn softmax<D: Dot>(job: &Softmax, row: &mut [f32], words: &mut
         let offset = D::Simd::splat(-D::Simd::largest(most) * factor);
         let factor = D::Simd::splat(factor);
         let bytes = words.as_mut_ptr().cast::<u8>();
-        let size = 4 / D::FORMAT.per_word();
+        let size = 4 / D::Rows::FORMAT.per_word();
         let mut total = D::Simd::splat(0.0);
         for at in (0..padded).step_by(lanes) {
             let x = D::Simd::fma(D::Simd::load(row.as_ptr().add(at)), factor, offset);
-            let power = match D::FORMAT {
+            let power = match D::Rows::FORMAT {
                 Format::F32 => exp2::<D::Simd>(x),
                 _ => exp2_rough::<D::Simd>(x),
             };
             total = D::Simd::add(total, power);
-            D::Simd::narrow(power, D::FORMAT, bytes.add(at * size));
+            D::Simd::narrow(power, D::Rows::FORMAT, bytes.add(at * size));
         }
         let done = padded * size;
         std::ptr::write_bytes(bytes.add(done), 0, words.len() * 4 - done);

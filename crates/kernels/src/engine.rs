@@ -16,8 +16,14 @@ pub const CPU_VARIABLE: &str = "ANOMALENS_CPU";
 pub enum Isa {
     /// What every processor has.
     Portable,
+    /// NEON.
+    Neon,
+    /// The 8-bit products of DotProd beside NEON.
+    NeonDot,
     /// AVX2 and FMA.
     Avx2,
+    /// The 8-bit products of AVX-VNNI beside AVX2.
+    AvxVnni,
     /// AVX-512, with BF16, FP16 and VNNI where they are there.
     Avx512,
     /// The tiles of AMX beside AVX-512.
@@ -26,13 +32,24 @@ pub enum Isa {
 
 impl Isa {
     /// All of them, the fastest first.
-    pub const ALL: [Self; 4] = [Self::Amx, Self::Avx512, Self::Avx2, Self::Portable];
+    pub const ALL: [Self; 7] = [
+        Self::Amx,
+        Self::Avx512,
+        Self::AvxVnni,
+        Self::Avx2,
+        Self::NeonDot,
+        Self::Neon,
+        Self::Portable,
+    ];
 
     /// The name used in [`CPU_VARIABLE`].
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
+            Self::NeonDot => "neon-dot",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx-vnni",
             Self::Avx512 => "avx512",
             Self::Amx => "amx",
         }
@@ -42,7 +59,10 @@ impl Isa {
     pub fn title(self) -> &'static str {
         match self {
             Self::Portable => "no vector instructions",
+            Self::Neon => "NEON",
+            Self::NeonDot => "NEON with DotProd",
             Self::Avx2 => "AVX2",
+            Self::AvxVnni => "AVX-VNNI",
             Self::Avx512 => "AVX-512",
             Self::Amx => "AMX",
         }
@@ -52,8 +72,14 @@ impl Isa {
     pub fn available(self) -> bool {
         match self {
             Self::Portable => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::Avx2.available() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 is_x86_feature_detected!("avx512f")
@@ -140,7 +166,9 @@ impl FromStr for Precision {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// No instruction set has this name.
-    #[error("{CPU_VARIABLE}: `{0}` is no instruction set; use amx, avx512, avx2 or portable")]
+    #[error(
+        "{CPU_VARIABLE}: `{0}` is no instruction set; use amx, avx512, avx-vnni, avx2, neon-dot, neon or portable"
+    )]
     Unknown(String),
     /// No precision has this name.
     #[error("`{0}` is no precision; use f32, half or int8")]
@@ -209,7 +237,7 @@ impl Engine {
         match self.kernel(precision).format {
             Format::F32 => Precision::F32,
             Format::Bf16 | Format::F16 => Precision::Half,
-            Format::Int8 => Precision::Int8,
+            Format::Int8 | Format::Int16 => Precision::Int8,
         }
     }
 
@@ -223,9 +251,28 @@ impl Engine {
     pub(crate) fn kernel(self, precision: Precision) -> &'static Kernel {
         kernel_of(self.isa, precision)
     }
+
+    /// The kernel for attention, whose operands are both made on the way: where narrow weights do
+    /// nothing but save memory it has none to save.
+    pub(crate) fn attention(self, precision: Precision) -> &'static Kernel {
+        let kernel = self.kernel(precision.wide());
+        match kernel.input == kernel.format {
+            true => kernel,
+            false => self.kernel(Precision::F32),
+        }
+    }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn kernel_of(isa: Isa, precision: Precision) -> &'static Kernel {
+    match (isa, precision) {
+        (Isa::NeonDot, Precision::Int8) => &kernel::NEON_INT8,
+        (Isa::NeonDot | Isa::Neon, _) => &kernel::NEON,
+        _ => &kernel::PORTABLE,
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn kernel_of(_: Isa, _: Precision) -> &'static Kernel {
     &kernel::PORTABLE
 }
@@ -233,12 +280,15 @@ fn kernel_of(_: Isa, _: Precision) -> &'static Kernel {
 #[cfg(target_arch = "x86_64")]
 fn kernel_of(isa: Isa, precision: Precision) -> &'static Kernel {
     match (isa, precision) {
-        (Isa::Portable, _) => &kernel::PORTABLE,
+        (Isa::Portable | Isa::Neon | Isa::NeonDot, _) => &kernel::PORTABLE,
         #[cfg(target_os = "linux")]
         (Isa::Amx, Precision::Half) => &crate::amx::BF16,
         #[cfg(target_os = "linux")]
         (Isa::Amx, Precision::Int8) => &crate::amx::INT8,
-        (Isa::Avx2, _) => &kernel::AVX2,
+        (Isa::Avx2 | Isa::AvxVnni, Precision::F32) => &kernel::AVX2,
+        (Isa::Avx2 | Isa::AvxVnni, Precision::Half) => &kernel::AVX2_BF16,
+        (Isa::Avx2, Precision::Int8) => &kernel::AVX2_INT8,
+        (Isa::AvxVnni, Precision::Int8) => &kernel::AVX_VNNI_INT8,
         (_, Precision::F32) => &kernel::AVX512_F32,
         (_, Precision::Int8) if is_x86_feature_detected!("avx512vnni") => &kernel::AVX512_INT8,
         _ if is_x86_feature_detected!("avx512fp16") => &kernel::AVX512_F16,

@@ -19,7 +19,32 @@ pub(crate) enum Format {
     F16,
     /// Four 8-bit integers: activations with 128 added, weights signed.
     Int8,
+    /// The activations of [`Int8`](Self::Int8) in 16 bits each, for processors that multiply no
+    /// narrower ones: of every four the first and the third in one word, the others in the next.
+    Int16,
 }
+
+/// A format that is known when code is compiled.
+pub(crate) trait Holds {
+    /// Which one.
+    const FORMAT: Format;
+}
+
+macro_rules! holds {
+    ($($name:ident)*) => {
+        $(
+            /// The format of the same name.
+            #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+            pub(crate) struct $name;
+
+            impl Holds for $name {
+                const FORMAT: Format = Format::$name;
+            }
+        )*
+    };
+}
+
+holds!(F32 Bf16 F16 Int8 Int16);
 
 /// The largest magnitude of a float16 operand after scaling. A sum of [`F16_TERMS`] products of
 /// two such numbers stays below the largest float16, 65504.
@@ -45,7 +70,13 @@ impl Format {
             Self::Bf16 => "bfloat16",
             Self::F16 => "float16",
             Self::Int8 => "int8",
+            Self::Int16 => "int16",
         }
+    }
+
+    /// Whether it holds integers, those of activations with [`INT8_OFFSET`] added.
+    pub(crate) fn whole(self) -> bool {
+        matches!(self, Self::Int8 | Self::Int16)
     }
 
     /// Its number in saved weights.
@@ -55,6 +86,7 @@ impl Format {
             Self::Bf16 => 1,
             Self::F16 => 2,
             Self::Int8 => 3,
+            Self::Int16 => 4,
         }
     }
 
@@ -71,6 +103,7 @@ impl Format {
             Self::Bf16 => bf16::from_bits((word >> (16 * i)) as u16).to_f32(),
             Self::F16 => f16::from_bits((word >> (16 * i)) as u16).to_f32(),
             Self::Int8 => f32::from((word >> (8 * i)) as i8),
+            Self::Int16 => f32::from((word >> (16 * i)) as i16),
         })
     }
 
@@ -79,22 +112,25 @@ impl Format {
     pub(crate) fn between_layers(self) -> Self {
         match self {
             Self::F32 | Self::Bf16 => self,
-            Self::F16 | Self::Int8 => Self::F32,
+            Self::F16 | Self::Int8 | Self::Int16 => Self::F32,
         }
     }
 
     /// Numbers in a word.
-    pub(crate) fn per_word(self) -> usize {
+    pub(crate) const fn per_word(self) -> usize {
         match self {
             Self::F32 => 1,
-            Self::Bf16 | Self::F16 => 2,
+            Self::Bf16 | Self::F16 | Self::Int16 => 2,
             Self::Int8 => 4,
         }
     }
 
     /// Words for `count` numbers.
     pub(crate) fn words(self, count: usize) -> usize {
-        count.div_ceil(self.per_word())
+        match self {
+            Self::Int16 => 2 * count.div_ceil(4),
+            _ => count.div_ceil(self.per_word()),
+        }
     }
 
     /// Whether `count` numbers fill cache lines, so that no words follow that would have to be zero.
@@ -112,8 +148,8 @@ impl Format {
                 let wanted = F16_LARGEST.log2() as i32 - 1 - exponent;
                 f32::from_bits(((wanted.clamp(-126, 126) + 127) as u32) << 23)
             }
-            Self::Int8 if largest.is_normal() => (127.0 / largest).min(f32::MAX),
-            Self::F16 | Self::Int8 => 1.0,
+            Self::Int8 | Self::Int16 if largest.is_normal() => (127.0 / largest).min(f32::MAX),
+            Self::F16 | Self::Int8 | Self::Int16 => 1.0,
         }
     }
 
@@ -131,6 +167,12 @@ impl Format {
                 Self::Int8 => {
                     let byte = |j| (number(j).round_ties_even() as i32 + INT8_OFFSET) as u8;
                     u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+                }
+                Self::Int16 => {
+                    // The first and the third of a group of four, or the second and the fourth.
+                    let number = |j: usize| values.get(i / 2 * 4 + j).copied().unwrap_or(0.0);
+                    let wide = |j| (number(j).round_ties_even() as i32 + INT8_OFFSET) as u16;
+                    u32::from(wide(i % 2)) | u32::from(wide(i % 2 + 2)) << 16
                 }
             };
         }

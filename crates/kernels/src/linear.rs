@@ -33,6 +33,8 @@ pub struct PackedLinear {
     factors: Option<Vec<f32>>,
     /// Per column, what undoes the offset of 8-bit activations.
     start: Option<Buffer>,
+    /// The same for a kernel that takes off the offset itself.
+    signed_start: Option<Buffer>,
     bias: Vec<f32>,
     /// No input is below this. Only of 8-bit layers, whose bias has taken it in.
     lowest: Option<f32>,
@@ -82,9 +84,11 @@ impl PackedLinear {
             panels,
             factors: scaled.then_some(factors),
             start: (format == Format::Int8).then_some(start),
+            signed_start: None,
             bias: padded,
             lowest: None,
-        })
+        }
+        .started())
     }
 
     /// The same layer for inputs that are never below `lowest`, itself not above zero: 8-bit
@@ -100,6 +104,21 @@ impl PackedLinear {
             *start = 0;
         }
         self.lowest = Some(lowest);
+        self.started()
+    }
+
+    /// With what its kernel starts from: one that takes off the offset of activations gets back
+    /// what the offset would have added.
+    fn started(mut self) -> Self {
+        if let Some(start) = self.start.as_ref().filter(|_| self.kernel.signed) {
+            let mut signed = start.clone();
+            for (column, start) in signed.words_mut()[..self.outputs].iter_mut().enumerate() {
+                let weights = self.panels.column(Format::Int8, column, self.inputs);
+                let total = weights.into_iter().map(|x| x as i32).sum::<i32>();
+                *start = start.wrapping_add((INT8_OFFSET * total) as u32);
+            }
+            self.signed_start = Some(signed);
+        }
         self
     }
 
@@ -133,7 +152,7 @@ impl PackedLinear {
         let panels = Packed::read(from, outputs, format.words(inputs))?;
         let columns = outputs.next_multiple_of(PANEL);
         let factors = match format {
-            Format::F16 | Format::Int8 => Some(from.floats(columns)?),
+            Format::F16 | Format::Int8 | Format::Int16 => Some(from.floats(columns)?),
             Format::F32 | Format::Bf16 => None,
         };
         let start = match format {
@@ -153,9 +172,11 @@ impl PackedLinear {
                 panels,
                 factors,
                 start,
+                signed_start: None,
                 bias,
                 lowest,
-            });
+            }
+            .started());
         }
         let weight = weights(&panels, format, (inputs, outputs), factors.as_deref());
         let bias = plain_bias(&weight, bias, lowest, (inputs, outputs));
@@ -256,22 +277,22 @@ impl PackedLinear {
         let count = output.len() / epilogue.columns(self.outputs);
         let target = self.target(output, count, epilogue);
         input.require(count, self.inputs);
-        let whole = self.kernel.format.whole_lines(self.inputs);
-        let rows = match input.format() == self.kernel.format && whole {
-            true => input,
-            false => {
-                let values = input.values(count, self.inputs);
-                let rows = &mut scratch.rows;
-                rows.fill(self.kernel, values, None, self.lowest, workers);
-                rows
-            }
-        };
+        let rows =
+            match self.kernel.input == input.format() && input.format().whole_lines(self.inputs) {
+                true => input,
+                false => {
+                    let values = input.values(count, self.inputs);
+                    let rows = &mut scratch.rows;
+                    rows.fill(self.kernel, values, None, self.lowest, workers);
+                    rows
+                }
+            };
         self.multiply(rows, count, target, epilogue, workers);
     }
 
-    /// The format of the numbers that it computes with.
-    pub(crate) fn format(&self) -> Format {
-        self.kernel.format
+    /// The format of its rows.
+    pub(crate) fn input_format(&self) -> Format {
+        self.kernel.input
     }
 
     fn values<'a>(&self, input: &'a [f32]) -> Values<'a> {
@@ -354,7 +375,7 @@ impl PackedLinear {
         panels: Range<usize>,
         parts: Option<(&[usize], usize)>,
     ) {
-        let words = self.kernel.format.words(self.inputs);
+        let words = self.kernel.input.words(self.inputs);
         let (parts, used) = parts.unwrap_or((&[0], words));
         assert!(panels.end <= self.panels.count(), "no such panel");
         assert!(parts.len() * used == words, "parts that do not make a row");
@@ -368,9 +389,7 @@ impl PackedLinear {
             depth: self.panels.depth,
             parts,
             used,
-            start: self
-                .start
-                .as_ref()
+            start: (self.signed_start.as_ref().or(self.start.as_ref()))
                 .map(|start| start.words()[column..].as_ptr().cast()),
             sink: Sink::Layer(Layer {
                 row_factors,

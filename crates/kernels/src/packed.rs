@@ -110,7 +110,7 @@ impl Packed {
                     lowest: None,
                 };
                 // SAFETY: a kernel is only made where its instruction set is there.
-                *factor = unsafe { (kernel.convert)(&job, words) };
+                *factor = unsafe { (kernel.pack)(&job, words) };
                 if kernel.format == Format::Int8 {
                     // Rows are made for activations, which have an offset.
                     words[used..].fill(0);

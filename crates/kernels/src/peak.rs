@@ -71,7 +71,9 @@ pub fn peak(engine: Engine, precision: Precision) -> Option<f64> {
 #[cfg(target_arch = "x86_64")]
 fn registers(name: &str, format: Format) -> Option<(fn(), f64)> {
     let (run, operations): (fn(), u64) = match (name.split(' ').next()?, format) {
-        ("avx2", Format::F32) => (instructions!("vfmadd231ps", "ymm"), 16),
+        ("avx2", Format::F32 | Format::Bf16) => (instructions!("vfmadd231ps", "ymm"), 16),
+        ("avx2", Format::Int8) => (instructions!("vpmaddwd", "ymm"), 32),
+        ("avx-vnni", Format::Int8) => (instructions!("{{vex}} vpdpbusd", "ymm"), 64),
         ("avx512", Format::F32) => (instructions!("vfmadd231ps", "zmm"), 32),
         ("avx512", Format::Bf16) => (instructions!("vdpbf16ps", "zmm"), 64),
         ("avx512", Format::F16) => (instructions!("vfmadd231ph", "zmm"), 64),

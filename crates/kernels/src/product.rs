@@ -4,10 +4,14 @@
 //! registers over the whole depth, while the panel streams from the second-level cache; so there
 //! are no partial sums in memory.
 
+use std::hint::black_box;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::buffer::Buffer;
 use crate::format::Format;
 use crate::simd::{Dot, Lanes, Simd};
 
@@ -31,8 +35,8 @@ pub(crate) struct Product<'a> {
     pub(crate) panels: *const u32,
     pub(crate) panel_count: usize,
     pub(crate) depth: usize,
-    /// Where the parts of a row begin, in words from its own beginning; their words follow one another
-    /// in the panels.
+    /// Where the parts of a row begin, in words from its own beginning; the weights that they meet
+    /// follow one another in the panels.
     pub(crate) parts: &'a [usize],
     /// Words of each part that are not padding; kernels may leave out the others. Whole cache lines
     /// if there are several parts.
@@ -100,7 +104,7 @@ impl Target {
             Format::Bf16 => {
                 columns.is_multiple_of(PANEL) && !last.adds() && last != Epilogue::SwiGlu
             }
-            Format::F16 | Format::Int8 => false,
+            Format::F16 | Format::Int8 | Format::Int16 => false,
         }
     }
 
@@ -168,60 +172,108 @@ impl Epilogue {
 /// must be valid for the sizes beside them.
 #[inline(always)]
 pub(crate) unsafe fn product<D: Dot>(job: &Product) {
-    let lanes = D::Simd::LANES;
-    let blocks = job.row_count.div_ceil(D::Simd::ROWS).max(1);
+    let width = D::Simd::VECTORS * D::Simd::LANES;
+    let blocks = job.row_count.div_ceil(D::ROWS).max(1);
+    // Blocks of nearly one size: a last one of a row or two would be slow.
+    let (size, larger) = (job.row_count / blocks, job.row_count % blocks);
+    let edge = |block: usize| block * size + block.min(larger);
     let simple = match &job.sink {
-        Sink::Layer(layer) if D::FORMAT == Format::F32 => layer.simple(job),
+        Sink::Layer(layer) => layer.simple(job),
         _ => None,
     };
-    let mut buffer = Tile([0.0; TILE_ROWS * PANEL]);
+    // Blocks that weights stay in the first-level cache for.
+    let together = match D::Simd::BLOCKED {
+        true => TILE_ROWS / D::ROWS,
+        false => 1,
+    };
+    let mut tile = Tile([0.0; TILE_ROWS * PANEL]);
+    let mut room = Room([const { MaybeUninit::uninit() }; ROOM * PANEL]);
     for panel in 0..job.panel_count {
-        for block in 0..blocks {
-            // Blocks of nearly one size: a last one of a row or two would be slow.
-            let first = block * job.row_count / blocks;
-            let count = (block + 1) * job.row_count / blocks - first;
-            // SAFETY: `first + count` is at most the number of rows, `panel` and `column` lie
-            // within the panels; a tile's buffer has PANEL columns and TILE_ROWS rows.
-            unsafe {
-                let rows = job.rows.add(first * job.stride);
-                let (to, stride) = match &job.sink {
-                    Sink::Plain { to, stride } => (to.add(first * stride + panel * PANEL), *stride),
-                    Sink::Layer(layer) if simple.is_some() => {
-                        (layer.to.at(first, panel * PANEL).cast(), layer.to.stride)
-                    }
-                    Sink::Layer(_) => (buffer.0.as_mut_ptr(), PANEL),
-                };
-                let columns = match &job.sink {
-                    Sink::Plain { .. } => PANEL,
-                    Sink::Layer(layer) => (layer.columns - panel * PANEL).min(PANEL),
-                };
-                for column in (0..columns).step_by(2 * lanes) {
-                    let operands = Operands {
-                        rows,
-                        stride: job.stride,
-                        panel: job.panels.add(panel * job.depth * PANEL + column),
-                        parts: job.parts,
-                        used: job.used,
-                        start: job.start.map(|start| start.add(panel * PANEL + column)),
-                        to: to.add(column),
-                        to_stride: stride,
-                        end: simple.map(|simple| End {
-                            bias: simple.bias.wrapping_add(panel * PANEL + column),
-                            row_factors: simple.row_factors.wrapping_add(first),
-                            columns: columns - column,
-                            ..simple
-                        }),
+        let columns = match &job.sink {
+            Sink::Plain { .. } => PANEL,
+            Sink::Layer(layer) => (layer.columns - panel * PANEL).min(PANEL),
+        };
+        for group in (0..blocks).step_by(together) {
+            let group = group..blocks.min(group + together);
+            let top = edge(group.start);
+            for column in (0..columns).step_by(width) {
+                for stretch in Stretches::<D>::new(job) {
+                    let from = (panel * job.depth + stretch.at) * PANEL + column;
+                    // SAFETY: the stretch lies within the panel; the room is that of a stretch.
+                    let weights = unsafe {
+                        let weights = job.panels.add(from).cast::<f32>();
+                        match D::STEPS {
+                            1 => weights,
+                            _ => widen::<D>(weights, stretch.words(), &mut room),
+                        }
                     };
-                    // Of a last panel that is half empty only what is there.
-                    match columns - column > lanes {
-                        true => operands.tile_of::<D, 2>(count),
-                        false => operands.tile_of::<D, 1>(count),
+                    let share =
+                        (stretch.words() / D::STEPS * PANEL / Buffer::LINE).div_ceil(blocks);
+                    for block in group.clone() {
+                        let (first, count) = (edge(block), edge(block + 1) - edge(block));
+                        // SAFETY: `first + count` is at most the number of rows, `panel` and
+                        // `column` lie within the panels; the tile has PANEL columns and a row for
+                        // each of the group.
+                        unsafe {
+                            let sums = tile.0.as_mut_ptr().add((first - top) * PANEL + column);
+                            let (to, to_stride) = match &job.sink {
+                                _ if !stretch.last => (sums, PANEL),
+                                Sink::Plain { to, stride } => {
+                                    (to.add(first * stride + panel * PANEL + column), *stride)
+                                }
+                                Sink::Layer(layer) if simple.is_some() => {
+                                    let at = layer.to.at(first, panel * PANEL + column);
+                                    (at.cast(), layer.to.stride)
+                                }
+                                Sink::Layer(_) => (sums, PANEL),
+                            };
+                            let start = job.start.map(|start| start.add(panel * PANEL + column));
+                            let operands = Operands {
+                                // Or else the compiler computes this place again for every word.
+                                rows: black_box(job.rows.add(first * job.stride)),
+                                stride: job.stride,
+                                weights,
+                                start: match stretch.first {
+                                    true => start.map(|start| (start, 0)),
+                                    false => Some((sums.cast_const(), PANEL)),
+                                },
+                                to,
+                                to_stride,
+                                end: simple.filter(|_| stretch.last).map(|simple| End {
+                                    bias: simple
+                                        .bias
+                                        .map(|bias| bias.wrapping_add(panel * PANEL + column)),
+                                    column_factors: simple.column_factors.map(|factors| {
+                                        factors.wrapping_add(panel * PANEL + column)
+                                    }),
+                                    row_factors: simple.row_factors.wrapping_add(first),
+                                    columns: columns - column,
+                                    ..simple
+                                }),
+                                stretch,
+                            };
+                            if D::Simd::BLOCKED {
+                                fetch_share::<D>(job, panel, &stretch, (block, share));
+                            }
+                            // Of a last panel that is half empty only what is there.
+                            match (columns - column).div_ceil(D::Simd::LANES) {
+                                1 => operands.tile_of::<D, 1>(count),
+                                2 => operands.tile_of::<D, 2>(count),
+                                3 if D::Simd::VECTORS > 2 => operands.tile_of::<D, 3>(count),
+                                _ if D::Simd::VECTORS > 2 => operands.tile_of::<D, 4>(count),
+                                _ => operands.tile_of::<D, 2>(count),
+                            }
+                        }
                     }
                 }
-                if let Sink::Layer(layer) = &job.sink
-                    && simple.is_none()
-                {
-                    layer.finish::<D::Simd>(&buffer, first, 0..count, panel * PANEL);
+            }
+            if let Sink::Layer(layer) = &job.sink
+                && simple.is_none()
+            {
+                // SAFETY: the tile holds the sums of the group's rows.
+                unsafe {
+                    let rows = edge(group.end) - top;
+                    layer.finish::<D::Simd>(&tile, top, 0..rows, panel * PANEL);
                 }
             }
         }
@@ -232,14 +284,148 @@ pub(crate) unsafe fn product<D: Dot>(job: &Product) {
 #[repr(align(64))]
 pub(crate) struct Tile(pub(crate) [f32; TILE_ROWS * PANEL]);
 
+/// Words of a row in a stretch.
+const fn depth<D: Dot>() -> usize {
+    match D::Simd::BLOCKED {
+        true => ROOM,
+        false => usize::MAX,
+    }
+}
+
+/// Words of a stretch that [`Room`] has place for.
+const ROOM: usize = 192;
+
+/// Wide weights of a stretch.
+#[repr(align(64))]
+struct Room([MaybeUninit<f32>; ROOM * PANEL]);
+
+/// Weights of a panel from a place on, for so many words of the rows, made as wide as these.
+///
+/// # Safety
+/// As for [`product`].
+#[inline(always)]
+unsafe fn widen<D: Dot>(weights: *const f32, words: usize, room: &mut Room) -> *const f32 {
+    let words = words.div_ceil(D::STEPS);
+    assert!(words * D::STEPS <= ROOM, "a stretch that is too long");
+    let to = room.0.as_mut_ptr().cast::<f32>();
+    for word in 0..words {
+        for vector in (0..PANEL).step_by(D::Simd::LANES) {
+            // SAFETY: a panel has PANEL columns, and the room is long enough, see above.
+            unsafe {
+                let narrow = D::Simd::load(weights.add(word * PANEL + vector));
+                for step in 0..D::STEPS {
+                    let to = to.add((word * D::STEPS + step) * PANEL + vector);
+                    D::Simd::store(to, D::widen(narrow, step));
+                }
+            }
+        }
+    }
+    to
+}
+
+/// Fetches part of the next panel's stretch into the second-level cache, all of it in the course of
+/// this panel's blocks, `share` lines with each: weights come from far, and only the first block would
+/// wait for them.
+#[inline(always)]
+unsafe fn fetch_share<D: Dot>(
+    job: &Product,
+    panel: usize,
+    stretch: &Stretch,
+    (block, share): (usize, usize),
+) {
+    let lines = stretch.words() / D::STEPS * PANEL / Buffer::LINE;
+    let next = ((panel + 1) * job.depth + stretch.at) * PANEL;
+    for line in (block * share).min(lines)..((block + 1) * share).min(lines) {
+        // SAFETY: nothing is read, whatever the address.
+        unsafe { D::Simd::fetch(job.panels.wrapping_add(next + line * Buffer::LINE).cast()) }
+    }
+}
+
+/// A part of the depth, of which the weights of a tile fit the first-level cache.
+#[derive(Clone, Copy)]
+struct Stretch<'a> {
+    /// Where the words of parts begin, in words from the beginning of a row.
+    parts: &'a [usize],
+    /// The words of each of them.
+    from: usize,
+    count: usize,
+    /// The first word of weights.
+    at: usize,
+    first: bool,
+    last: bool,
+}
+
+impl Stretch<'_> {
+    /// Words of a row.
+    fn words(&self) -> usize {
+        self.parts.len() * self.count
+    }
+}
+
+/// All of a product's depth in stretches: some parts at once, or some words of one.
+struct Stretches<'a, D> {
+    parts: &'a [usize],
+    used: usize,
+    /// Parts and words at once.
+    together: usize,
+    most: usize,
+    part: usize,
+    word: usize,
+    dot: PhantomData<D>,
+}
+
+impl<'a, D: Dot> Stretches<'a, D> {
+    #[inline(always)]
+    fn new(job: &Product<'a>) -> Self {
+        let used = job.used.max(1);
+        let pieces = used.div_ceil(depth::<D>());
+        Self {
+            parts: job.parts,
+            used: job.used,
+            together: (depth::<D>() / used).max(1),
+            most: used.div_ceil(pieces).next_multiple_of(D::STEPS),
+            part: 0,
+            word: 0,
+            dot: PhantomData,
+        }
+    }
+}
+
+impl<'a, D: Dot> Iterator for Stretches<'a, D> {
+    type Item = Stretch<'a>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Stretch<'a>> {
+        let (part, from) = (self.part, self.word);
+        if part >= self.parts.len() {
+            return None;
+        }
+        let parts = &self.parts[part..self.parts.len().min(part + self.together)];
+        let count = self.most.min(self.used - from);
+        self.word += count;
+        if self.word >= self.used {
+            (self.part, self.word) = (part + parts.len(), 0);
+        }
+        Some(Stretch {
+            parts,
+            from,
+            count,
+            at: (part * self.used + from) / D::STEPS,
+            first: (part, from) == (0, 0),
+            last: self.part >= self.parts.len(),
+        })
+    }
+}
+
 /// What one tile is computed from.
 struct Operands<'a> {
     rows: *const u32,
     stride: usize,
-    panel: *const u32,
-    parts: &'a [usize],
-    used: usize,
-    start: Option<*const f32>,
+    /// Those of the stretch, as wide as the words of rows.
+    weights: *const f32,
+    stretch: Stretch<'a>,
+    /// The sums to start from, and from row to row of them.
+    start: Option<(*const f32, usize)>,
     to: *mut f32,
     to_stride: usize,
     /// The end of a layer, if it is computed before the sums are written.
@@ -247,11 +433,12 @@ struct Operands<'a> {
 }
 
 /// An end of a layer that is so simple that sums need not be written first:
-/// `sum * row factor + bias`, perhaps the residual, and bounds.
+/// `sum * row factor * column factor + bias`, perhaps the residual, and bounds.
 #[derive(Clone, Copy)]
 struct End {
     /// Those of the tile's columns; whole vectors can be read.
-    bias: *const f32,
+    bias: Option<*const f32>,
+    column_factors: Option<*const f32>,
     /// Those of the tile's rows.
     row_factors: *const f32,
     /// Columns of the tile that are written.
@@ -268,7 +455,7 @@ impl Operands<'_> {
             ($($count:literal)*) => {
                 match rows {
                     // SAFETY: as for this function.
-                    $($count if $count <= D::Simd::ROWS => unsafe {
+                    $($count if $count <= D::ROWS => unsafe {
                         self.tile::<D, $count, VECTORS>()
                     },)*
                     _ => {}
@@ -281,29 +468,36 @@ impl Operands<'_> {
     #[inline(always)]
     unsafe fn tile<D: Dot, const ROWS: usize, const VECTORS: usize>(&self) {
         let lanes = D::Simd::LANES;
+        let Stretch {
+            parts,
+            from,
+            count,
+            last,
+            ..
+        } = self.stretch;
         // SAFETY: the caller vouches for the pointers and the instruction set.
         unsafe {
             let zero = D::Simd::splat(0.0);
-            let mut first = [zero; VECTORS];
-            if let Some(start) = self.start {
-                for (vector, first) in first.iter_mut().enumerate() {
-                    *first = D::Simd::load(start.add(vector * lanes));
-                }
-            }
-            let mut sums = [first; ROWS];
-            match D::CARRY {
-                None => {
-                    for (number, &start) in self.parts.iter().enumerate() {
-                        let place = (start, number * self.used);
-                        self.accumulate::<D, ROWS, VECTORS>(&mut sums, place, self.used);
+            let mut sums = [[zero; VECTORS]; ROWS];
+            if let Some((start, stride)) = self.start {
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    for (vector, sum) in sums.iter_mut().enumerate() {
+                        *sum = D::Simd::load(start.add(row * stride + vector * lanes));
                     }
                 }
-                Some(step) => {
-                    for (number, &start) in self.parts.iter().enumerate() {
-                        for first in (0..self.used).step_by(step) {
+            }
+            for (number, &start) in parts.iter().enumerate() {
+                let at = number * count;
+                match D::CARRY {
+                    None => {
+                        let place = (start + from, at);
+                        self.accumulate::<D, ROWS, VECTORS>(&mut sums, place, count);
+                    }
+                    Some(step) => {
+                        for first in (0..count).step_by(step) {
                             let mut part = [[zero; VECTORS]; ROWS];
-                            let place = (start + first, number * self.used + first);
-                            let count = step.min(self.used - first);
+                            let place = (start + from + first, at + first);
+                            let count = step.min(count - first);
                             self.accumulate::<D, ROWS, VECTORS>(&mut part, place, count);
                             for (sums, part) in sums.iter_mut().zip(part) {
                                 for (sum, part) in sums.iter_mut().zip(part) {
@@ -319,20 +513,16 @@ impl Operands<'_> {
                     for (row, sums) in sums.into_iter().enumerate() {
                         for (vector, sum) in sums.into_iter().enumerate() {
                             let to = self.to.add(row * self.to_stride + vector * lanes);
-                            D::Simd::store(to, D::finish(sum));
+                            D::Simd::store(to, if last { D::finish(sum) } else { sum });
                         }
                     }
                 }
-                // The only format of layers with such an end.
-                Some(end) if D::FORMAT == Format::F32 => {
-                    self.finish::<D, ROWS, VECTORS>(sums, end);
-                }
-                Some(_) => {}
+                Some(end) => self.finish::<D, ROWS, VECTORS>(sums, end),
             }
         }
     }
 
-    /// Writes sums of float32 through the end of a layer.
+    /// Writes sums through the end of a layer.
     ///
     /// # Safety
     /// As for [`product`].
@@ -349,12 +539,20 @@ impl Operands<'_> {
             let (least, most) = end.bounds.unwrap_or_default();
             let (least, most) = (D::Simd::splat(least), D::Simd::splat(most));
             for (vector, column) in (0..VECTORS).map(|vector| (vector, vector * lanes)) {
-                let bias = D::Simd::load(end.bias.add(column));
+                let bias = match end.bias {
+                    Some(bias) => D::Simd::load(bias.add(column)),
+                    None => D::Simd::splat(0.0),
+                };
+                let factors = match end.column_factors {
+                    Some(factors) => D::Simd::load(factors.add(column)),
+                    None => D::Simd::splat(1.0),
+                };
                 let width = end.columns.saturating_sub(column).min(lanes);
                 for (row, sums) in sums.iter().enumerate() {
                     let factor = D::Simd::splat(*end.row_factors.add(row));
+                    let factor = D::Simd::mul(factor, factors);
                     let to = self.to.add(row * self.to_stride + column);
-                    let mut x = D::Simd::fma(sums[vector], factor, bias);
+                    let mut x = D::Simd::fma(D::finish(sums[vector]), factor, bias);
                     if width == lanes {
                         if end.adds {
                             x = D::Simd::add(x, D::Simd::load(to));
@@ -377,25 +575,50 @@ impl Operands<'_> {
         }
     }
 
-    /// Adds the products of `count` words, from a place in the rows and in the panel on.
+    /// Adds the products of `count` words of the rows, from a place in them and in the weights on.
     #[inline(always)]
     unsafe fn accumulate<D: Dot, const ROWS: usize, const VECTORS: usize>(
         &self,
         sums: &mut [[Lanes<D>; VECTORS]; ROWS],
-        (start, first): (usize, usize),
+        (start, at): (usize, usize),
         count: usize,
     ) {
         // A copy, or else the compiler keeps the sums in memory.
         let mut local = *sums;
+        let weights = self.weights.wrapping_add(at * PANEL);
+        if D::Simd::BLOCKED {
+            // A whole line of columns: few numbers stay while many weights pass.
+            let mut rows = [self.rows.wrapping_add(start); ROWS];
+            for (row, place) in rows.iter_mut().enumerate() {
+                *place = place.wrapping_add(row * self.stride);
+            }
+            // As for the first of them.
+            let rows = black_box(rows);
+            for word in 0..count {
+                // SAFETY: as below.
+                unsafe {
+                    let a = rows.map(|row| *row.add(word));
+                    for vector in 0..VECTORS {
+                        let at = word * PANEL + vector * D::Simd::LANES;
+                        let b = D::Simd::load(weights.add(at));
+                        for (sums, a) in local.iter_mut().zip(a) {
+                            sums[vector] = D::dot(sums[vector], a, b);
+                        }
+                    }
+                }
+            }
+            *sums = local;
+            return;
+        }
         for word in 0..count {
             // SAFETY: the caller vouches for the pointers and the instruction set.
             unsafe {
-                let panel = self.panel.add((first + word) * PANEL).cast::<f32>();
+                let weights = weights.add(word * PANEL);
                 let mut b = [D::Simd::splat(0.0); VECTORS];
                 for (vector, b) in b.iter_mut().enumerate() {
-                    *b = D::Simd::load(panel.add(vector * D::Simd::LANES));
+                    *b = D::Simd::load(weights.add(vector * D::Simd::LANES));
                     let ahead = AHEAD * PANEL + 16 * vector;
-                    D::Simd::prefetch(panel.wrapping_add(ahead));
+                    D::Simd::prefetch(weights.wrapping_add(ahead));
                 }
                 for (row, sums) in local.iter_mut().enumerate() {
                     let a = *self.rows.add(row * self.stride + start + word);
@@ -418,14 +641,18 @@ impl Layer<'_> {
             Epilogue::Relu6 => Some((0.0, 6.0)),
             Epilogue::Gelu | Epilogue::QuickGelu | Epilogue::SwiGlu => return None,
         };
-        let plain = self.to.format == Format::F32 && self.column_factors.is_none();
-        let bias = self.bias.filter(|_| plain)?;
+        if self.to.format != Format::F32 {
+            return None;
+        }
+        let columns = |each: Option<&[f32]>| each.map_or(usize::MAX, <[f32]>::len);
         assert!(
-            self.row_factors.len() >= job.row_count && bias.len() >= job.panel_count * PANEL,
-            "rows without factors or columns without bias"
+            self.row_factors.len() >= job.row_count
+                && columns(self.bias).min(columns(self.column_factors)) >= job.panel_count * PANEL,
+            "rows without factors or columns without factors or bias"
         );
         Some(End {
-            bias: bias.as_ptr(),
+            bias: self.bias.map(<[f32]>::as_ptr),
+            column_factors: self.column_factors.map(<[f32]>::as_ptr),
             row_factors: self.row_factors.as_ptr(),
             columns: self.columns,
             adds: self.last.adds(),

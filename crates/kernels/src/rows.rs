@@ -5,13 +5,13 @@ use std::io;
 
 use crate::buffer::Buffer;
 use crate::error::ShapeError;
-use crate::format::{Format, INT8_LARGEST, INT8_OFFSET};
+use crate::format::{Format, Holds, INT8_LARGEST, INT8_OFFSET};
 use crate::kernel::Kernel;
 use crate::linear::LinearScratch;
 use crate::parallel::{Parallel, Shared, Workers};
 use crate::product::{TILE_ROWS, Target};
 use crate::saved::{Reader, SavedError, Writer};
-use crate::simd::{Dot, Simd};
+use crate::simd::Simd;
 use crate::unpacked::Unpacked;
 
 /// A layer norm: `(x - mean) / sqrt(variance + epsilon) * weight + bias` over each row.
@@ -142,7 +142,7 @@ impl Rows {
             norm.is_none_or(|norm| norm.width() == width),
             "a layer norm of another width than the rows"
         );
-        self.reserve(count, width, kernel.format);
+        self.reserve(count, width, kernel.input);
         let stride = self.stride;
         let words = Shared::new(self.words.words_mut());
         let factors = Shared::new(&mut self.factors[..count]);
@@ -263,9 +263,9 @@ pub(crate) struct Conversion<'a> {
 /// # Safety
 /// The processor must have the instruction set, and the caller must be compiled for it.
 #[inline(always)]
-pub(crate) unsafe fn convert<D: Dot>(job: &Conversion, words: &mut [u32]) -> f32 {
-    let format = D::FORMAT;
-    let lanes = D::Simd::LANES;
+pub(crate) unsafe fn convert<S: Simd, F: Holds>(job: &Conversion, words: &mut [u32]) -> f32 {
+    let format = F::FORMAT;
+    let lanes = S::LANES;
     let count = job.input.len();
     assert!(
         words.len() * format.per_word() >= count.next_multiple_of(lanes)
@@ -278,54 +278,56 @@ pub(crate) unsafe fn convert<D: Dot>(job: &Conversion, words: &mut [u32]) -> f32
     unsafe {
         let values = match job.norm {
             Some(norm) => {
-                let (mean, inverse) = moments::<D::Simd>(job.input, norm.epsilon);
-                Row::<D::Simd> {
+                let (mean, inverse) = moments::<S>(job.input, norm.epsilon);
+                Row::<S> {
                     input: job.input,
                     norm: Some(norm),
-                    mean: D::Simd::splat(mean),
-                    inverse: D::Simd::splat(inverse),
+                    mean: S::splat(mean),
+                    inverse: S::splat(inverse),
                 }
             }
             None => Row {
                 input: job.input,
                 norm: None,
-                mean: D::Simd::splat(0.0),
-                inverse: D::Simd::splat(1.0),
+                mean: S::splat(0.0),
+                inverse: S::splat(1.0),
             },
         };
         let (factor, offset) = match job.factor {
             Some(factor) => match (format, job.lowest) {
-                (Format::Int8, Some(lowest)) => (factor, -lowest * factor - INT8_OFFSET as f32),
+                (Format::Int8 | Format::Int16, Some(lowest)) => {
+                    (factor, -lowest * factor - INT8_OFFSET as f32)
+                }
                 _ => (factor, 0.0),
             },
-            None if format == Format::Int8 && job.lowest.is_some() => {
+            None if format.whole() && job.lowest.is_some() => {
                 let lowest = job.lowest.unwrap_or(0.0);
-                let mut most = D::Simd::splat(0.0);
+                let mut most = S::splat(0.0);
                 for at in (0..count).step_by(lanes) {
-                    most = D::Simd::max(most, values.at(at));
+                    most = S::max(most, values.at(at));
                 }
-                let span = D::Simd::largest(most) - lowest;
+                let span = S::largest(most) - lowest;
                 let factor = match span.is_normal() {
                     true => (INT8_LARGEST / span).min(f32::MAX),
                     false => 1.0,
                 };
                 (factor, -lowest * factor - INT8_OFFSET as f32)
             }
-            None if matches!(format, Format::F16 | Format::Int8) => {
-                let mut most = D::Simd::splat(0.0);
+            None if format == Format::F16 || format.whole() => {
+                let mut most = S::splat(0.0);
                 for at in (0..count).step_by(lanes) {
-                    most = D::Simd::max(most, D::Simd::abs(values.at(at)));
+                    most = S::max(most, S::abs(values.at(at)));
                 }
-                (format.factor(D::Simd::largest(most)), 0.0)
+                (format.factor(S::largest(most)), 0.0)
             }
             None => (1.0, 0.0),
         };
-        let (scale, offset) = (D::Simd::splat(factor), D::Simd::splat(offset));
+        let (scale, offset) = (S::splat(factor), S::splat(offset));
         let bytes = words.as_mut_ptr().cast::<u8>();
         let size = 4 / format.per_word();
         for at in (0..count).step_by(lanes) {
-            let x = D::Simd::fma(values.at(at), scale, offset);
-            D::Simd::narrow(x, format, bytes.add(at * size));
+            let x = S::fma(values.at(at), scale, offset);
+            S::narrow(x, format, bytes.add(at * size));
         }
         let done = count.next_multiple_of(lanes) * size;
         std::ptr::write_bytes(bytes.add(done), 0, (words.len() * 4).saturating_sub(done));

@@ -303,7 +303,7 @@ mod tests {
             Format::F32 => 1e-6,
             Format::F16 => 1e-3,
             Format::Bf16 => 4e-3,
-            Format::Int8 => 2e-2,
+            Format::Int8 | Format::Int16 => 2e-2,
         }
     }
 

@@ -10,7 +10,7 @@ use std::io;
 use crate::buffer::Buffer;
 use crate::engine::{Engine, Precision};
 use crate::error::ShapeError;
-use crate::format::{Format, INT8_LARGEST};
+use crate::format::INT8_LARGEST;
 use crate::kernel::Kernel;
 use crate::linear::PackedLinear;
 use crate::parallel::{Shared, Workers};
@@ -165,7 +165,7 @@ impl Dense {
                 words: words.words(),
                 factor,
             },
-            None if from.format == kernel.format => Source::Words {
+            None if from.format == kernel.input => Source::Words {
                 words: from.words.words(),
                 factor: 1.0,
             },
@@ -182,12 +182,11 @@ impl Dense {
             self.run_padded(&padded, to, geometry, scratch, workers);
             return;
         }
-        let depth = kernel.format.words(self.linear.inputs());
-        let stride = Rows::stride(self.linear.inputs(), kernel.format);
+        let depth = kernel.input.words(self.linear.inputs());
+        let stride = Rows::stride(self.linear.inputs(), kernel.input);
         // Rows that can be read where they are: no padding follows that would have to be zero.
-        let direct = match (source, kernel.format) {
-            (Source::Words { words, factor }, Format::F32) => Some((words, factor)),
-            (Source::Words { words, factor }, format) if format.whole_lines(from.channels) => {
+        let direct = match source {
+            Source::Words { words, factor } if kernel.reads(kernel.input, from.channels) => {
                 Some((words, factor))
             }
             _ => None,
@@ -301,7 +300,7 @@ impl Dense {
         rows.require(count, self.linear.inputs());
         assert_eq!(
             rows.format(),
-            self.linear.kernel().format,
+            self.linear.kernel().input,
             "rows of another format"
         );
         let target = Target {
@@ -358,8 +357,8 @@ impl Dense {
         let kernel = self.linear.kernel();
         let lowest = self.linear.lowest()?;
         let channels = from.channels;
-        let format = kernel.format;
-        if format != Format::Int8
+        let format = kernel.input;
+        if !format.whole()
             || self.convolution.window.side == 1
             || !channels.is_multiple_of(Buffer::LINE)
         {
@@ -460,9 +459,9 @@ impl Windows<'_> {
             left,
         } = *self.geometry;
         let Window { side, stride, .. } = window;
-        let format = self.kernel.format;
+        let format = self.kernel.input;
         let size = format.words(self.channels);
-        let lines = format == Format::F32 || format.whole_lines(self.channels);
+        let lines = self.kernel.reads(format, self.channels);
         let least = LEAST_COLUMNS[usize::from(self.kernel.rows > 14)];
         if side == 1 || to.columns < least || !lines {
             return None;
@@ -524,7 +523,7 @@ impl Windows<'_> {
         } = scratch;
         rows.reserve((factors.len() + TILE_ROWS) * stride);
         let side = self.geometry.window.side;
-        let format = self.kernel.format;
+        let format = self.kernel.input;
         match self.source {
             Source::Words { words, factor } => {
                 let size = format.words(self.channels);

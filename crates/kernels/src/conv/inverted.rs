@@ -65,24 +65,24 @@ impl<'a> Inverted<'a> {
         workers: Workers,
     ) {
         let kernel = self.expand.linear.kernel();
-        let direct = kernel.format == Format::F32;
+        let direct = kernel.reads(Format::F32, from.channels);
         if !direct {
             let values = Values::new(from.numbers(), from.channels);
             input.fill(kernel, values, None, self.expand.linear.lowest(), workers);
         }
         let channels = self.depthwise.convolution.outputs;
-        let format = self.project.linear.kernel().format;
+        let format = self.project.linear.kernel().input;
         let (count, used) = (geometry.to.len(), format.words(channels));
         let row_words = to.target(count, channels, format).stride;
         let factor = match format {
             Format::F32 | Format::Bf16 => 1.0,
             Format::F16 => format.factor(HIGHEST),
-            Format::Int8 => INT8_LARGEST / HIGHEST,
+            Format::Int8 | Format::Int16 => INT8_LARGEST / HIGHEST,
         };
         to.set_factors(count, 1.0 / factor);
-        let offset = match format {
-            Format::Int8 => -(INT8_OFFSET as f32),
-            _ => 0.0,
+        let offset = match format.whole() {
+            true => -(INT8_OFFSET as f32),
+            false => 0.0,
         };
         let Geometry {
             window,

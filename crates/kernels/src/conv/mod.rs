@@ -406,7 +406,7 @@ impl ConvNet {
             && Target::takes(Format::Bf16, last, outputs)
             && readers.all(|reader| match &self.steps[reader] {
                 (later, Packed::Dense(dense)) => {
-                    let narrow = dense.linear.kernel().format == Format::Bf16;
+                    let narrow = dense.linear.kernel().input == Format::Bf16;
                     narrow && later.from == slot && self.inverted(reader).is_none()
                 }
                 _ => false,

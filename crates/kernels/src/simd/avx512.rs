@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::{Dot, Simd};
-use crate::format::{F16_TERMS, Format};
+use crate::format::{self, F16_TERMS, Format};
 
 /// AVX-512 F, BW, DQ and VL.
 pub(crate) struct Avx512;
@@ -177,6 +177,8 @@ impl Simd for Avx512 {
                     let bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x));
                     _mm_storeu_si128(to.cast(), _mm_xor_si128(bytes, _mm_set1_epi8(-128)));
                 }
+                // Only where there are no 8-bit products.
+                Format::Int16 => super::narrow_one_by_one::<Self>(x, format, to),
             }
         }
     }
@@ -192,7 +194,8 @@ pub(crate) struct F32;
 
 impl Dot for F32 {
     type Simd = Avx512;
-    const FORMAT: Format = Format::F32;
+    type Rows = format::F32;
+    type Weights = format::F32;
     const CARRY: Option<usize> = None;
 
     #[inline(always)]
@@ -206,7 +209,8 @@ pub(crate) struct Bf16;
 
 impl Dot for Bf16 {
     type Simd = Avx512;
-    const FORMAT: Format = Format::Bf16;
+    type Rows = format::Bf16;
+    type Weights = format::Bf16;
     const CARRY: Option<usize> = None;
 
     #[inline(always)]
@@ -225,7 +229,8 @@ pub(crate) struct F16;
 
 impl Dot for F16 {
     type Simd = Avx512;
-    const FORMAT: Format = Format::F16;
+    type Rows = format::F16;
+    type Weights = format::F16;
     const CARRY: Option<usize> = Some(F16_TERMS);
 
     #[inline(always)]
@@ -261,7 +266,8 @@ pub(crate) struct Int8;
 
 impl Dot for Int8 {
     type Simd = Avx512;
-    const FORMAT: Format = Format::Int8;
+    type Rows = format::Int8;
+    type Weights = format::Int8;
     const CARRY: Option<usize> = None;
 
     #[inline(always)]

@@ -7,9 +7,11 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod portable;
 
-use crate::format::Format;
+use crate::format::{Format, Holds};
 
 /// A vector of float32 and what can be done with it.
 ///
@@ -18,15 +20,23 @@ use crate::format::Format;
 pub(crate) trait Simd {
     /// The vector.
     type Vector: Copy;
-    /// Numbers in a vector.
+    /// Numbers in a vector, at least 4.
     const LANES: usize;
-    /// Rows of a tile of sums that fits the registers, two vectors wide.
+    /// Rows of a tile of sums that fits the registers.
     const ROWS: usize;
+    /// Vectors of a tile, two or four.
+    const VECTORS: usize = 2;
+    /// Whether sums are put aside after a part of the depth, so that its weights stay in the
+    /// first-level cache while the rows pass by.
+    const BLOCKED: bool = false;
 
     unsafe fn splat(x: f32) -> Self::Vector;
     /// Fetches a cache line, which may lie anywhere.
     #[inline(always)]
     unsafe fn prefetch(_from: *const f32) {}
+    /// Fetches a cache line into the second-level cache.
+    #[inline(always)]
+    unsafe fn fetch(_from: *const f32) {}
     unsafe fn load(from: *const f32) -> Self::Vector;
     /// The first `count` lanes, the others zero.
     unsafe fn load_part(from: *const f32, count: usize) -> Self::Vector;
@@ -63,16 +73,25 @@ pub(crate) trait Simd {
     /// Writes a whole vector in `format` at `to`; 8-bit integers have 128 added.
     #[inline(always)]
     unsafe fn narrow(x: Self::Vector, format: Format, to: *mut u8) {
-        let mut values = [0.0; 16];
-        let mut words = [0; 16];
-        let count = format.words(Self::LANES);
-        // SAFETY: no vector has more than 16 lanes, and `to` has room for one.
-        unsafe {
-            Self::store(values.as_mut_ptr(), x);
-            let values = &values[..Self::LANES];
-            format.convert(values, &mut words[..count]);
-            std::ptr::copy_nonoverlapping(words.as_ptr().cast(), to, count * 4);
-        }
+        // SAFETY: as for this function.
+        unsafe { narrow_one_by_one::<Self>(x, format, to) }
+    }
+}
+
+/// [`Simd::narrow`] number by number.
+///
+/// # Safety
+/// As for [`Simd`].
+unsafe fn narrow_one_by_one<S: Simd + ?Sized>(x: S::Vector, format: Format, to: *mut u8) {
+    let mut values = [0.0; 16];
+    let mut words = [0; 16];
+    let count = format.words(S::LANES);
+    // SAFETY: no vector has more than 16 lanes, and `to` has room for one.
+    unsafe {
+        S::store(values.as_mut_ptr(), x);
+        let values = &values[..S::LANES];
+        format.convert(values, &mut words[..count]);
+        std::ptr::copy_nonoverlapping(words.as_ptr().cast(), to, count * 4);
     }
 }
 
@@ -83,10 +102,25 @@ pub(crate) trait Simd {
 pub(crate) trait Dot {
     /// The vectors it works on.
     type Simd: Simd;
-    /// How its words hold numbers.
-    const FORMAT: Format;
+    /// How words of rows hold numbers.
+    type Rows: Holds;
+    /// How words of weights do: in the same way, or more in each.
+    type Weights: Holds;
+    /// Rows of a tile of sums that fits the registers.
+    const ROWS: usize = Self::Simd::ROWS;
+    /// Whether it takes off what 8-bit activations have added.
+    const SIGNED: bool = false;
+    /// Words of a row for each word of weights.
+    const STEPS: usize =
+        Self::Weights::FORMAT.per_word() / <Self::Rows as Holds>::FORMAT.per_word();
     /// Words after which sums are carried over to float32; none for sums that are wide enough.
     const CARRY: Option<usize>;
+
+    /// Of words of weights the numbers for the word number `step` of the row, as wide as these.
+    #[inline(always)]
+    unsafe fn widen(weights: Lanes<Self>, _step: usize) -> Lanes<Self> {
+        weights
+    }
 
     /// `sums + a . b` with the word `a` against every lane of `b`.
     unsafe fn dot(sums: Lanes<Self>, a: u32, b: Lanes<Self>) -> Lanes<Self>;

@@ -1,7 +1,7 @@
 //! Vectors as plain arrays, for any processor: the compiler makes the best of them.
 
 use super::{Dot, Simd};
-use crate::format::Format;
+use crate::format;
 
 /// Arrays of eight numbers.
 pub(crate) struct Portable;
@@ -135,7 +135,8 @@ pub(crate) struct F32;
 
 impl Dot for F32 {
     type Simd = Portable;
-    const FORMAT: Format = Format::F32;
+    type Rows = format::F32;
+    type Weights = format::F32;
     const CARRY: Option<usize> = None;
 
     #[inline(always)]

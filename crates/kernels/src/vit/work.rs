@@ -316,7 +316,7 @@ impl Workspace {
         block
             .qkv
             .forward_to(to, tokens, norm, store, linear, workers);
-        let format = vit.attention.output_format(block.output.format());
+        let format = vit.attention.output_format(block.output.input_format());
         let mut outputs = vec![(None, attended.target(rows, width, format), rows)];
         if local.is_some() {
             outputs.push((local, attended_local.target(all, width, format), all));
@@ -361,7 +361,10 @@ pub(super) fn feed_forward(
     workers: Workers,
 ) {
     let norm = rules.norm(&block.norm2);
-    let (norm, to) = (Some(norm.as_ref()), (&mut *hidden, block.down.format()));
+    let (norm, to) = (
+        Some(norm.as_ref()),
+        (&mut *hidden, block.down.input_format()),
+    );
     let activation = rules.activation;
     block
         .up
