@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! detect.rs  fit.rs  calibrate.rs  train.rs  eval.rs  demo.rs  methods.rs  models.rs
-//! data.rs  bench/  the commands
+//! devices.rs  data.rs  bench/  the commands
 //! compare.rs    how alike two backbones are
 //! backbone.rs   which weights, and how a pull is shown
 //! images.rs     the image files that paths name
@@ -21,6 +21,7 @@ mod data;
 mod decode;
 mod demo;
 mod detect;
+mod devices;
 mod eval;
 mod fit;
 mod images;
@@ -75,6 +76,8 @@ enum Command {
     Methods(methods::Args),
     /// List, pull, verify, show, find, pack and compare backbone weights
     Models(models::Args),
+    /// List what can compute backbones here: the processor, and the devices of `--device`
+    Devices(devices::Args),
     /// Measure methods on a paper's data sets, variants of a method, or the speed of this machine
     Bench(bench::Args),
 }
@@ -111,6 +114,7 @@ fn main() -> ExitCode {
         Command::Data(args) => data::run(&args),
         Command::Methods(args) => methods::run(&args),
         Command::Models(args) => models::run(&args),
+        Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

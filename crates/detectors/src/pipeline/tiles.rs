@@ -47,6 +47,9 @@ impl Part {
     }
 }
 
+/// A tile is as much work as so many images are usually.
+const TILE_IMAGES: usize = 8;
+
 impl InputSpec {
     /// The features of each of `inputs`, large ones in tiles.
     ///
@@ -81,23 +84,28 @@ impl InputSpec {
             return Ok(encoder.encode(inputs, &self.request)?);
         }
         let multiple = encoder.spec().multiple.max(1);
+        // One at a time on the processor, which a tile keeps busy: few are in memory then.
+        let together = (encoder.batch() / TILE_IMAGES).max(1);
         let one = |input: &Preprocessed| {
             let (tops, height) = along(input.height, side, multiple);
             let (lefts, width) = along(input.width, side, multiple);
-            let mut joined = Joined::default();
-            for (&top, &left) in tops
+            let places = tops
                 .iter()
-                .flat_map(|top| lefts.iter().map(move |left| (top, left)))
-            {
-                let part = Part {
+                .flat_map(|&top| lefts.iter().map(move |&left| (top, left)));
+            let parts: Vec<Part> = places
+                .map(|(top, left)| Part {
                     top,
                     left,
                     height,
                     width,
-                };
-                // One at a time: a tile keeps the processor busy, and few are in memory.
-                for features in encoder.encode(&[part.of(input)], &self.request)? {
-                    joined.add(&part, (input.height, input.width), features);
+                })
+                .collect();
+            let mut joined = Joined::default();
+            for parts in parts.chunks(together) {
+                let inputs: Vec<Preprocessed> = parts.iter().map(|part| part.of(input)).collect();
+                let features = encoder.encode(&inputs, &self.request)?;
+                for (part, features) in parts.iter().zip(features) {
+                    joined.add(part, (input.height, input.width), features);
                 }
             }
             Ok(joined.finish())

@@ -27,13 +27,13 @@ const PROVIDERS: [(Provider, &str, &str, &str); 7] = [
         Provider::Cuda,
         "cuda",
         "NVIDIA GPU (CUDA)",
-        "onnxruntime-gpu[cuda,cudnn]",
+        "\"onnxruntime-gpu[cuda,cudnn]\"",
     ),
     (
         Provider::TensorRt,
         "tensorrt",
         "NVIDIA GPU (TensorRT)",
-        "onnxruntime-gpu[cuda,cudnn] tensorrt",
+        "\"onnxruntime-gpu[cuda,cudnn]\" tensorrt",
     ),
     (
         Provider::OpenVino,
@@ -113,6 +113,14 @@ impl fmt::Display for Device {
 }
 
 impl Device {
+    /// One of each kind that ONNX Runtime may have.
+    pub fn kinds() -> impl Iterator<Item = Self> {
+        PROVIDERS.into_iter().map(|(provider, ..)| Self {
+            provider,
+            which: None,
+        })
+    }
+
     fn entry(&self) -> (Provider, &'static str, &'static str, &'static str) {
         let mut providers = PROVIDERS.into_iter();
         let found = providers.find(|(provider, ..)| *provider == self.provider);

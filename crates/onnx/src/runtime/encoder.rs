@@ -134,6 +134,16 @@ pub fn on_devices(
     Ok(backbone)
 }
 
+impl Device {
+    /// Whether it works here.
+    ///
+    /// # Errors
+    /// [`OnnxError`] tells what is not there and the command that helps, or why it does not start.
+    pub fn check(&self) -> Result<(), OnnxError> {
+        probe(library(self)?, self)
+    }
+}
+
 impl Devices {
     /// The devices themselves, none for the processor: `auto` is the first that works.
     pub fn resolve(&self) -> Vec<Device> {
@@ -141,12 +151,8 @@ impl Devices {
             Self::Cpu => vec![],
             Self::Named(devices) => devices.clone(),
             Self::Auto => {
-                let works = |device: &Device| {
-                    let library = library(device)?;
-                    probe(library, device)
-                };
                 let mut tried = Self::tried().into_iter();
-                let found = tried.find(|device| works(device).is_ok());
+                let found = tried.find(|device| device.check().is_ok());
                 found.into_iter().collect()
             }
         }
