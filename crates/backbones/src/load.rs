@@ -83,7 +83,11 @@ pub struct RunsAs {
 }
 
 impl RunsAs {
-    fn new(wanted: Precision) -> Result<Self, BackboneError> {
+    /// How a network of this precision is computed here.
+    ///
+    /// # Errors
+    /// [`BackboneError::Engine`] if `ANOMALENS_CPU` names what is not there.
+    pub fn new(wanted: Precision) -> Result<Self, BackboneError> {
         let engine = Engine::from_env()?;
         Ok(Self {
             device: None,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anomalens::backbones::{Engine, Precision};
+use anomalens::backbones::{Engine, Precision, RunsAs};
 use anomalens::kernels::{Epilogue, LayerNorm, LinearScratch, PackedLinear, Parallel, peak};
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ pub(super) fn measure() -> Result<Value> {
         let gflops = layer(engine, precision)?;
         Ok(json!({
             "precision": precision.name(),
+            "runs_as": format!("{}, {threads} thread{}", RunsAs::new(precision)?, if threads == 1 { "" } else { "s" }),
             "kernel": engine.kernel_name(precision),
             "gflops": gflops.round(),
             "peak_gflops": peak.map(f64::round),
