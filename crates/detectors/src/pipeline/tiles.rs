@@ -254,6 +254,11 @@ mod tests {
             &SPEC
         }
 
+        /// Three tiles are encoded together.
+        fn batch(&self) -> usize {
+            3 * TILE_IMAGES
+        }
+
         fn encode(
             &self,
             images: &[Preprocessed],
