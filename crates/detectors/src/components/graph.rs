@@ -247,6 +247,11 @@ impl Along {
         Self { from, to, weights }
     }
 
+    /// How many values come out.
+    pub(crate) fn to(&self) -> usize {
+        self.to
+    }
+
     /// That of summing `step` neighbours each.
     pub(crate) fn in_steps(from: usize, step: usize) -> Self {
         let to = from.div_ceil(step);
@@ -390,7 +395,7 @@ pub(crate) fn squeezed(graph: &mut Graph, value: &Value) -> Value {
     graph.node("Squeeze", &[value, &axis], &[])
 }
 
-/// What `greater` says as numbers: 1 where `value` is above `threshold`, else 0.
+/// 1 where `value` is above `threshold`, else 0.
 pub(crate) fn above(graph: &mut Graph, value: &Value, threshold: f32) -> Value {
     let threshold = graph.number(threshold);
     let above = graph.node("Greater", &[value, &threshold], &[]);
@@ -414,7 +419,7 @@ pub(crate) fn after(seen: &Outputs, layer: LayerId) -> Result<&Tokens, DetectorE
     found.ok_or(DetectorError::MissingLayer(layer))
 }
 
-/// The first of the last axis.
+/// The first along the last axis, which is dropped.
 pub(crate) fn first(graph: &mut Graph, value: &Value) -> Value {
     let first = slice(graph, value, -1, 0, 1);
     squeezed(graph, &first)
