@@ -9,9 +9,9 @@ use anomalens_backbones::weights::Store;
 use anomalens_backbones::{Backbone, BackboneOptions, DEFAULT_WEIGHTS, Precision};
 use anomalens_datasets::{find_images, path_text};
 use anomalens_detectors::{
-    BackboneRef, Calibration, DEFAULT_METHOD, Detector, DetectorFile, FitContext, ImageSource,
-    MethodInfo, MethodSettings, Provenance, ReferenceImage, Scope, Settings, StreamOptions,
-    default_weights, find, predict,
+    BackboneRef, Calibration, DEFAULT_METHOD, Detector, DetectorFile, ExportOptions, Exported,
+    FitContext, ImageSource, MethodInfo, MethodSettings, Provenance, ReferenceImage, Scope,
+    Settings, StreamOptions, default_weights, export, find, predict,
 };
 use anomalens_evaluation::{Labelled, calibrate, is_result_folder};
 use anomalens_metrics::Rule;
@@ -226,17 +226,7 @@ impl AnomalyDetector {
     pub fn load_on(path: impl AsRef<Path>, devices: &Devices) -> Result<Self, Error> {
         let devices = devices.resolve();
         let file = DetectorFile::load(path.as_ref())?;
-        let open = |made_with: &BackboneRef| {
-            let options = BackboneOptions {
-                precision: Some(made_with.precision),
-                activation: made_with.activation,
-                ..BackboneOptions::default()
-            };
-            open(&devices, &made_with.name, options)
-        };
-        let companions = file.backbone.companions.iter().map(open);
-        let backbone = open(&file.backbone)?.beside(companions.collect::<Result<_, _>>()?);
-        file.check_backbone(&BackboneRef::of(&backbone))?;
+        let backbone = open_again(&devices, &file, false)?;
         Ok(Self { file, backbone })
     }
 
@@ -246,6 +236,20 @@ impl AnomalyDetector {
     /// [`Error`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         Ok(self.file.save(path.as_ref())?)
+    }
+
+    /// Writes the detector as an ONNX file that runs without this library, and checks it at once against
+    /// its own results in float32 ([`detectors::export`](crate::detectors::export)).
+    ///
+    /// # Errors
+    /// [`Error`] for methods and sizes that cannot be exported, with the reason.
+    pub fn export(
+        &self,
+        path: impl AsRef<Path>,
+        options: &ExportOptions,
+    ) -> Result<Exported, Error> {
+        let exact = open_again(&[], &self.file, true)?;
+        Ok(export(&self.file, &exact, options, path.as_ref())?)
     }
 
     /// How image files that it scores are decoded ([`Image::open_with`]): as those that it was
@@ -375,6 +379,22 @@ fn in_memory(image: Arc<Image>) -> ImageSource {
 fn open(devices: &[Device], weights: &str, options: BackboneOptions) -> Result<Backbone, Error> {
     let store = Store::from_env().map_err(anomalens_backbones::OpenError::from)?;
     open_on(devices, weights, options, &store, &|_| ()).map_err(Error::Backbone)
+}
+
+/// The backbones of a detector file; in float32 whatever it was made with if that is wanted.
+fn open_again(devices: &[Device], file: &DetectorFile, exact: bool) -> Result<Backbone, Error> {
+    let open = |made_with: &BackboneRef| {
+        let options = BackboneOptions {
+            precision: Some(made_with.precision),
+            activation: made_with.activation,
+            exact,
+        };
+        open(devices, &made_with.name, options)
+    };
+    let companions = file.backbone.companions.iter().map(open);
+    let backbone = open(&file.backbone)?.beside(companions.collect::<Result<_, _>>()?);
+    file.check_backbone(&BackboneRef::of(&backbone))?;
+    Ok(backbone)
 }
 
 /// The backbones with these names, or those in the library.

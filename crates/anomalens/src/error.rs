@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anomalens_backbones::OpenError;
-use anomalens_detectors::{DetectorError, SourceError};
+use anomalens_detectors::{DetectorError, ExportError, SourceError};
 use anomalens_evaluation::EvaluationError;
 use anomalens_vision::{GeometryError, ImageError};
 
@@ -26,6 +26,9 @@ pub enum Error {
     /// The method or the detector file cannot be used.
     #[error(transparent)]
     Detector(#[from] DetectorError),
+    /// The detector cannot be exported.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// The calibration is impossible.
     #[error(transparent)]
     Evaluation(#[from] EvaluationError),

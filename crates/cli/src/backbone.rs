@@ -133,27 +133,53 @@ impl Args {
                  with {activation}; leave --activation out, or fit the detector again"
             );
         }
-        let (named, used) = (self.weights.len(), made_with.all().count());
-        if named > used {
-            bail!("--weights names {named} backbones, and the detector was made with {used}");
-        }
-        let mut opened = vec![];
-        for (place, made_with) in made_with.all().enumerate() {
-            let weights = self.weights.get(place).unwrap_or(&made_with.name);
-            let options = BackboneOptions {
-                precision: Some(made_with.precision),
-                activation: made_with.activation,
-                ..BackboneOptions::default()
-            };
-            opened.push(match place {
-                0 => open_on(weights, options, &self.device)?,
-                _ => quietly(weights, options, &self.device)?,
-            });
-        }
-        let backbone = opened.remove(0).beside(opened);
-        detector.check_backbone(&BackboneRef::of(&backbone))?;
-        Ok(backbone)
+        open_again(
+            detector,
+            &self.weights,
+            |place, weights, options| match place {
+                0 => open_on(weights, options, &self.device),
+                _ => quietly(weights, options, &self.device),
+            },
+        )
     }
+}
+
+/// The backbones of a detector file, found under other names where `named` has them, in float32 on the
+/// processor.
+pub(super) fn open_exactly_for(detector: &DetectorFile, named: &[String]) -> Result<Backbone> {
+    open_again(detector, named, |_, weights, options| {
+        let exact = BackboneOptions {
+            exact: true,
+            ..options
+        };
+        quietly(weights, exact, &Devices::Cpu)
+    })
+}
+
+/// The backbones of a detector file, each opened by `open`, which gets its number, weights and options.
+fn open_again(
+    detector: &DetectorFile,
+    named: &[String],
+    open: impl Fn(usize, &str, BackboneOptions) -> Result<Backbone>,
+) -> Result<Backbone> {
+    let made_with = &detector.backbone;
+    let (given, used) = (named.len(), made_with.all().count());
+    if given > used {
+        bail!("--weights names {given} backbones, and the detector was made with {used}");
+    }
+    let mut opened = vec![];
+    for (place, made_with) in made_with.all().enumerate() {
+        let weights = named.get(place).unwrap_or(&made_with.name);
+        let options = BackboneOptions {
+            precision: Some(made_with.precision),
+            activation: made_with.activation,
+            ..BackboneOptions::default()
+        };
+        opened.push(open(place, weights, options)?);
+    }
+    let backbone = opened.remove(0).beside(opened);
+    detector.check_backbone(&BackboneRef::of(&backbone))?;
+    Ok(backbone)
 }
 
 /// What distinguishes `backbone` from others that give other features.

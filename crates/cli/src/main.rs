@@ -2,7 +2,7 @@
 //! failed, 2 wrong usage.
 //!
 //! ```text
-//! detect.rs  fit.rs  calibrate.rs  train.rs  eval.rs  demo.rs  methods.rs  models.rs
+//! detect.rs  fit.rs  calibrate.rs  export.rs  train.rs  eval.rs  demo.rs  methods.rs  models.rs
 //! devices.rs  data.rs  bench/  the commands
 //! compare.rs    how alike two backbones are
 //! backbone.rs   which weights, and how a pull is shown
@@ -23,6 +23,7 @@ mod demo;
 mod detect;
 mod devices;
 mod eval;
+mod export;
 mod fit;
 mod images;
 mod methods;
@@ -66,6 +67,8 @@ enum Command {
     Fit(fit::Args),
     /// Choose the threshold of a detector's decisions
     Calibrate(calibrate::Args),
+    /// Write a detector as an ONNX file, which other programs run without this one
+    Export(export::Args),
     /// Train a detector on labelled auxiliary data
     Train(train::Args),
     /// Measure a method or detector on a labelled data set
@@ -109,6 +112,7 @@ fn main() -> ExitCode {
         Command::Detect(args) => detect::run(&args),
         Command::Fit(args) => fit::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Data(args) => data::run(&args),

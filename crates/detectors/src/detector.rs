@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use anomalens_backbones::{Grid, ImageFeatures};
+use anomalens_onnx::model::Graph;
+use anomalens_onnx::network::Outputs;
 use anomalens_vision::{Alignment, GeometryError, Map};
 use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
+use crate::components::graph::GraphScored;
 use crate::{DetectorError, InputSpec, Note, Tta};
 
 /// The usual smoothing of anomaly maps: a Gaussian of standard deviation 4 in a map of side 256, as
@@ -84,11 +87,16 @@ impl Enlargement {
         columns: usize,
         pixels: f64,
     ) -> Result<Map, GeometryError> {
-        let large = map.resize(rows, columns, self.alignment)?;
+        let sigma = self.sigma(rows, columns, pixels);
+        map.resize(rows, columns, self.alignment)?.smooth(sigma)
+    }
+
+    /// The Gaussian's standard deviation at that size; 0 smooths nothing.
+    pub(crate) fn sigma(&self, rows: usize, columns: usize, pixels: f64) -> f64 {
         match self.smoothing {
-            Smoothing::Off => Ok(large),
-            Smoothing::OfSide(part) => large.smooth(part * (rows as f64 * columns as f64).sqrt()),
-            Smoothing::Pixels(sigma) => large.smooth(sigma / pixels),
+            Smoothing::Off => 0.0,
+            Smoothing::OfSide(part) => part * (rows as f64 * columns as f64).sqrt(),
+            Smoothing::Pixels(sigma) => sigma / pixels,
         }
     }
 }
@@ -131,6 +139,18 @@ impl Profile {
         }
         Ok(features.grid())
     }
+
+    /// Refuses tokens in a graph of another length than `width`, as [`check`](Self::check) does.
+    pub(crate) fn check_graph(&self, seen: &Outputs, width: usize) -> Result<(), DetectorError> {
+        let other = seen.maps.iter().find(|tokens| tokens.dim != width);
+        match other {
+            None => Ok(()),
+            Some(tokens) => Err(DetectorError::Width {
+                expected: width,
+                found: tokens.dim,
+            }),
+        }
+    }
 }
 
 /// A method made ready to score images.
@@ -145,6 +165,23 @@ pub trait Detector: Send + Sync {
     /// images that are scored together are too few, or if one of several classes must be chosen
     /// first.
     fn score(&self, images: &[&ImageFeatures]) -> Result<Vec<Scored>, DetectorError>;
+
+    /// Adds [`score`](Self::score) to a graph, of what each of its inputs gives: float32, one image
+    /// after the other.
+    ///
+    /// # Errors
+    /// [`DetectorError::NoGraph`] with the reason, and what [`score`](Self::score) refuses.
+    fn graph(&self, _graph: &mut Graph, _seen: &[Outputs]) -> Result<GraphScored, DetectorError> {
+        Err(self.no_graph("its scoring is not described as operations of a graph"))
+    }
+
+    /// That it cannot be a graph as a whole, and why.
+    fn no_graph(&self, reason: &str) -> DetectorError {
+        DetectorError::NoGraph {
+            method: self.method(),
+            reason: reason.to_owned(),
+        }
+    }
 
     /// Everything that is needed to make the same detector again.
     fn state(&self) -> State;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anomalens_backbones::{BackboneError, LayerId};
 use anomalens_kernels::{EngineError, ShapeError};
+use anomalens_onnx::OnnxError;
 use anomalens_vision::{GeometryError, ImageError};
 use thiserror::Error;
 
@@ -163,6 +164,17 @@ pub enum DetectorError {
     /// An image or map cannot be brought to the size that is wanted.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
+    /// A detector cannot be written as a graph.
+    #[error("a detector of {method} cannot be exported as a whole: {reason}")]
+    NoGraph {
+        /// The method.
+        method: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A graph cannot be built, written or run.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
     /// The backbone failed.
     #[error(transparent)]
     Backbone(#[from] BackboneError),

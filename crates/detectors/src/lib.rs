@@ -11,6 +11,7 @@
 //! calibration.rs the threshold of decisions, scores as probabilities
 //! pipeline/     images -> features -> predictions; test-time augmentation
 //! components/   what several methods are made of
+//! export/       detectors as ONNX files
 //! training/     learning from auxiliary data
 //! methods/      one folder for each method
 //! ```
@@ -21,6 +22,7 @@ mod calibration;
 mod components;
 mod detector;
 mod error;
+mod export;
 mod file;
 mod input;
 mod method;
@@ -34,11 +36,13 @@ mod testing;
 pub mod training;
 
 pub use calibration::Calibration;
+pub use components::graph::GraphScored;
 pub use components::reference_augmentation::ReferenceAugmentation;
 pub use detector::{
     Array, Detector, Enlargement, NormalRange, Profile, Scope, Scored, Smoothing, State,
 };
 pub use error::{DetectorError, SourceError};
+pub use export::{Check, ExportError, ExportOptions, Exported, Part, Port, export};
 pub use file::{BackboneRef, DetectorFile, FORMAT_VERSION, Provenance};
 pub use input::{InputSpec, Normalisation};
 pub use method::{

@@ -79,6 +79,14 @@ pub enum OnnxError {
         /// Those of the image.
         grid: Grid,
     },
+    /// A model file is not what was written.
+    #[error("the model file {path} cannot be used: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The network cannot give what is wanted.
     #[error(transparent)]
     Backbone(#[from] BackboneError),

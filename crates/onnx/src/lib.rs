@@ -12,4 +12,7 @@ pub mod network;
 mod runtime;
 
 pub use error::OnnxError;
-pub use runtime::{Device, Devices, LIBRARY_VARIABLE, on_devices, open_on, smallest_cosine};
+pub use runtime::{
+    Bytes, Device, Devices, LIBRARY_VARIABLE, Numbers, on_devices, open_on, run_file,
+    smallest_cosine,
+};

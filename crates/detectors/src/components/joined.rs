@@ -36,7 +36,7 @@ pub(crate) enum Sampling {
 
 impl Sampling {
     /// The cells of `coarse` along a side that place `at` of `fine` is made of, and their weights.
-    fn along(self, at: usize, fine: usize, coarse: usize) -> [(usize, f32); 2] {
+    pub(crate) fn along(self, at: usize, fine: usize, coarse: usize) -> [(usize, f32); 2] {
         match self {
             Self::Nearest => [(at * coarse / fine, 1.0), (0, 0.0)],
             Self::Bilinear => {

@@ -19,6 +19,7 @@
 //! principal_components.rs    tokens shortened to the principal components of a batch
 //! canonical.rs               images in an order that does not depend on their files
 //! reference_augmentation.rs  a reference image turned and mirrored
+//! graph.rs                   what methods do, as operations of an ONNX graph
 //! self_similarity.rs         how different a patch is from the rest of its own image
 //! ```
 
@@ -28,6 +29,7 @@ pub(crate) mod convnet;
 pub(crate) mod coreset;
 pub(crate) mod few_gaussian;
 pub(crate) mod gaussian;
+pub(crate) mod graph;
 pub(crate) mod joined;
 pub(crate) mod layers;
 pub(crate) mod learned_prompts;

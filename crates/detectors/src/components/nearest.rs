@@ -43,6 +43,11 @@ impl UnitVectors {
         self.width
     }
 
+    /// The vectors, `[n, width]`.
+    pub(crate) fn values(&self) -> &[f32] {
+        &self.values
+    }
+
     /// For each row of `queries` `[m, width]`, of length 1, the highest cosine similarity; what was
     /// found in 16 bits is compared in float32.
     pub(crate) fn highest_similarity(&self, queries: &[f32]) -> Vec<f32> {
@@ -144,6 +149,11 @@ impl Vectors {
     /// Length of a vector.
     pub(crate) fn width(&self) -> usize {
         self.width
+    }
+
+    /// All vectors, `[n, width]`.
+    pub(crate) fn values(&self) -> &[f32] {
+        &self.values
     }
 
     /// A vector.

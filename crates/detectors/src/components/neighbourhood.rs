@@ -13,9 +13,14 @@ pub(crate) fn average(tokens: &[f32], grid: Grid, width: usize, side: usize) -> 
     sums
 }
 
+/// How many cells a square of this side reaches beyond its centre.
+pub(crate) fn reach(side: usize) -> usize {
+    side / 2
+}
+
 /// The sums themselves.
 pub(crate) fn sums(tokens: &[f32], grid: Grid, width: usize, side: usize) -> Vec<f32> {
-    let reach = side / 2;
+    let reach = reach(side);
     if reach == 0 || tokens.is_empty() {
         return tokens.to_vec();
     }

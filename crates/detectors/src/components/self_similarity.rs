@@ -5,10 +5,12 @@
 //! on auxiliary data (docs/research/self-similarity.md).
 
 use anomalens_backbones::{Grid, ImageFeatures, LayerId};
+use anomalens_onnx::model::{Graph, Value};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::DetectorError;
+use crate::components::graph::{mean_of, reduce, scaled};
 use crate::components::nearest::{matrix, with_values};
 use crate::components::tokens::normalise_rows;
 
@@ -100,10 +102,7 @@ impl Distance {
     /// From the similarities of a patch to all patches of the image.
     fn new(grid: Grid, patch: usize, similarities: &[f32]) -> Self {
         let (row, column) = (patch / grid.columns, patch % grid.columns);
-        let longer = grid.rows.max(grid.columns);
-        let margin = (longer * MARGIN / OF)
-            .max(MARGIN)
-            .min((longer / 2).saturating_sub(1));
+        let margin = margin(grid);
         let mirrored = grid.columns - 1 - column;
         let mut nearest = [f32::NEG_INFINITY; NEIGHBOURS];
         let mut mirror = f32::NEG_INFINITY;
@@ -128,6 +127,97 @@ impl Distance {
             mirrored: 1.0 - mirror,
             all: 1.0 - similarities.iter().sum::<f32>() / similarities.len() as f32,
         }
+    }
+}
+
+/// Patches so near in each direction do not count in an image of `grid` patches.
+fn margin(grid: Grid) -> usize {
+    let longer = grid.rows.max(grid.columns);
+    let margin = (longer * MARGIN / OF).max(MARGIN);
+    margin.min((longer / 2).saturating_sub(1))
+}
+
+/// Less than every cosine.
+const NOT_COMPARED: f32 = -2.0;
+
+/// [`Distance`] for all patches in a graph, `[batch, patches]` each.
+pub(crate) struct GraphDistances {
+    nearest: Value,
+    mirrored: Value,
+    all: Value,
+}
+
+impl GraphDistances {
+    /// [`between`] of the tokens after each block, `[batch, patches, width]` of length 1; none if a patch
+    /// has too few others to be compared with.
+    pub(crate) fn new(graph: &mut Graph, grid: Grid, blocks: &[Value]) -> Option<Self> {
+        let margin = margin(grid);
+        let near = |length: usize| length.min(2 * margin + 1);
+        if grid.len() < near(grid.rows) * near(grid.columns) + NEIGHBOURS {
+            return None;
+        }
+        let apart =
+            |graph: &mut Graph, from: &dyn Fn(usize) -> usize, to: &dyn Fn(usize) -> usize| {
+                let numbers = |place: &dyn Fn(usize) -> usize| {
+                    let numbers = (0..grid.len()).map(|at| place(at) as f32);
+                    numbers.collect::<Vec<f32>>()
+                };
+                let from = graph.constant("from", &[grid.len(), 1], &numbers(from));
+                let to = graph.constant("to", &[1, grid.len()], &numbers(to));
+                let difference = graph.node("Sub", &[&from, &to], &[]);
+                graph.node("Abs", &[&difference], &[])
+            };
+        let row = |at: usize| at / grid.columns;
+        let column = |at: usize| at % grid.columns;
+        let down = apart(graph, &row, &row);
+        let across = apart(graph, &column, &column);
+        let mirrored = apart(graph, &|at| grid.columns - 1 - column(at), &column);
+        // Which pairs are more than so many steps apart.
+        let beyond = |graph: &mut Graph, across: &Value, steps: usize| {
+            let farther = graph.node("Max", &[&down, across], &[]);
+            let steps = graph.number(steps as f32 + 0.5);
+            graph.node("Greater", &[&farther, &steps], &[])
+        };
+        let is_far = beyond(graph, &across, margin);
+        let is_no_mirror = beyond(graph, &mirrored, MIRROR_REACH);
+        let not_compared = graph.number(NOT_COMPARED);
+        let count = graph.ints(&[NEIGHBOURS as i64]);
+        let mut found: [Vec<Value>; 3] = [vec![], vec![], vec![]];
+        for tokens in blocks {
+            let others = graph.transpose(tokens, &[0, 2, 1]);
+            let cosines = graph.node("MatMul", &[tokens, &others], &[]);
+            let far = graph.node("Where", &[&is_far, &cosines, &not_compared], &[]);
+            let [nearest, _] = graph.nodes("TopK", &[&far, &count], &[]);
+            let mirror = graph.node("Where", &[&is_no_mirror, &not_compared, &cosines], &[]);
+            for (kind, (operation, cosines)) in [
+                ("ReduceMean", &nearest),
+                ("ReduceMax", &mirror),
+                ("ReduceMean", &cosines),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let cosine = reduce(graph, operation, cosines, &[-1], false);
+                found[kind].push(scaled(graph, &cosine, -1.0, 1.0));
+            }
+        }
+        let [nearest, mirrored, all] = found.map(|kind| mean_of(graph, &kind));
+        Some(Self {
+            nearest,
+            mirrored,
+            all,
+        })
+    }
+
+    /// [`Distance::of_image`].
+    pub(crate) fn of_image(&self, graph: &mut Graph) -> Value {
+        let mirrored = scaled(graph, &self.mirrored, MIRROR_WEIGHT, 0.0);
+        graph.node("Add", &[&self.nearest, &mirrored], &[])
+    }
+
+    /// [`Distance::of_place`].
+    pub(crate) fn of_place(&self, graph: &mut Graph) -> Value {
+        graph.node("Add", &[&self.nearest, &self.all], &[])
     }
 }
 

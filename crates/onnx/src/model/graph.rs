@@ -7,7 +7,7 @@ use half::f16;
 use super::proto::{self, attribute_type};
 
 /// The standard operators that graphs are made of.
-pub(crate) const OPSET: i64 = 20;
+pub const OPSET: i64 = 20;
 
 /// The operators of ONNX Runtime alone.
 const CONTRIB: &str = "com.microsoft";

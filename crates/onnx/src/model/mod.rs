@@ -4,5 +4,7 @@
 mod file;
 mod graph;
 mod proto;
+mod read;
 
-pub use graph::{Attribute, Element, Float, Graph, Length, Value};
+pub use graph::{Attribute, Element, Float, Graph, Length, OPSET, Value};
+pub use read::Summary;

@@ -23,7 +23,7 @@ pub struct Size {
 }
 
 /// What a network gives in a graph.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Outputs {
     /// The tokens after each layer that was asked for, in that order.
     pub maps: Vec<Tokens>,

@@ -13,10 +13,13 @@ mod goldens;
 mod settings;
 
 use anomalens_backbones::{FeatureMap, ImageFeatures, LayerId};
+use anomalens_onnx::model::Graph;
+use anomalens_onnx::network::Outputs;
 use anomalens_vision::{Image, Map};
 
 pub use settings::{Masking, Settings};
 
+use crate::components::graph::{self, GraphScored};
 use crate::components::nearest::UnitVectors;
 use crate::components::tokens::{after, normalise_rows};
 use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
@@ -129,6 +132,31 @@ impl Detector for AnomalyDinoDetector {
 
     fn score(&self, images: &[&ImageFeatures]) -> Result<Vec<Scored>, DetectorError> {
         images.iter().map(|image| self.score_one(image)).collect()
+    }
+
+    fn graph(&self, graph: &mut Graph, seen: &[Outputs]) -> Result<GraphScored, DetectorError> {
+        let Checked { settings, profile } = &self.checked;
+        if settings.masking == Masking::On {
+            return Err(self.no_graph(
+                "it leaves out the ground of each picture by a principal component of its own \
+                 patches, which no operator of a graph computes; fit it with `masking=off`",
+            ));
+        }
+        let seen = graph::of_input(seen, 0)?;
+        let tokens = graph::after(seen, LayerId::Block(settings.block))?;
+        profile.check_graph(seen, self.references.width())?;
+        let places = tokens.places(graph);
+        let patches = graph::unit(graph, &places, -1);
+        let references = self.references.values();
+        let found = graph::highest_similarity(graph, &patches, references, tokens.dim);
+        let distances = graph::scaled(graph, &found, -1.0, 1.0);
+        let distances = graph.node("Relu", &[&distances], &[]);
+        let count = graph::top_count(settings.top_fraction, tokens.grid.len());
+        Ok(GraphScored {
+            score: graph::top_mean(graph, &distances, count),
+            map: graph::as_map(graph, &distances, tokens.grid),
+            grid: tokens.grid,
+        })
     }
 
     fn state(&self) -> State {

@@ -24,12 +24,15 @@ mod variants;
 use std::path::{Path, PathBuf};
 
 use anomalens_backbones::clip::ClipText;
-use anomalens_backbones::{ImageEncoder, ImageFeatures};
+use anomalens_backbones::{ImageEncoder, ImageFeatures, LayerId};
+use anomalens_onnx::model::Graph;
+use anomalens_onnx::network::Outputs;
 use anomalens_vision::{Alignment, Map, MaskSource};
 use serde_json::{Value, json};
 
 pub use settings::{ImageScore, PromptKind, Settings};
 
+use crate::components::graph::{self, GraphScored, after, of_input};
 use crate::components::prompts::probability;
 use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
 use crate::settings::Checked;
@@ -359,6 +362,41 @@ impl Detector for AnomalyClipDetector {
 
     fn score(&self, images: &[&ImageFeatures]) -> Result<Vec<Scored>, DetectorError> {
         images.iter().map(|image| self.score_one(image)).collect()
+    }
+
+    fn graph(&self, graph: &mut Graph, seen: &[Outputs]) -> Result<GraphScored, DetectorError> {
+        let Checked { settings, profile } = &self.checked;
+        let [texts] = self.texts.as_slice() else {
+            return Err(DetectorError::ClassNeeded(settings.classes.join(", ")));
+        };
+        let seen = of_input(seen, 0)?;
+        profile.check_graph(seen, texts[0].len())?;
+        let temperature = settings.temperature as f32;
+        let mut maps = vec![];
+        for &layer in &profile.input.request.layers {
+            let places = after(seen, layer)?.places(graph);
+            let found = graph::probability(graph, texts, &places, temperature);
+            maps.push(graph::squeezed(graph, &found));
+        }
+        let grid = seen.maps.first().map(|tokens| tokens.grid);
+        let grid = grid.ok_or(DetectorError::MissingLayer(LayerId::Block(1)))?;
+        let map = graph::mean_of(graph, &maps);
+        let embedding = seen.embedding.as_ref().ok_or(DetectorError::Width {
+            expected: texts[0].len(),
+            found: 0,
+        })?;
+        let global = graph::probability(graph, texts, embedding, temperature);
+        let global = graph::squeezed(graph, &global);
+        let top = graph::top_mean(graph, &map, graph::top_count(TOP_FRACTION, grid.len()));
+        Ok(GraphScored {
+            score: match settings.image_score {
+                ImageScore::Embedding => global,
+                ImageScore::Map => top,
+                ImageScore::Both => graph::mean_of(graph, &[global, top]),
+            },
+            map: graph::as_map(graph, &map, grid),
+            grid,
+        })
     }
 
     fn classes(&self) -> &[String] {

@@ -17,7 +17,7 @@ use crate::detector::Array;
 
 /// What a patch of the ground counts. At 0 it is as good on scans, and a foreign object beside the
 /// part would not be seen.
-const GROUND: f32 = 0.5;
+pub(super) const GROUND: f32 = 0.5;
 
 /// The least part of the border's patches that lie on one side of the threshold where there is a
 /// ground. Scans and screws have .87 to 1, surfaces .5 to .82.
@@ -102,6 +102,11 @@ impl Foreground {
     pub(super) fn array(&self) -> Array {
         let above = f32::from(u8::from(self.above));
         Array::vector([self.axis.as_slice(), &[self.threshold, above]].concat())
+    }
+
+    /// The axis, the threshold, and whether the object is above it.
+    pub(super) fn parts(&self) -> (&[f32], f32, bool) {
+        (&self.axis, self.threshold, self.above)
     }
 
     /// Again from there; none for other numbers.

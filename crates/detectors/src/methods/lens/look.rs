@@ -18,12 +18,12 @@ pub(super) struct Look {
     /// The number of its network among those of the detector.
     pub(super) network: usize,
     pub(super) checked: Checked<Settings>,
-    head: PowerMean,
-    source: Source,
+    pub(super) head: PowerMean,
+    pub(super) source: Source,
 }
 
 /// What images are compared with, made ready.
-enum Source {
+pub(super) enum Source {
     OwnImage(OwnImage),
     References(References),
     Batch,

@@ -14,6 +14,7 @@
 //! residual.rs     how images are compared
 //! score_scale.rs  the unit of scores: what normal images differ among themselves
 //! power_mean.rs   residuals of several kinds joined to one score
+//! graph.rs        how all of this scores, as operations of a graph
 //! train.rs        the weights of the power mean, learned from auxiliary data
 //! ```
 //!
@@ -23,6 +24,7 @@
 mod batch;
 mod choices;
 mod foreground;
+mod graph;
 mod look;
 mod looks;
 mod own_image;
@@ -36,9 +38,12 @@ mod train;
 use std::collections::BTreeMap;
 
 use anomalens_backbones::{ImageEncoder, ImageFeatures};
+use anomalens_onnx::model::Graph;
+use anomalens_onnx::network::Outputs;
 
 pub use settings::{Evidence, Settings};
 
+use crate::components::graph::{GraphScored, of_input};
 use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::{TrainProgress, Trained};
@@ -209,6 +214,14 @@ impl Detector for LensDetector {
             joined.push(look.score(&seen)?);
         }
         looks::join(joined)
+    }
+
+    fn graph(&self, graph: &mut Graph, seen: &[Outputs]) -> Result<GraphScored, DetectorError> {
+        let mut all = vec![];
+        for (place, look) in self.looks.iter().enumerate() {
+            all.push(look.in_graph(graph, of_input(seen, place)?)?);
+        }
+        graph::join(graph, all)
     }
 
     fn state(&self) -> State {

@@ -87,6 +87,11 @@ impl OwnImage {
         })
     }
 
+    /// The unit of scores.
+    pub(super) fn image(&self) -> f32 {
+        self.image
+    }
+
     /// The tensor for a detector file.
     pub(super) fn array(&self) -> (String, Array) {
         let NormalRange {

@@ -15,7 +15,7 @@ use crate::DetectorError;
 use crate::detector::{Array, State};
 
 /// The exponent, chosen on auxiliary data.
-const POWER: f64 = 4.0;
+pub(super) const POWER: f64 = 4.0;
 
 /// Where learning starts: the weights of the image level and of the own image, steepness and middle of
 /// the probability over the mean's logarithm.
@@ -26,7 +26,7 @@ const INITIAL: [f64; 4] = [0.5, 0.85, 4.0, 1.5];
 const LEARNED: [f64; 4] = [0.417, 1.026, 2.784, 1.262];
 
 /// Least ratio: an image that is a reference has none.
-const LEAST: f64 = 1e-3;
+pub(super) const LEAST: f64 = 1e-3;
 
 /// What is learned; logarithms, of shape `[1]`.
 pub(super) struct PowerMean {
@@ -109,6 +109,14 @@ impl PowerMean {
         self.logarithms(ratios)?
             .broadcast_sub(&self.middle)?
             .broadcast_mul(&self.steepness.exp()?)
+    }
+
+    /// The logarithms of the weights of all three, and that of the power mean's unit.
+    pub(super) fn logarithms_of_weights(&self) -> candle_core::Result<([f32; 3], f32)> {
+        let weight = |var: &Var| var.get(0)?.to_scalar::<f32>();
+        let ones = Tensor::new(&[[1_f32; PARTS]], &Device::Cpu)?;
+        let weights = [0.0, weight(&self.image_weight)?, weight(&self.own_weight)?];
+        Ok((weights, self.logarithms(&ones)?.get(0)?.to_scalar()?))
     }
 
     /// The logarithm of the power sum's root.

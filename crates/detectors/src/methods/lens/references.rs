@@ -304,6 +304,28 @@ impl References {
         })
     }
 
+    /// The patches of all, for each block.
+    pub(super) fn banks(&self) -> &[UnitVectors] {
+        &self.banks
+    }
+
+    /// The means of all after one of the blocks, `[references, width]`.
+    pub(super) fn means(&self, block: usize, width: usize) -> Vec<f32> {
+        let means = self.by_name.values().map(|kept| &kept.means);
+        let of_block = means.filter_map(|means| means.chunks(width.max(1)).nth(block));
+        of_block.flatten().copied().collect()
+    }
+
+    /// What the references differ among themselves.
+    pub(super) fn unit(&self) -> Residuals {
+        self.unit
+    }
+
+    /// Where their object is, if they have a ground.
+    pub(super) fn foreground(&self) -> Option<&Foreground> {
+        self.foreground.as_ref()
+    }
+
     /// With `first` before what is to be known about the references.
     pub(super) fn with_notes(mut self, first: Vec<Note>) -> Self {
         self.notes.splice(0..0, first);

@@ -13,7 +13,7 @@ use crate::components::self_similarity::{self, Distance};
 use crate::components::tokens::{dot, normalise, normalise_rows, standardise_rows};
 
 /// Patches that an image has at most where each is compared with all others.
-const LARGE: usize = 2500;
+pub(super) const LARGE: usize = 2500;
 
 /// Quarters of an image.
 pub(super) const QUARTERS: usize = 4;
@@ -74,7 +74,7 @@ pub(super) fn own(patches: &[Tensor], grid: Grid) -> Result<f32, DetectorError> 
     let found = match grid.len() > LARGE {
         true => {
             // Every comparison costs the square of the patches.
-            let step = (grid.len() as f64 / LARGE as f64).sqrt().ceil() as usize;
+            let step = step(grid);
             let coarse = |side: usize| side.div_ceil(step);
             let small = Grid {
                 rows: coarse(grid.rows),
@@ -90,6 +90,11 @@ pub(super) fn own(patches: &[Tensor], grid: Grid) -> Result<f32, DetectorError> 
     };
     let distances: Vec<f32> = found.iter().map(Distance::of_image).collect();
     Ok(top(&distances, own_image::HIGHEST))
+}
+
+/// The side of the squares in which the patches of a large `grid` are averaged.
+pub(super) fn step(grid: Grid) -> usize {
+    (grid.len() as f64 / LARGE as f64).sqrt().ceil() as usize
 }
 
 /// The mean of the `count` highest of `values`.

@@ -4,7 +4,7 @@ use super::residual::{self, Quarters};
 
 /// Patches, the most different ones, whose mean counts for all: a number, not a part, since a defect
 /// is as small in a larger picture.
-const HIGHEST: usize = 2;
+pub(super) const HIGHEST: usize = 2;
 
 /// Least units, a tenth of the least that two different normal images of ELPV, HeadCT and KolektorSDD
 /// were seen to differ: references that are nearly the same image would make everything else look

@@ -1,6 +1,7 @@
 //! PatchCore, section 3.1: a patch is described by the cells around it in two layers of the network.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use anomalens_backbones::Grid;
 use rayon::prelude::*;
@@ -10,10 +11,10 @@ use crate::components::joined::{Cells, Sampling, finest, join};
 use crate::components::neighbourhood;
 
 /// Side of the square of cells around a patch.
-const SIDE: usize = 3;
+pub(super) const SIDE: usize = 3;
 
 /// Cells in that square.
-const CELLS: usize = SIDE * SIDE;
+pub(super) const CELLS: usize = SIDE * SIDE;
 
 /// The patches of an image, `[places, width]`, on the finest grid of `layers`.
 pub(super) fn embedding(layers: &[Cells<'_>], settings: &Settings) -> (Vec<f32>, Grid) {
@@ -86,12 +87,17 @@ fn pooled_cells(layer: &Cells<'_>, length: usize) -> Vec<f32> {
     pooled
 }
 
-/// PyTorch's adaptive average pooling: number `i` of `n` is the mean from `i * length / n`, rounded down,
-/// to `(i + 1) * length / n`, rounded up.
+/// What number `i` of `count` is the mean of, in PyTorch's adaptive average pooling: from
+/// `i * length / count`, rounded down, to `(i + 1) * length / count`, rounded up.
+pub(super) fn part(i: usize, length: usize, count: usize) -> Range<usize> {
+    i * length / count..((i + 1) * length).div_ceil(count)
+}
+
+/// PyTorch's adaptive average pooling.
 fn pool(from: &[f32], to: &mut [f32]) {
     let (length, count) = (from.len(), to.len());
     for (i, mean) in to.iter_mut().enumerate() {
-        let part = &from[i * length / count..((i + 1) * length).div_ceil(count)];
+        let part = &from[part(i, length, count)];
         *mean = part.iter().sum::<f32>() / part.len() as f32;
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! embedding.rs            section 3.1: patches from two layers of a network
+//! graph.rs                the same as operations of a graph
 //! components/coreset.rs   section 3.2: the patches that the bank keeps
 //! components/nearest.rs   section 3.3: nearest patches
 //! ```
@@ -15,16 +16,20 @@
 mod embedding;
 #[cfg(test)]
 mod goldens;
+mod graph;
 mod settings;
 
 use anomalens_backbones::{Grid, ImageFeatures};
-use anomalens_vision::{Border, Map};
+use anomalens_onnx::model::Graph;
+use anomalens_onnx::network::Outputs;
+use anomalens_vision::{Border, GeometryError, Map};
 use rand_mt::Mt;
 
 pub use settings::{Selection, Settings, Variant};
 
 use self::embedding::{embedding, width};
 use crate::components::coreset::{Projection, Start, enough_numbers, greedy};
+use crate::components::graph::{GraphScored, of_input};
 use crate::components::layers::{Framing, cells};
 use crate::components::nearest::{Near, Vectors};
 use crate::components::tokens::squared_distance;
@@ -319,6 +324,10 @@ impl Detector for PatchCoreDetector {
         images.iter().map(|image| self.score_one(image)).collect()
     }
 
+    fn graph(&self, graph: &mut Graph, seen: &[Outputs]) -> Result<GraphScored, DetectorError> {
+        self.in_graph(graph, of_input(seen, 0)?)
+    }
+
     fn state(&self) -> State {
         self.checked.state([
             (BANK.to_owned(), self.bank.array()),
@@ -336,16 +345,7 @@ impl PatchCoreDetector {
         let Checked { settings, profile } = &self.checked;
         let layers = cells(image, &profile.input.request.layers)?;
         let widths: Vec<usize> = layers.iter().map(|layer| layer.width).collect();
-        let other = widths.iter().zip(&self.widths).find(|(a, b)| a != b);
-        if let Some((&found, &expected)) = other {
-            return Err(DetectorError::Width { expected, found });
-        }
-        if widths.len() != self.widths.len() || width(&widths, settings) != self.bank.width() {
-            return Err(DetectorError::Width {
-                expected: self.bank.width(),
-                found: width(&widths, settings),
-            });
-        }
+        self.check_widths(&widths)?;
         let (patches, grid) = embedding(&layers, settings);
         let nearest = self.bank.nearest(&patches, 1);
         Ok(Scored {
@@ -353,6 +353,20 @@ impl PatchCoreDetector {
             map: self.map(grid, &nearest)?,
             range: self.range,
         })
+    }
+
+    /// Refuses layers of other widths than those of the network that it was made with.
+    fn check_widths(&self, widths: &[usize]) -> Result<(), DetectorError> {
+        let settings = &self.checked.settings;
+        let other = widths.iter().zip(&self.widths).find(|(a, b)| a != b);
+        if let Some((&found, &expected)) = other {
+            return Err(DetectorError::Width { expected, found });
+        }
+        let (expected, found) = (self.bank.width(), width(widths, settings));
+        match widths.len() == self.widths.len() && expected == found {
+            true => Ok(()),
+            false => Err(DetectorError::Width { expected, found }),
+        }
     }
 
     /// The highest score of a patch; in anomalib weighed by how much nearer its neighbour is than those
@@ -401,14 +415,14 @@ impl PatchCoreDetector {
             Variant::Original => Ok(map),
             Variant::Anomalib => {
                 let side = settings.framing().side() as usize;
-                enlarged(&map, side, side)
+                Ok(enlarged(&map, side, side)?)
             }
         }
     }
 }
 
 /// Anomalib's map: each pixel has the score of its patch, then all are smoothed.
-fn enlarged(map: &Map, rows: usize, columns: usize) -> Result<Map, DetectorError> {
+fn enlarged(map: &Map, rows: usize, columns: usize) -> Result<Map, GeometryError> {
     let large = map.resize_nearest(rows, columns)?;
-    Ok(large.smooth_with(settings::SIGMA, Border::EdgeOnce)?)
+    large.smooth_with(settings::SIGMA, Border::EdgeOnce)
 }
