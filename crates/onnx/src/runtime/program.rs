@@ -259,14 +259,32 @@ fn start(
         }
         builder.commit_from_memory(&model.encode_to_vec())
     })();
-    session.map_err(|error: ort::Error| OnnxError::Device {
-        device: device.to_string(),
-        reason: [error.to_string(), library.complaints()]
-            .into_iter()
-            .filter(|text| !text.is_empty())
-            .collect::<Vec<_>>()
-            .join("; "),
+    session.map_err(|error: ort::Error| {
+        let mut reasons = vec![in_words(&error.to_string())];
+        let more = in_words(&library.complaints());
+        if !more.is_empty() && !reasons.contains(&more) {
+            reasons.push(more);
+        }
+        if reasons.iter().any(|reason| is_missing_library(reason)) {
+            reasons.push(device.install());
+        }
+        OnnxError::Device {
+            device: device.to_string(),
+            reason: reasons.join("; "),
+        }
     })
+}
+
+/// What ONNX Runtime reports, without the places in its sources.
+fn in_words(report: &str) -> String {
+    let words = report.rsplit(" : FAIL : ").next().unwrap_or(report);
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Whether the system did not find a library that a device needs.
+fn is_missing_library(reason: &str) -> bool {
+    let signs = ["cannot open shared object file", "LoadLibrary failed"];
+    signs.iter().any(|sign| reason.contains(sign))
 }
 
 /// Whether a device starts at all.
@@ -280,4 +298,31 @@ pub(super) fn probe(library: &Library, device: &Device) -> Result<(), OnnxError>
     let sum = graph.node("Add", &[&x, &x], &[]);
     graph.output("y", &sum, float.into(), &[1.into()]);
     start(library, device, graph, false).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_put_in_words() {
+        for (report, expected, missing) in [
+            (
+                "/src/bridge.cc:2043 Provider& Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load \
+                 library p.so with error: libcublas.so.13: cannot open shared object file: No such file\n\n",
+                "Failed to load library p.so with error: libcublas.so.13: cannot open shared object \
+                 file: No such file",
+                true,
+            ),
+            (
+                "no CUDA-capable device is detected",
+                "no CUDA-capable device is detected",
+                false,
+            ),
+            ("", "", false),
+        ] {
+            assert_eq!(in_words(report), expected);
+            assert_eq!(is_missing_library(report), missing, "{report}");
+        }
+    }
 }
