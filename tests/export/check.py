@@ -171,6 +171,7 @@ def main():
             for port, pixels in feed.items():
                 pixels.tofile(folder / name / f"{number:02}.{port}.bytes")
         (folder / f"{name}.json").write_text(json.dumps(expected))
+        (folder / name / "00.score").write_text(f"{expected['scores'][0]:.4f}")
     sys.exit(failed)
 
 
