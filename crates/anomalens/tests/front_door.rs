@@ -1,12 +1,12 @@
 //! The library's front door, with the backbone that is part of it.
 #![cfg(feature = "embedded")]
-#![allow(clippy::unwrap_used)] // test code
+#![allow(clippy::unwrap_used, clippy::panic)] // test code
 
 use std::path::{Path, PathBuf};
 
 use anomalens::backbones::Precision;
-use anomalens::detectors::ReferenceImage;
 use anomalens::detectors::methods::musc;
+use anomalens::detectors::{Check, ExportOptions, ReferenceImage};
 use anomalens::metrics::Rule;
 use anomalens::synthetic::Spec;
 use anomalens::vision::Image;
@@ -102,6 +102,49 @@ fn a_detector_file_is_the_same_on_every_device() {
         );
         let difference = (one.score() - two.score()).abs() / one.score().abs();
         assert!(difference < 0.05, "{} and {}", one.score(), two.score());
+    }
+}
+
+/// Needs ONNX Runtime (`ANOMALENS_ORT`, or a Python package) to run what is written; with `CI` set that must
+/// be there.
+#[test]
+fn a_detector_is_exported() {
+    let (folder, material, ..) = set();
+    let normal = material.join("train/good");
+    for (name, builder) in [
+        (
+            "references",
+            AnomalyDetector::builder().set("image_size", 112),
+        ),
+        (
+            "own",
+            AnomalyDetector::builder()
+                .set("evidence", "own-image")
+                .set("image_size", 112),
+        ),
+        (
+            "both",
+            AnomalyDetector::builder()
+                .set("networks", 2)
+                .set("image_size", 224)
+                .set("foreground", true),
+        ),
+    ] {
+        let detector = builder.fit_dir(&normal).unwrap();
+        let file = folder.path().join(format!("{name}.onnx"));
+        let exported = detector.export(&file, &ExportOptions::default());
+        let exported = exported.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(exported.outputs.len(), 3, "{name}: {exported:?}");
+        assert!(file.exists(), "{name}");
+        match exported.check {
+            Check::Ran { score, cosine, .. } => {
+                assert!(
+                    score.unwrap() < 1e-4 && cosine > 0.999_99,
+                    "{name}: {score:?} {cosine}"
+                );
+            }
+            Check::Read(reason) => assert!(std::env::var_os("CI").is_none(), "{reason}"),
+        }
     }
 }
 

@@ -26,10 +26,10 @@ pub(super) struct Args {
     /// What to write: all of it, or its networks alone [default: all, where the method allows it]
     #[arg(long, value_enum, value_name = "PART")]
     part: Option<PartName>,
-    /// Size of the pictures that go in, in pixels [default: that of the detector]
+    /// Size of the images that go in, in pixels [default: that of the detector]
     #[arg(long, value_name = "WxH", value_parser = size)]
     size: Option<Size>,
-    /// Any number of pictures at once, not one
+    /// Any number of images at once, not one
     #[arg(long)]
     dynamic_batch: bool,
     /// The networks in float16, for GPUs; half the size
@@ -48,9 +48,9 @@ pub(super) struct Args {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum PartName {
-    /// Pictures in, features out
+    /// Images in, features out
     Encoder,
-    /// Pictures in, scores, maps and decisions out
+    /// Images in, scores, maps and decisions out
     Detector,
 }
 

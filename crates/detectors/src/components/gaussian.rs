@@ -165,6 +165,29 @@ impl Gaussians {
         });
         squared.collect()
     }
+
+    /// The inverses of the factors, `[places, width, width]`.
+    pub(crate) fn inverses(&self) -> Vec<f32> {
+        let width = self.width;
+        let mut all = vec![0.0; self.places() * width * width];
+        let places = all.par_chunks_exact_mut(width * width);
+        places
+            .zip(self.factors.par_chunks_exact(half(width)))
+            .for_each(|(inverse, factor)| {
+                let at = |row: usize, column: usize| f64::from(factor[half(row) + column]);
+                for column in 0..width {
+                    let mut solved: Vec<f64> = vec![0.0; width];
+                    for row in column..width {
+                        let known = (column..row).map(|i| at(row, i) * solved[i]).sum::<f64>();
+                        let own = f64::from(u8::from(row == column));
+                        solved[row] = (own - known) / at(row, row);
+                    }
+                    let below = inverse.iter_mut().skip(column).step_by(width.max(1));
+                    below.zip(solved).for_each(|(to, x)| *to = x as f32);
+                }
+            });
+        all
+    }
 }
 
 #[cfg(test)]

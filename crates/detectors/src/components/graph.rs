@@ -188,10 +188,7 @@ impl GraphVectors {
     /// The nearest one of each of `patches` `[batch, places, width]`. The distance to what a search by
     /// inner products finds is taken from the vectors themselves.
     pub(crate) fn nearest(&self, graph: &mut Graph, patches: &Value) -> GraphNear {
-        let patches = graph.node("Sub", &[patches, &self.centre], &[]);
-        let columns = graph.transpose(&self.vectors, &[1, 0]);
-        let products = graph.node("MatMul", &[&patches, &columns], &[]);
-        let nearness = graph.node("Sub", &[&products, &self.halves], &[]);
+        let (patches, nearness) = self.nearness(graph, patches);
         let attributes = [
             ("axis", Attribute::Int(-1)),
             ("keepdims", Attribute::Int(0)),
@@ -205,6 +202,32 @@ impl GraphVectors {
             squared,
             patches,
         }
+    }
+
+    /// The `count` nearest ones of `[batch, 1, width]`, and how far they are, `[batch, count]` each.
+    pub(crate) fn several_nearest(
+        &self,
+        graph: &mut Graph,
+        one: &Value,
+        count: usize,
+    ) -> (Value, Value) {
+        let (one, nearness) = self.nearness(graph, one);
+        let wanted = graph.ints(&[count as i64]);
+        let [_, index] = graph.nodes("TopK", &[&nearness, &wanted], &[]);
+        let index = graph.reshape(&index, &[0, -1]);
+        let found = self.get(graph, &index);
+        let differences = graph.node("Sub", &[&one, &found], &[]);
+        let distances = reduce(graph, "ReduceL2", &differences, &[-1], false);
+        (index, distances)
+    }
+
+    /// `patches` less the mean, and what is largest for the nearest vector, `[batch, places, n]`.
+    fn nearness(&self, graph: &mut Graph, patches: &Value) -> (Value, Value) {
+        let patches = graph.node("Sub", &[patches, &self.centre], &[]);
+        let columns = graph.transpose(&self.vectors, &[1, 0]);
+        let products = graph.node("MatMul", &[&patches, &columns], &[]);
+        let nearness = graph.node("Sub", &[&products, &self.halves], &[]);
+        (patches, nearness)
     }
 
     /// The vectors with these numbers, less the mean, along a further axis.

@@ -2,8 +2,11 @@
 //! CLIP's zero-shot baselines have in common.
 
 use anomalens_backbones::{Embedding, FeatureRequest, ImageFeatures, PositionResize, TokenStage};
+use anomalens_onnx::model::Graph;
+use anomalens_onnx::network::Outputs;
 use anomalens_vision::Map;
 
+use crate::components::graph::{GraphScored, as_map, probability, squeezed};
 use crate::components::prompts::Texts;
 use crate::detector::{Enlargement, NormalRange, Profile, Scored, Smoothing};
 use crate::input::Normalisation;
@@ -75,6 +78,37 @@ pub(crate) fn check_temperature(
             "`temperature` must be above 0",
         )),
     }
+}
+
+/// [`score`] in a graph.
+///
+/// # Errors
+/// [`DetectorError`] if its features are not those that `profile` asks for.
+pub(crate) fn graph(
+    graph: &mut Graph,
+    texts: &Texts,
+    profile: &Profile,
+    temperature: f64,
+    seen: &Outputs,
+) -> Result<GraphScored, DetectorError> {
+    let (width, temperature) = (texts.0[0].len(), temperature as f32);
+    profile.check_graph(seen, width)?;
+    let missing = DetectorError::Width {
+        expected: width,
+        found: 0,
+    };
+    let (Some(tokens), Some(embedding)) = (seen.maps.first(), &seen.embedding) else {
+        return Err(missing);
+    };
+    let places = tokens.places(graph);
+    let map = probability(graph, &texts.0, &places, temperature);
+    let map = squeezed(graph, &map);
+    let score = probability(graph, &texts.0, embedding, temperature);
+    Ok(GraphScored {
+        score: squeezed(graph, &score),
+        map: as_map(graph, &map, tokens.grid),
+        grid: tokens.grid,
+    })
 }
 
 /// The probabilities that `image` and each of its patches are anomalous.

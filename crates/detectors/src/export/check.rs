@@ -31,7 +31,7 @@ struct Limits {
 /// What was found.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Check {
-    /// It was run on a drawn picture.
+    /// It was run on a drawn image.
     Ran {
         /// The version of ONNX Runtime.
         runtime: String,
@@ -44,9 +44,9 @@ pub enum Check {
     Read(String),
 }
 
-/// What our own engine gives for drawn pictures.
+/// What our own engine gives for drawn images.
 pub(super) struct Reference {
-    /// One for each of the graph's inputs, all pictures of the batch.
+    /// One for each of the graph's inputs, all images of the batch.
     pixels: Vec<Vec<u8>>,
     batch: usize,
     expected: Vec<Expected>,
@@ -56,7 +56,7 @@ pub(super) struct Reference {
 /// What must come out under a name.
 struct Expected {
     name: String,
-    /// All pictures of the batch.
+    /// All images of the batch.
     numbers: Vec<f32>,
     kind: Kind,
 }
@@ -268,7 +268,7 @@ impl Reference {
     }
 }
 
-/// Pictures as a network wants them; they have its size.
+/// Images as a network wants them; they have its size.
 fn preprocessed(
     rule: &Preprocess,
     Size { height, width }: Size,
@@ -283,7 +283,7 @@ fn preprocessed(
     all.collect()
 }
 
-/// A drawn picture.
+/// A drawn image.
 fn draw(number: usize, Size { height, width }: Size) -> Result<Image, DetectorError> {
     const MEAN: f32 = 0.45;
     const DEVIATION: f32 = 0.25;

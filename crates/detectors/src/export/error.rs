@@ -29,9 +29,9 @@ pub enum ExportError {
         /// What both sides must be multiples of.
         multiple: usize,
     },
-    /// A detector whose size is fixed by what it cuts out of pictures.
+    /// A detector whose size is fixed by what it cuts out of images.
     #[error(
-        "the detector cuts {side}x{side} pixels out of the middle of each picture, so that there is \
+        "the detector cuts {side}x{side} pixels out of the middle of each image, so that there is \
          no other size: leave --size out, or fit it again with another `image_size`"
     )]
     FixedSize {

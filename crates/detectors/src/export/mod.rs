@@ -33,9 +33,9 @@ pub struct ExportOptions {
     /// What is written; by default the whole detector, or where its method does not allow that, its
     /// networks.
     pub part: Option<Part>,
-    /// The size of the pictures that go in; by default that of the detector.
+    /// The size of the images that go in; by default that of the detector.
     pub size: Option<Size>,
-    /// Whether several pictures may go in at once.
+    /// Whether several images may go in at once.
     pub dynamic_batch: bool,
     /// Whether the networks compute in float16.
     pub half: bool,
@@ -46,9 +46,9 @@ pub struct ExportOptions {
 /// What of a detector is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// Its networks: pictures in, features out.
+    /// Its networks: images in, features out.
     Encoder,
-    /// All of it: pictures in, scores, maps and decisions out.
+    /// All of it: images in, scores, maps and decisions out.
     Detector,
 }
 

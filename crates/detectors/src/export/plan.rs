@@ -7,7 +7,7 @@ use anomalens_vision::Resize;
 use super::{ExportError, ExportOptions, Port};
 use crate::{Detector, DetectorError, InputSpec, Scope};
 
-/// A side of a picture that stands for every square one.
+/// A side of a image that stands for every square one.
 const ANY_SIDE: u32 = 1000;
 
 /// The inputs of a detector in a graph.
@@ -16,7 +16,7 @@ pub(super) struct Plan<'a> {
     pub(super) seen: Vec<Seen<'a>>,
 }
 
-/// One way in which a picture is seen.
+/// One way in which a image is seen.
 pub(super) struct Seen<'a> {
     pub(super) input: &'a InputSpec,
     pub(super) size: Size,
@@ -55,12 +55,10 @@ impl<'a> Plan<'a> {
             (seen.size.height.max(seen.size.width) > side).then_some(side)
         });
         let reason = match (detector.scope(), detector.profile().tta.count(), tiled) {
-            (Scope::Joint(_), ..) => "it scores pictures against each other".to_owned(),
-            (_, 2.., _) => {
-                "it scores each picture in several views; fit it with `tta=1`".to_owned()
-            }
+            (Scope::Joint(_), ..) => "it scores images against each other".to_owned(),
+            (_, 2.., _) => "it scores each image in several views; fit it with `tta=1`".to_owned(),
             (.., Some(side)) => format!(
-                "it sees pictures in tiles of {side} pixels; fit it with `tiles=0`, or export it \
+                "it sees images in tiles of {side} pixels; fit it with `tiles=0`, or export it \
                  with a --size of at most {side}x{side}"
             ),
             _ => return Ok(()),
@@ -102,7 +100,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The size at which a network sees pictures; square ones where it depends on their shape.
+/// The size at which a network sees images; square ones where it depends on their shape.
 fn size(
     input: &InputSpec,
     encoder: &dyn ImageEncoder,

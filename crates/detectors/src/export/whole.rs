@@ -1,4 +1,4 @@
-//! The graph: bytes of pictures through the networks to scores and maps.
+//! The graph: bytes of images through the networks to scores and maps.
 
 use anomalens_backbones::{ImageEncoder, Normalisation};
 use anomalens_onnx::model::{Element, Float, Graph, Length, Value};
@@ -186,7 +186,7 @@ pub(super) fn detector(
     Ok(built)
 }
 
-/// The map at `size`, where a pixel is one of the picture that goes in.
+/// The map at `size`, where a pixel is one of the image that goes in.
 fn enlarged(
     graph: &mut Graph,
     map: &Value,

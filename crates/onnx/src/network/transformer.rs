@@ -356,7 +356,9 @@ fn head_norm(graph: &mut Graph, rules: &Rules, head: &UnpackedHead, tokens: &Val
 fn project(graph: &mut Graph, head: &UnpackedHead, tokens: &Value) -> Value {
     match &head.projection {
         Some(layer) => {
-            let [weight, _] = linear_weights(graph, "projection", layer);
+            let outputs = layer.bias.len();
+            let turned = turned(layer);
+            let weight = graph.constant("projection", &[turned.len() / outputs, outputs], &turned);
             graph.node("MatMul", &[tokens, &weight], &[])
         }
         None => tokens.clone(),
@@ -383,14 +385,17 @@ fn norm(graph: &mut Graph, rules: &Rules, tokens: &Value, [weight, bias]: &[Valu
 
 /// Weights as a product wants them, `[inputs, outputs]`.
 fn linear_weights(graph: &mut Graph, what: &str, layer: &Unpacked) -> [Value; 2] {
-    let outputs = layer.bias.len();
-    let inputs = layer.weight.len() / outputs;
-    let columns = (0..inputs).flat_map(|i| layer.weight.iter().skip(i).step_by(inputs).copied());
-    let turned: Vec<f32> = columns.collect();
+    let (turned, outputs) = (turned(layer), layer.bias.len());
     [
-        graph.constant(what, &[inputs, outputs], &turned),
+        graph.constant(what, &[turned.len() / outputs, outputs], &turned),
         graph.constant(&format!("{what}_bias"), &[outputs], &layer.bias),
     ]
+}
+
+fn turned(layer: &Unpacked) -> Vec<f32> {
+    let inputs = layer.weight.len() / layer.bias.len();
+    let columns = (0..inputs).flat_map(|i| layer.weight.iter().skip(i).step_by(inputs).copied());
+    columns.collect()
 }
 
 fn linear(graph: &mut Graph, tokens: &Value, [weight, bias]: &[Value; 2]) -> Value {

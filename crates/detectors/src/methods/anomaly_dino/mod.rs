@@ -138,7 +138,7 @@ impl Detector for AnomalyDinoDetector {
         let Checked { settings, profile } = &self.checked;
         if settings.masking == Masking::On {
             return Err(self.no_graph(
-                "it leaves out the ground of each picture by a principal component of its own \
+                "it leaves out the ground of each image by a principal component of its own \
                  patches, which no operator of a graph computes; fit it with `masking=off`",
             ));
         }

@@ -10,11 +10,14 @@ pub(super) mod goldens;
 mod settings;
 
 use anomalens_backbones::ImageFeatures;
+use anomalens_onnx::model::Graph;
+use anomalens_onnx::network::Outputs;
 
 pub use settings::Settings;
 
+use crate::components::graph::{GraphScored, of_input};
 use crate::components::prompts::{Ensemble, Texts};
-use crate::components::text_scores::{TEXTS, score};
+use crate::components::text_scores::{self, TEXTS, score};
 use crate::detector::{Detector, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::{
@@ -90,6 +93,17 @@ impl<const AC: bool> Detector for ClipDetector<AC> {
         let Checked { settings, profile } = &self.checked;
         let one = |image: &&ImageFeatures| score(&self.texts, profile, settings.temperature, image);
         images.iter().map(one).collect()
+    }
+
+    fn graph(&self, graph: &mut Graph, seen: &[Outputs]) -> Result<GraphScored, DetectorError> {
+        let Checked { settings, profile } = &self.checked;
+        text_scores::graph(
+            graph,
+            &self.texts,
+            profile,
+            settings.temperature,
+            of_input(seen, 0)?,
+        )
     }
 
     fn state(&self) -> State {

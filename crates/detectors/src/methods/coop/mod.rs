@@ -25,12 +25,15 @@ use std::path::{Path, PathBuf};
 
 use anomalens_backbones::clip::ClipText;
 use anomalens_backbones::{ImageEncoder, ImageFeatures};
+use anomalens_onnx::model::Graph;
+use anomalens_onnx::network::Outputs;
 use serde_json::json;
 
 pub use settings::{Position, Settings};
 
+use crate::components::graph::{GraphScored, of_input};
 use crate::components::prompts::{Texts, text_encoder};
-use crate::components::text_scores::{TEXTS, score};
+use crate::components::text_scores::{self, TEXTS, score};
 use crate::detector::{Array, Detector, Profile, Scored, State};
 use crate::settings::Checked;
 use crate::training::{TrainProgress, Trained};
@@ -243,6 +246,20 @@ impl Detector for CoOpDetector {
             checked: Checked::new(settings)?,
             texts: vec![texts],
         })))
+    }
+
+    fn graph(&self, graph: &mut Graph, seen: &[Outputs]) -> Result<GraphScored, DetectorError> {
+        let Checked { settings, profile } = &self.checked;
+        let [texts] = self.texts.as_slice() else {
+            return Err(DetectorError::ClassNeeded(settings.classes.join(", ")));
+        };
+        text_scores::graph(
+            graph,
+            texts,
+            profile,
+            settings.temperature(),
+            of_input(seen, 0)?,
+        )
     }
 
     fn state(&self) -> State {

@@ -22,7 +22,7 @@ use crate::components::self_similarity::GraphDistances;
 use crate::settings::Checked;
 
 impl Look {
-    /// The results of pictures as it sees them.
+    /// The results of images as it sees them.
     pub(super) fn in_graph(
         &self,
         graph: &mut Graph,
@@ -30,7 +30,7 @@ impl Look {
     ) -> Result<GraphScored, DetectorError> {
         let settings = &self.checked.settings;
         match &self.source {
-            Source::Batch => Err(refuse("pictures of a batch are compared with each other")),
+            Source::Batch => Err(refuse("images of a batch are compared with each other")),
             Source::OwnImage(own) => own.in_graph(graph, seen, settings),
             Source::References(references) => {
                 references.in_graph(graph, seen, &self.checked, &self.head)
@@ -249,7 +249,7 @@ fn own(
 fn too_small() -> DetectorError {
     DetectorError::NoGraph {
         method: NAME,
-        reason: "the picture has too few patches that are compared with each other; take a larger \
+        reason: "the image has too few patches that are compared with each other; take a larger \
                  --size"
             .to_owned(),
     }

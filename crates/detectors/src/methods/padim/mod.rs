@@ -12,14 +12,18 @@
 
 #[cfg(test)]
 mod goldens;
+mod graph;
 mod settings;
 
 use anomalens_backbones::{Grid, ImageFeatures};
-use anomalens_vision::{Alignment, Border, Map};
+use anomalens_onnx::model::Graph;
+use anomalens_onnx::network::Outputs;
+use anomalens_vision::{Alignment, Border, GeometryError, Map};
 
 pub use settings::{Settings, Variant};
 
 use crate::components::gaussian::{Gaussians, Moments, half};
+use crate::components::graph::{GraphScored, of_input};
 use crate::components::joined::{Cells, Sampling, finest, join};
 use crate::components::layers::{Framing, cells};
 use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
@@ -240,6 +244,10 @@ impl Detector for PadimDetector {
         images.iter().map(|image| self.score_one(image)).collect()
     }
 
+    fn graph(&self, graph: &mut Graph, seen: &[Outputs]) -> Result<GraphScored, DetectorError> {
+        self.in_graph(graph, of_input(seen, 0)?)
+    }
+
     fn state(&self) -> State {
         let all = std::iter::once(&self.channels.total).chain(&self.channels.taken);
         let channels = all.map(|&channel| channel as f32).collect();
@@ -292,11 +300,11 @@ fn smoothed(
     rows: usize,
     columns: usize,
     variant: Variant,
-) -> Result<Map, DetectorError> {
+) -> Result<Map, GeometryError> {
     let border = match variant {
         Variant::Original => Border::EdgeTwice,
         Variant::Anomalib => Border::EdgeOnce,
     };
     let large = map.resize(rows, columns, Alignment::Edges)?;
-    Ok(large.smooth_with(settings::SIGMA, border)?)
+    large.smooth_with(settings::SIGMA, border)
 }

@@ -9,13 +9,17 @@
 
 #[cfg(test)]
 mod goldens;
+mod graph;
 mod settings;
 
 use anomalens_backbones::{FeatureMap, Grid, ImageFeatures};
+use anomalens_onnx::model::Graph;
+use anomalens_onnx::network::Outputs;
 use anomalens_vision::{Alignment, Map};
 
 pub use settings::Settings;
 
+use crate::components::graph::{GraphScored, of_input};
 use crate::components::layers::Framing;
 use crate::components::nearest::{Near, Vectors};
 use crate::detector::{Array, Detector, NormalRange, Profile, Scored, State};
@@ -233,6 +237,10 @@ impl Detector for SpadeDetector {
 
     fn score(&self, images: &[&ImageFeatures]) -> Result<Vec<Scored>, DetectorError> {
         images.iter().map(|image| self.score_one(image)).collect()
+    }
+
+    fn graph(&self, graph: &mut Graph, seen: &[Outputs]) -> Result<GraphScored, DetectorError> {
+        self.in_graph(graph, of_input(seen, 0)?)
     }
 
     fn state(&self) -> State {
