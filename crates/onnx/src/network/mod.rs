@@ -103,8 +103,9 @@ pub fn network(
 
 /// Bytes `[batch, height, width, 3]` as a network wants them: `[batch, 3, height, width]` and normalised.
 pub fn normalised(graph: &mut Graph, bytes: &Value, normalisation: &Normalisation) -> Value {
-    let planes = graph.transpose(bytes, &[0, 3, 1, 2]);
-    let numbers = graph.cast(&planes, Element::F32);
+    // TensorRT does nothing with bytes but this.
+    let numbers = graph.cast(bytes, Element::F32);
+    let numbers = graph.transpose(&numbers, &[0, 3, 1, 2]);
     let Normalisation { mean, std } = normalisation;
     let scales = std.map(|std| 1.0 / (255.0 * std));
     let shifts = [0, 1, 2].map(|i| -mean[i] / std[i]);

@@ -367,7 +367,7 @@ impl Detector for AnomalyClipDetector {
     fn graph(&self, graph: &mut Graph, seen: &[Outputs]) -> Result<GraphScored, DetectorError> {
         let Checked { settings, profile } = &self.checked;
         let [texts] = self.texts.as_slice() else {
-            return Err(DetectorError::ClassNeeded(settings.classes.join(", ")));
+            return Err(self.no_graph("it is made for each class by itself"));
         };
         let seen = of_input(seen, 0)?;
         profile.check_graph(seen, texts[0].len())?;

@@ -251,7 +251,7 @@ impl Detector for CoOpDetector {
     fn graph(&self, graph: &mut Graph, seen: &[Outputs]) -> Result<GraphScored, DetectorError> {
         let Checked { settings, profile } = &self.checked;
         let [texts] = self.texts.as_slice() else {
-            return Err(DetectorError::ClassNeeded(settings.classes.join(", ")));
+            return Err(self.no_graph("it is made for each class by itself"));
         };
         text_scores::graph(
             graph,

@@ -12,7 +12,7 @@ use super::power_mean::PowerMean;
 use super::references::References;
 use super::residual::{LARGE, step};
 use super::score_scale::{HIGHEST, Residuals};
-use super::{NAME, Settings, refuse};
+use super::{NAME, Settings};
 use crate::DetectorError;
 use crate::components::graph::{
     Along, GraphScored, above, as_map, concat, highest_similarity, mean_of, patches, planes,
@@ -30,7 +30,7 @@ impl Look {
     ) -> Result<GraphScored, DetectorError> {
         let settings = &self.checked.settings;
         match &self.source {
-            Source::Batch => Err(refuse("images of a batch are compared with each other")),
+            Source::Batch => Err(no_graph("images of a batch are compared with each other")),
             Source::OwnImage(own) => own.in_graph(graph, seen, settings),
             Source::References(references) => {
                 references.in_graph(graph, seen, &self.checked, &self.head)
@@ -247,10 +247,14 @@ fn own(
 }
 
 fn too_small() -> DetectorError {
+    no_graph(
+        "the image has too few patches that are compared with each other; take a larger --size",
+    )
+}
+
+fn no_graph(reason: &str) -> DetectorError {
     DetectorError::NoGraph {
         method: NAME,
-        reason: "the image has too few patches that are compared with each other; take a larger \
-                 --size"
-            .to_owned(),
+        reason: reason.to_owned(),
     }
 }
