@@ -24,7 +24,7 @@ SCORE, COSINE = 1e-3, 0.9999
 DINO = ["--weights", "dinov2-s-focus-int8"]
 EFFICIENT = ["--weights", "efficientnet-lite0-int8"]
 CLIP = ["--weights", "seeded:7:clip-vit-b32", "--precision", "f32"]
-os.environ["ANOMALENS_CPU"] = "avx2"
+os.environ["ANOMALENS_CPU"] = "portable"
 # Name, the arguments of `fit`, those of `export`.
 CASES = [
     ("lens", DINO, []),
