@@ -93,12 +93,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn reciprocal(x: __m256) -> __m256 {
-        // One step of Newton's method on an estimate of 12 bits.
-        unsafe {
-            let estimate = _mm256_rcp_ps(x);
-            let error = _mm256_fnmadd_ps(x, estimate, _mm256_set1_ps(1.0));
-            _mm256_fmadd_ps(estimate, error, estimate)
-        }
+        unsafe { _mm256_div_ps(_mm256_set1_ps(1.0), x) }
     }
 
     #[inline(always)]
