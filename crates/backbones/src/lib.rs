@@ -52,5 +52,5 @@ pub use encoder::{EncoderSpec, ImageEncoder, LayerInfo, Normalisation, by_size};
 pub use error::BackboneError;
 pub use feature_cache::{CacheUsage, CachedEncoder, FeatureCache, FeatureKey, Numbers};
 pub use load::{Backbone, BackboneOptions, OpenError, RunsAs, load_encoder, write_packed};
-pub use vit::calibration_images::draw as test_images;
+pub use vit::calibration_images::{test_images, test_inputs};
 pub use vit::{Kernels, PackedCopy, PackedNetwork, open_packed};

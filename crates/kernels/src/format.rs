@@ -7,7 +7,7 @@ use crate::buffer::Buffer;
 
 /// The numbers in one word of a product's operands.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
-// Only x86 has kernels for the narrow ones.
+// Other processors have kernels for some of them.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) enum Format {
     /// One float32.

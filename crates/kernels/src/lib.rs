@@ -12,7 +12,7 @@
 //! rows        layer norm, conversion of activations
 //! packed      weights in panels; unpacked: plain float32 again
 //!   kernel    function pointers to the generic code, compiled for each instruction set
-//!   product   tiles of sums in registers, the ends of layers
+//!   product   stretches of the depth, tiles of sums in registers, the ends of layers
 //!   simd      one interface to portable, AVX2, AVX-512 and NEON vectors
 //!   amx       tile registers
 //! parallel    who does the tasks of a step; worker_group: threads that stay awake between steps

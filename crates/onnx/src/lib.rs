@@ -13,6 +13,6 @@ mod runtime;
 
 pub use error::OnnxError;
 pub use runtime::{
-    Bytes, Device, Devices, LIBRARY_VARIABLE, Numbers, on_devices, open_on, run_file,
+    Bytes, Device, Devices, LIBRARY_VARIABLE, Numbers, cosine, on_devices, open_on, run_file,
     smallest_cosine,
 };

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anomalens_backbones::weights::Store;
 use anomalens_backbones::{
     Activation, Backbone, BackboneOptions, Departures, Dpam, Embedding, FeatureRequest,
-    ImageEncoder, ImageFeatures, LayerId, SelfAttention, TokenStage, test_images,
+    ImageEncoder, ImageFeatures, LayerId, SelfAttention, TokenStage, test_inputs,
 };
 use anomalens_onnx::{Device, Devices, OnnxError, on_devices, smallest_cosine};
 use anomalens_vision::Preprocessed;
@@ -51,21 +51,7 @@ fn both(weights: &str) -> Option<[Arc<dyn ImageEncoder>; 2]> {
 }
 
 fn images(count: usize, (height, width): (usize, usize)) -> Vec<Preprocessed> {
-    let side = height.max(width);
-    let images = test_images(count, side);
-    let image = images
-        .chunks_exact(3 * side * side)
-        .map(|image| Preprocessed {
-            height,
-            width,
-            values: image
-                .chunks_exact(side * side)
-                .flat_map(|plane| plane.chunks_exact(side).take(height))
-                .flat_map(|row| &row[..width])
-                .copied()
-                .collect(),
-        });
-    image.collect()
+    test_inputs(count, height, width)
 }
 
 /// The largest difference, as a part of the largest number.

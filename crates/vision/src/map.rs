@@ -63,11 +63,16 @@ impl Map {
         if scores.is_empty() {
             return f32::NAN;
         }
-        // The conversion turns a negative or NaN fraction into 0.
-        let count = ((fraction * scores.len() as f64) as usize).clamp(1, scores.len());
+        let count = Self::top_count(fraction, scores.len());
         scores.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a));
         let sum: f64 = scores[..count].iter().copied().map(f64::from).sum();
         (sum / count as f64) as f32
+    }
+
+    /// How many of `scores` scores [`top_mean`](Self::top_mean) averages.
+    pub fn top_count(fraction: f64, scores: usize) -> usize {
+        // The conversion turns a negative or NaN fraction into 0.
+        ((fraction * scores as f64) as usize).clamp(1, scores.max(1))
     }
 
     /// The pixels with a score of at least `threshold`; NaN is below every threshold.

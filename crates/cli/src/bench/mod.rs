@@ -13,11 +13,10 @@ use std::time::Instant;
 
 use anomalens::backbones::{
     DEFAULT_WEIGHTS, Dpam, Embedding, Engine, FeatureRequest, ImageEncoder, LayerId, SelfAttention,
-    TokenStage, test_images,
+    TokenStage, test_inputs,
 };
 use anomalens::benchmark::BenchmarkError;
 use anomalens::detectors::DEFAULT_METHOD;
-use anomalens::vision::Preprocessed;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
@@ -183,15 +182,7 @@ fn encoder(
     };
     let measure = |&batch: &usize| {
         // Of zeros some devices compute products faster than of what cameras see.
-        let drawn = test_images(batch, size);
-        let drawn = drawn.chunks_exact((3 * size * size).max(1));
-        let images: Vec<Preprocessed> = drawn
-            .map(|values| Preprocessed {
-                height: size,
-                width: size,
-                values: values.to_vec(),
-            })
-            .collect();
+        let images = test_inputs(batch, size, size);
         let mut least = f64::INFINITY;
         let seconds = median(common.runs, || {
             let start = Instant::now();
@@ -205,7 +196,10 @@ fn encoder(
         Ok(json!({
             "arch": encoder.spec().name,
             "runs_as": backbone.runs_as.to_string(),
-            "engine": Engine::from_env()?.kernel_name(backbone.precision),
+            "engine": match &backbone.runs_as.device {
+                Some(device) => device,
+                None => Engine::from_env()?.kernel_name(backbone.precision),
+            },
             "threads": rayon::current_num_threads(),
             "batch": batch,
             "runs": common.runs,

@@ -95,21 +95,9 @@ pub(crate) fn top_mean(graph: &mut Graph, values: &Value, count: usize) -> Value
     reduce(graph, "ReduceMean", &highest, &[1], false)
 }
 
-/// The number of values that [`Map::top_mean`] averages.
-pub(crate) fn top_count(fraction: f64, values: usize) -> usize {
-    ((fraction * values as f64) as usize).clamp(1, values.max(1))
-}
-
-/// `[rows, width]` as a constant `[width, rows]`.
-fn turned(graph: &mut Graph, what: &str, rows: &[f32], width: usize) -> Value {
-    let columns = (0..width).flat_map(|i| rows.iter().skip(i).step_by(width.max(1)).copied());
-    let columns: Vec<f32> = columns.collect();
-    graph.constant(what, &[width, rows.len() / width.max(1)], &columns)
-}
-
 /// The inner products `[.., n]` of rows `[.., width]` with vectors `[n, width]`.
 pub(crate) fn products(graph: &mut Graph, rows: &Value, vectors: &[f32], width: usize) -> Value {
-    let vectors = turned(graph, "vectors", vectors, width);
+    let vectors = graph.turned("vectors", vectors, width);
     graph.node("MatMul", &[rows, &vectors], &[])
 }
 
@@ -163,16 +151,7 @@ impl GraphVectors {
     /// Vectors `[n, width]`.
     pub(crate) fn new(graph: &mut Graph, vectors: &[f32], width: usize) -> Self {
         let count = vectors.len() / width.max(1);
-        let mut centre = vec![0.0_f64; width];
-        for row in vectors.chunks_exact(width) {
-            let both = centre.iter_mut().zip(row);
-            both.for_each(|(sum, &x)| *sum += f64::from(x) / count as f64);
-        }
-        let centre: Vec<f32> = centre.into_iter().map(|x| x as f32).collect();
-        let rows = vectors.chunks_exact(width);
-        let moved: Vec<f32> = rows
-            .flat_map(|row| row.iter().zip(&centre).map(|(x, mean)| x - mean))
-            .collect();
+        let (centre, moved) = centred(vectors, width);
         let half = |row: &[f32]| {
             let square: f64 = row.iter().map(|&x| f64::from(x).powi(2)).sum();
             (0.5 * square) as f32
@@ -236,6 +215,21 @@ impl GraphVectors {
     }
 }
 
+/// The mean of vectors of `width` numbers, and the vectors less that.
+pub(crate) fn centred(vectors: &[f32], width: usize) -> (Vec<f32>, Vec<f32>) {
+    let rows = || vectors.chunks_exact(width.max(1));
+    let mut sums = vec![0.0_f64; width];
+    for row in rows() {
+        let both = sums.iter_mut().zip(row);
+        both.for_each(|(sum, &x)| *sum += f64::from(x));
+    }
+    let count = rows().len().max(1) as f64;
+    let mean: Vec<f32> = sums.into_iter().map(|sum| (sum / count) as f32).collect();
+    let moved = rows().flat_map(|row| row.iter().zip(&mean).map(|(x, mean)| x - mean));
+    let moved = moved.collect();
+    (mean, moved)
+}
+
 /// What a linear operation on maps does along one side: `to` sums of `from` values.
 pub(crate) struct Along {
     from: usize,
@@ -246,7 +240,7 @@ pub(crate) struct Along {
 
 impl Along {
     /// That of `operation`, found out with a map of one column for each value.
-    pub(crate) fn of(
+    fn of(
         from: usize,
         operation: impl Fn(&Map) -> Result<Map, GeometryError>,
     ) -> Result<Self, GeometryError> {
@@ -290,8 +284,22 @@ impl Along {
 pub(crate) fn resampled(graph: &mut Graph, maps: &Value, rows: &Along, columns: &Along) -> Value {
     let across = graph.constant("across", &[columns.from, columns.to], &columns.weights);
     let wide = graph.node("MatMul", &[maps, &across], &[]);
-    let down = turned(graph, "down", &rows.weights, rows.to);
+    let down = graph.turned("down", &rows.weights, rows.to);
     graph.node("MatMul", &[&down, &wide], &[])
+}
+
+/// `map` `[batch, rows, columns]` of a grid on another one, by a `rule` that does the same along both
+/// sides: it makes so many rows of a map of one column.
+pub(crate) fn resized(
+    graph: &mut Graph,
+    map: &Value,
+    from: Grid,
+    to: Grid,
+    rule: impl Fn(&Map, usize) -> Result<Map, GeometryError>,
+) -> Result<Value, GeometryError> {
+    let down = Along::of(from.rows, |map| rule(map, to.rows))?;
+    let across = Along::of(from.columns, |map| rule(map, to.columns))?;
+    Ok(resampled(graph, map, &down, &across))
 }
 
 /// Patches `[batch, places, width]` as planes `[batch, width, rows, columns]`.
@@ -336,6 +344,18 @@ pub(crate) struct Planes {
 }
 
 impl Planes {
+    /// The places of `layers`, in their order.
+    pub(crate) fn of_layers(
+        graph: &mut Graph,
+        seen: &Outputs,
+        layers: &[LayerId],
+    ) -> Result<Vec<Self>, DetectorError> {
+        let planes = layers
+            .iter()
+            .map(|&layer| Ok(Self::of(graph, after(seen, layer)?)));
+        planes.collect()
+    }
+
     /// The places of a layer.
     pub(crate) fn of(graph: &mut Graph, tokens: &Tokens) -> Self {
         let places = tokens.places(graph);

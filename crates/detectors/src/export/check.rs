@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anomalens_backbones::{ImageEncoder, ImageFeatures, test_images};
 use anomalens_onnx::network::Size;
-use anomalens_onnx::{Bytes, OnnxError, run_file};
+use anomalens_onnx::{Bytes, OnnxError, cosine, run_file};
 use anomalens_vision::{Filter, Image, Preprocess, Resize};
 
 use super::plan::Plan;
@@ -77,8 +77,9 @@ impl Reference {
         options: &ExportOptions,
     ) -> Result<Self, ExportError> {
         let batch = if options.dynamic_batch { 2 } else { 1 };
-        let first = plan.size();
-        let drawn = (0..batch).map(|number| draw(number, first));
+        let Size { height, width } = plan.size();
+        let drawn = test_images(batch, height, width).into_iter();
+        let drawn = drawn.map(|bytes| Image::new(width as u32, height as u32, bytes));
         let drawn = drawn.collect::<Result<Vec<Image>, _>>()?;
         let (mut pixels, mut seen) = (vec![], vec![]);
         for size in plan.sizes() {
@@ -220,7 +221,7 @@ impl Reference {
             Err(error) => return Err(error.into()),
         };
         let limits = if options.half { HALF } else { EXACT };
-        let (mut score, mut cosine) = (None, 1.0_f32);
+        let (mut score, mut smallest) = (None, 1.0_f32);
         let differs = |what: String| ExportError::Differs {
             what,
             advice: match options.half {
@@ -243,27 +244,27 @@ impl Reference {
                 Kind::Rows(width) => {
                     let width = (*width).max(1);
                     let rows = same.chunks_exact(width).zip(numbers.chunks_exact(width));
-                    let least = rows.map(|(a, b)| similarity(a, b)).fold(1.0, f32::min);
-                    cosine = cosine.min(least);
+                    let least = rows.map(|(a, b)| cosine(a, b)).fold(1.0, f32::min);
+                    smallest = smallest.min(least);
                 }
                 // It follows from the score, which may differ by rounding.
                 Kind::Decision => {}
             }
         }
         if score.is_some_and(|score| score.is_nan() || score > limits.score)
-            || cosine < limits.cosine
+            || smallest < limits.cosine
         {
             let score = score.map_or(String::new(), |score| {
                 format!("its score is off by {score:.1e} of it, ")
             });
             return Err(differs(format!(
-                "{score}the smallest cosine is {cosine:.5}"
+                "{score}the smallest cosine is {smallest:.5}"
             )));
         }
         Ok(Check::Ran {
             runtime,
             score,
-            cosine,
+            cosine: smallest,
         })
     }
 }
@@ -283,25 +284,6 @@ fn preprocessed(
     all.collect()
 }
 
-/// A drawn image.
-fn draw(number: usize, Size { height, width }: Size) -> Result<Image, DetectorError> {
-    const MEAN: f32 = 0.45;
-    const DEVIATION: f32 = 0.25;
-    let side = height.max(width);
-    let planes = test_images(number + 1, side);
-    let planes = &planes[number * 3 * side * side..];
-    let mut bytes = Vec::with_capacity(3 * height * width);
-    for row in 0..height {
-        for column in 0..width {
-            for plane in 0..3 {
-                let value = planes[(plane * side + row) * side + column];
-                bytes.push(((value * DEVIATION + MEAN) * 255.0).round() as u8);
-            }
-        }
-    }
-    Ok(Image::new(width as u32, height as u32, bytes)?)
-}
-
 /// The largest difference, as a part of the number.
 fn difference(found: &[f32], expected: &[f32]) -> f32 {
     let parts = found
@@ -315,21 +297,4 @@ fn difference(found: &[f32], expected: &[f32]) -> f32 {
             most
         }
     })
-}
-
-/// The cosine of two rows; -1 where there is something that is no number.
-fn similarity(a: &[f32], b: &[f32]) -> f32 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter()
-            .zip(b)
-            .map(|(&a, &b)| f64::from(a) * f64::from(b))
-            .sum()
-    };
-    let lengths = (dot(a, a) * dot(b, b)).sqrt();
-    match lengths == 0.0 {
-        true => f32::from(u8::from(a == b)),
-        false => Some((dot(a, b) / lengths) as f32)
-            .filter(|x| !x.is_nan())
-            .unwrap_or(-1.0),
-    }
 }

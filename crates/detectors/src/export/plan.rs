@@ -7,7 +7,7 @@ use anomalens_vision::Resize;
 use super::{ExportError, ExportOptions, Port};
 use crate::{Detector, DetectorError, InputSpec, Scope};
 
-/// A side of a image that stands for every square one.
+/// A side of an image that stands for every square one.
 const ANY_SIDE: u32 = 1000;
 
 /// The inputs of a detector in a graph.
@@ -16,7 +16,7 @@ pub(super) struct Plan<'a> {
     pub(super) seen: Vec<Seen<'a>>,
 }
 
-/// One way in which a image is seen.
+/// One way in which an image is seen.
 pub(super) struct Seen<'a> {
     pub(super) input: &'a InputSpec,
     pub(super) size: Size,

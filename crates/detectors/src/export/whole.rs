@@ -1,12 +1,12 @@
 //! The graph: bytes of images through the networks to scores and maps.
 
-use anomalens_backbones::{ImageEncoder, Normalisation};
+use anomalens_backbones::{Grid, ImageEncoder, Normalisation};
 use anomalens_onnx::model::{Element, Float, Graph, Length, Value};
 use anomalens_onnx::network::{BATCH, Outputs, Size, network, normalised, slice};
 
 use super::plan::Plan;
 use super::{ExportError, ExportOptions, Port};
-use crate::components::graph::{Along, GraphScored, joined_cells, resampled};
+use crate::components::graph::{GraphScored, joined_cells, resized};
 use crate::{DetectorFile, Enlargement};
 
 /// A graph, and what comes out of it.
@@ -164,13 +164,7 @@ pub(super) fn detector(
     }
     let GraphScored { score, map, grid } = detector.graph(graph, &all)?;
     let size = plan.size();
-    let enlarged = enlarged(
-        graph,
-        &map,
-        (grid.rows, grid.columns),
-        size,
-        detector.profile().enlargement,
-    )?;
+    let enlarged = enlarged(graph, &map, grid, size, detector.profile().enlargement)?;
     let decision = file.calibration.as_ref().map(|calibration| {
         let threshold = graph.number(calibration.threshold);
         graph.node("GreaterOrEqual", &[&score, &threshold], &[])
@@ -190,16 +184,17 @@ pub(super) fn detector(
 fn enlarged(
     graph: &mut Graph,
     map: &Value,
-    (rows, columns): (usize, usize),
+    from: Grid,
     Size { height, width }: Size,
     enlargement: Enlargement,
 ) -> Result<Value, ExportError> {
     let sigma = enlargement.sigma(height, width, 1.0);
-    let along = |from, to| {
-        Along::of(from, |map| {
-            map.resize(to, 1, enlargement.alignment)?.smooth(sigma)
-        })
+    let to = Grid {
+        rows: height,
+        columns: width,
     };
-    let (down, across) = (along(rows, height)?, along(columns, width)?);
-    Ok(resampled(graph, map, &down, &across))
+    let enlarged = resized(graph, map, from, to, |map, to| {
+        map.resize(to, 1, enlargement.alignment)?.smooth(sigma)
+    });
+    Ok(enlarged?)
 }

@@ -146,7 +146,15 @@ impl Graph {
         self.typed(what, shape, numbers, self.float)
     }
 
-    /// The same of another float.
+    /// Rows of `width` numbers turned on their side: `[width, rows]`.
+    pub fn turned(&mut self, what: &str, rows: &[f32], width: usize) -> Value {
+        let width = width.max(1);
+        let columns = (0..width).flat_map(|i| rows.iter().skip(i).step_by(width).copied());
+        let columns: Vec<f32> = columns.collect();
+        self.constant(what, &[width, rows.len() / width], &columns)
+    }
+
+    /// The same as [`constant`](Self::constant) of another float.
     pub fn typed(&mut self, what: &str, shape: &[usize], numbers: &[f32], float: Float) -> Value {
         let bytes = match float {
             Float::F32 => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),

@@ -356,9 +356,7 @@ fn head_norm(graph: &mut Graph, rules: &Rules, head: &UnpackedHead, tokens: &Val
 fn project(graph: &mut Graph, head: &UnpackedHead, tokens: &Value) -> Value {
     match &head.projection {
         Some(layer) => {
-            let outputs = layer.bias.len();
-            let turned = turned(layer);
-            let weight = graph.constant("projection", &[turned.len() / outputs, outputs], &turned);
+            let weight = product_weight(graph, "projection", layer);
             graph.node("MatMul", &[tokens, &weight], &[])
         }
         None => tokens.clone(),
@@ -383,19 +381,17 @@ fn norm(graph: &mut Graph, rules: &Rules, tokens: &Value, [weight, bias]: &[Valu
     )
 }
 
-/// Weights as a product wants them, `[inputs, outputs]`.
+/// The weight as a product wants it, `[inputs, outputs]`, and the bias.
 fn linear_weights(graph: &mut Graph, what: &str, layer: &Unpacked) -> [Value; 2] {
-    let (turned, outputs) = (turned(layer), layer.bias.len());
     [
-        graph.constant(what, &[turned.len() / outputs, outputs], &turned),
-        graph.constant(&format!("{what}_bias"), &[outputs], &layer.bias),
+        product_weight(graph, what, layer),
+        graph.constant(&format!("{what}_bias"), &[layer.bias.len()], &layer.bias),
     ]
 }
 
-fn turned(layer: &Unpacked) -> Vec<f32> {
-    let inputs = layer.weight.len() / layer.bias.len();
-    let columns = (0..inputs).flat_map(|i| layer.weight.iter().skip(i).step_by(inputs).copied());
-    columns.collect()
+fn product_weight(graph: &mut Graph, what: &str, layer: &Unpacked) -> Value {
+    let inputs = layer.weight.len() / layer.bias.len().max(1);
+    graph.turned(what, &layer.weight, inputs)
 }
 
 fn linear(graph: &mut Graph, tokens: &Value, [weight, bias]: &[Value; 2]) -> Value {

@@ -5,11 +5,12 @@ use std::str::FromStr;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use ort::session::{Session, SessionInputValue};
+use ort::session::SessionInputValue;
 use ort::value::{DynTensor, Tensor, TensorElementType};
 
 use super::Device;
 use super::library::library;
+use super::program::{builder, failure};
 use crate::OnnxError;
 
 /// Bytes that go in under a name.
@@ -40,12 +41,8 @@ pub struct Numbers {
 pub fn run_file(path: &Path, inputs: &[Bytes]) -> Result<(Vec<Numbers>, String), OnnxError> {
     let device = Device::from_str("ort-cpu")?;
     let library = library(&device)?;
-    let run = || -> ort::Result<Vec<Numbers>> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut session = Session::builder(&library.environment)?
-            .with_intra_threads(threads)?
-            .with_intra_op_spinning(false)?
-            .commit_from_file(path)?;
+    let found = (|| -> ort::Result<Vec<Numbers>> {
+        let mut session = builder(library, &device, false)?.commit_from_file(path)?;
         let mut values = vec![];
         for input in inputs {
             let tensor = Tensor::from_array((input.shape.clone(), input.bytes.clone()))?;
@@ -59,12 +56,9 @@ pub fn run_file(path: &Path, inputs: &[Bytes]) -> Result<(Vec<Numbers>, String),
             })
         });
         numbers.collect()
-    };
-    let failed = |error: ort::Error| OnnxError::Device {
-        device: device.title(),
-        reason: error.to_string(),
-    };
-    Ok((run().map_err(failed)?, format!("1.{}", library.version)))
+    })();
+    let found = found.map_err(|error| failure(library, &device, &error));
+    Ok((found?, format!("1.{}", library.version)))
 }
 
 fn numbers(tensor: &DynTensor) -> ort::Result<Vec<f32>> {

@@ -3,9 +3,8 @@
 
 use std::path::PathBuf;
 
-use anomalens_backbones::{FeatureRequest, ImageEncoder, ImageFeatures, test_images};
+use anomalens_backbones::{FeatureRequest, ImageEncoder, ImageFeatures, test_inputs};
 use anomalens_base::{ContentHash, write_atomic};
-use anomalens_vision::Preprocessed;
 use serde_json::{Value, json};
 
 use super::Device;
@@ -91,20 +90,7 @@ fn compare(
     size: Size,
 ) -> Result<f32, OnnxError> {
     let Size { height, width } = size;
-    let side = height.max(width);
-    let images: Vec<Preprocessed> = test_images(IMAGES, side)
-        .chunks_exact(3 * side * side)
-        .map(|image| Preprocessed {
-            height,
-            width,
-            values: image
-                .chunks_exact(side * side)
-                .flat_map(|plane| plane.chunks_exact(side).take(height))
-                .flat_map(|row| &row[..width])
-                .copied()
-                .collect(),
-        })
-        .collect();
+    let images = test_inputs(IMAGES, height, width);
     let expected = encoder.encode(&images, request)?;
     let pixels: Vec<&[f32]> = images.iter().map(|image| image.values.as_slice()).collect();
     let found = program.run(0, &pixels)?;
@@ -114,7 +100,7 @@ fn compare(
         .fold(1.0, f32::min))
 }
 
-/// The smallest cosine between tokens at the same place; NaN counts as none.
+/// The smallest cosine between tokens at the same place.
 pub fn smallest_cosine(a: &ImageFeatures, b: &ImageFeatures) -> f32 {
     let maps = a.maps.iter().zip(&b.maps);
     let tokens = maps.flat_map(|(a, b)| {
@@ -127,24 +113,21 @@ pub fn smallest_cosine(a: &ImageFeatures, b: &ImageFeatures) -> f32 {
     });
     let embedding = a.embedding.iter().zip(&b.embedding);
     let all = tokens.chain(embedding.map(|(a, b)| (a.as_slice(), b.as_slice())));
-    all.map(|(a, b)| cosine(a, b))
-        .fold(1.0, |least, cosine| match cosine < least {
-            true => cosine,
-            false if cosine.is_nan() => -1.0,
-            false => least,
-        })
+    all.map(|(a, b)| cosine(a, b)).fold(1.0, f32::min)
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
+/// The cosine of two vectors; -1 where one has something that is no number.
+pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
         products.sum()
     };
     let lengths = (dot(a, a) * dot(b, b)).sqrt();
-    match lengths == 0.0 {
+    match lengths {
         // Nothing has a direction here; two of them are equal.
-        true => f32::from(u8::from(a == b)),
-        false => (dot(a, b) / lengths) as f32,
+        0.0 => f32::from(u8::from(a == b)),
+        _ if lengths.is_nan() => -1.0,
+        _ => (dot(a, b) / lengths) as f32,
     }
 }
 

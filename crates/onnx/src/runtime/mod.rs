@@ -22,5 +22,5 @@ pub(crate) use device::known_devices;
 pub use device::{Device, Devices};
 pub use encoder::{on_devices, open_on};
 pub use file::{Bytes, Numbers, run_file};
-pub use gate::smallest_cosine;
+pub use gate::{cosine, smallest_cosine};
 pub use library::LIBRARY_VARIABLE;

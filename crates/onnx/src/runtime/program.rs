@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use anomalens_backbones::{FeatureMap, FeatureRequest, ImageEncoder, ImageFeatures};
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::DynTensor;
 use prost::Message;
 use rayon::prelude::*;
@@ -124,10 +124,7 @@ impl Program {
             _ => &self.engine,
         };
         let features = engine.run(images, |outputs| self.take(outputs, images.len()));
-        features.map_err(|error| OnnxError::Device {
-            device: self.device.to_string(),
-            reason: error.to_string(),
-        })
+        features.map_err(|error| failure(self.library, &self.device, &error))
     }
 
     /// What came out of a batch, image by image.
@@ -242,37 +239,50 @@ fn start(
 ) -> Result<Session, OnnxError> {
     let (model, weights) = graph.model(Some(BESIDE));
     let session = (|| {
-        let mut builder = Session::builder(&library.environment)?
-            .with_optimization_level(GraphOptimizationLevel::All)?;
+        let mut builder = builder(library, device, replays)?;
         if !weights.is_empty() {
             builder = builder.with_external_initializer_file_in_memory(BESIDE.0, weights.into())?;
         }
-        if let Some(provider) = device.provider(replays) {
-            builder = builder
-                .with_execution_providers([provider])?
-                .with_disable_cpu_fallback()?;
-        } else {
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            builder = builder
-                .with_intra_threads(threads)?
-                .with_intra_op_spinning(false)?;
-        }
         builder.commit_from_memory(&model.encode_to_vec())
     })();
-    session.map_err(|error: ort::Error| {
-        let mut reasons = vec![in_words(&error.to_string())];
-        let more = in_words(&library.complaints());
-        if !more.is_empty() && !reasons.contains(&more) {
-            reasons.push(more);
-        }
-        if reasons.iter().any(|reason| is_missing_library(reason)) {
-            reasons.push(device.install());
-        }
-        OnnxError::Device {
-            device: device.to_string(),
-            reason: reasons.join("; "),
+    session.map_err(|error| failure(library, device, &error))
+}
+
+/// What sessions on a device are made with, where all of a graph runs.
+pub(super) fn builder(
+    library: &Library,
+    device: &Device,
+    replays: bool,
+) -> ort::Result<SessionBuilder> {
+    let builder = Session::builder(&library.environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?;
+    Ok(match device.provider(replays) {
+        Some(provider) => builder
+            .with_execution_providers([provider])?
+            .with_disable_cpu_fallback()?,
+        None => {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            builder
+                .with_intra_threads(threads)?
+                .with_intra_op_spinning(false)?
         }
     })
+}
+
+/// Why a device does not do something, with the command that helps if a library is missing.
+pub(super) fn failure(library: &Library, device: &Device, error: &ort::Error) -> OnnxError {
+    let mut reasons = vec![in_words(&error.to_string())];
+    let more = in_words(&library.complaints());
+    if !more.is_empty() && !reasons.contains(&more) {
+        reasons.push(more);
+    }
+    if reasons.iter().any(|reason| is_missing_library(reason)) {
+        reasons.push(device.install());
+    }
+    OnnxError::Device {
+        device: device.to_string(),
+        reason: reasons.join("; "),
+    }
 }
 
 /// What ONNX Runtime reports, without the places in its sources.

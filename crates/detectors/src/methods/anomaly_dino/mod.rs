@@ -151,7 +151,7 @@ impl Detector for AnomalyDinoDetector {
         let found = graph::highest_similarity(graph, &patches, references, tokens.dim);
         let distances = graph::scaled(graph, &found, -1.0, 1.0);
         let distances = graph.node("Relu", &[&distances], &[]);
-        let count = graph::top_count(settings.top_fraction, tokens.grid.len());
+        let count = Map::top_count(settings.top_fraction, tokens.grid.len());
         Ok(GraphScored {
             score: graph::top_mean(graph, &distances, count),
             map: graph::as_map(graph, &distances, tokens.grid),

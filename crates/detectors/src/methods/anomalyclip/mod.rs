@@ -387,7 +387,7 @@ impl Detector for AnomalyClipDetector {
         })?;
         let global = graph::probability(graph, texts, embedding, temperature);
         let global = graph::squeezed(graph, &global);
-        let top = graph::top_mean(graph, &map, graph::top_count(TOP_FRACTION, grid.len()));
+        let top = graph::top_mean(graph, &map, Map::top_count(TOP_FRACTION, grid.len()));
         Ok(GraphScored {
             score: match settings.image_score {
                 ImageScore::Embedding => global,

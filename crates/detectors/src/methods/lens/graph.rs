@@ -16,7 +16,7 @@ use super::{NAME, Settings};
 use crate::DetectorError;
 use crate::components::graph::{
     Along, GraphScored, above, as_map, concat, highest_similarity, mean_of, patches, planes,
-    products, reduce, resampled, residual, scaled, squeezed, standardised, top_mean, unit,
+    products, reduce, resampled, residual, resized, scaled, squeezed, standardised, top_mean, unit,
 };
 use crate::components::self_similarity::GraphDistances;
 use crate::settings::Checked;
@@ -47,22 +47,22 @@ pub(super) fn join(
     if seen.len() == 1 {
         return Ok(seen.remove(0));
     }
-    let rows = seen.iter().map(|one| one.grid.rows).max().unwrap_or(0);
-    let columns = seen.iter().map(|one| one.grid.columns).max().unwrap_or(0);
+    let most = |side: fn(&GraphScored) -> usize| seen.iter().map(side).max().unwrap_or(0);
+    let grid = Grid {
+        rows: most(|one| one.grid.rows),
+        columns: most(|one| one.grid.columns),
+    };
     let mut maps = vec![];
     for one in &seen {
-        let along = |from, to| Along::of(from, |map| map.resize(to, 1, Alignment::Edges));
-        let (down, across) = (
-            along(one.grid.rows, rows)?,
-            along(one.grid.columns, columns)?,
-        );
-        maps.push(resampled(graph, &one.map, &down, &across));
+        maps.push(resized(graph, &one.map, one.grid, grid, |map, to| {
+            map.resize(to, 1, Alignment::Edges)
+        })?);
     }
     let scores: Vec<Value> = seen.into_iter().map(|one| one.score).collect();
     Ok(GraphScored {
         score: mean_of(graph, &scores),
         map: mean_of(graph, &maps),
-        grid: Grid { rows, columns },
+        grid,
     })
 }
 

@@ -7,9 +7,7 @@ use anomalens_onnx::network::Outputs;
 use super::settings::Variant;
 use super::{NAME, PadimDetector, smoothed};
 use crate::DetectorError;
-use crate::components::graph::{
-    Along, GraphScored, Planes, after, as_map, joined, patches, reduce, resampled,
-};
+use crate::components::graph::{GraphScored, Planes, as_map, joined, patches, reduce, resized};
 use crate::components::joined::Sampling;
 use crate::settings::Checked;
 
@@ -20,10 +18,7 @@ impl PadimDetector {
         seen: &Outputs,
     ) -> Result<GraphScored, DetectorError> {
         let Checked { settings, profile } = &self.checked;
-        let mut layers = vec![];
-        for &layer in &profile.input.request.layers {
-            layers.push(Planes::of(graph, after(seen, layer)?));
-        }
+        let layers = Planes::of_layers(graph, seen, &profile.input.request.layers)?;
         let all = joined(graph, &layers, Sampling::Nearest);
         if all.width != self.channels.total {
             return Err(DetectorError::Width {
@@ -41,14 +36,14 @@ impl PadimDetector {
         let distances = self.distances_in_graph(graph, &all);
         let map = as_map(graph, &distances, all.grid);
         let side = settings.framing().side() as usize;
-        let along = |from| Along::of(from, |map| smoothed(map, side, 1, settings.variant));
-        let (down, across) = (along(all.grid.rows)?, along(all.grid.columns)?);
-        let large = resampled(graph, &map, &down, &across);
-        let score = reduce(graph, "ReduceMax", &large, &[1, 2], false);
         let of_network = Grid {
             rows: side,
             columns: side,
         };
+        let large = resized(graph, &map, all.grid, of_network, |map, side| {
+            smoothed(map, side, 1, settings.variant)
+        })?;
+        let score = reduce(graph, "ReduceMax", &large, &[1, 2], false);
         let (map, grid) = match settings.variant {
             Variant::Original => (map, all.grid),
             Variant::Anomalib => (large, of_network),

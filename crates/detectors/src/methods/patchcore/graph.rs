@@ -1,5 +1,6 @@
 //! The same as operations of a graph.
 
+use anomalens_backbones::Grid;
 use anomalens_onnx::model::{Attribute, Graph, Value};
 use anomalens_onnx::network::Outputs;
 
@@ -8,8 +9,8 @@ use super::settings::{Settings, Variant};
 use super::{PatchCoreDetector, enlarged};
 use crate::DetectorError;
 use crate::components::graph::{
-    self, Along, GraphNear, GraphScored, GraphVectors, Planes, averages, first, patches, reduce,
-    resampled, scaled, squeezed, window,
+    self, GraphNear, GraphScored, GraphVectors, Planes, averages, first, patches, reduce, resized,
+    scaled, squeezed, window,
 };
 use crate::components::joined::Sampling;
 use crate::settings::Checked;
@@ -21,10 +22,7 @@ impl PatchCoreDetector {
         seen: &Outputs,
     ) -> Result<GraphScored, DetectorError> {
         let Checked { settings, profile } = &self.checked;
-        let mut layers = vec![];
-        for &layer in &profile.input.request.layers {
-            layers.push(Planes::of(graph, graph::after(seen, layer)?));
-        }
+        let layers = Planes::of_layers(graph, seen, &profile.input.request.layers)?;
         self.check_widths(&layers.iter().map(|layer| layer.width).collect::<Vec<_>>())?;
         let embedded = embedding(graph, &layers, settings);
         let patches = patches(graph, &embedded.value, embedded.width);
@@ -45,10 +43,14 @@ impl PatchCoreDetector {
         let (mut map, mut grid) = (graph::as_map(graph, &scores, embedded.grid), embedded.grid);
         if settings.variant == Variant::Anomalib {
             let side = settings.framing().side() as usize;
-            let down = Along::of(grid.rows, |map| enlarged(map, side, 1))?;
-            let across = Along::of(grid.columns, |map| enlarged(map, side, 1))?;
-            map = resampled(graph, &map, &down, &across);
-            (grid.rows, grid.columns) = (side, side);
+            let of_network = Grid {
+                rows: side,
+                columns: side,
+            };
+            map = resized(graph, &map, grid, of_network, |map, side| {
+                enlarged(map, side, 1)
+            })?;
+            grid = of_network;
         }
         Ok(GraphScored { score, map, grid })
     }

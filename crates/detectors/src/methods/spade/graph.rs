@@ -8,7 +8,7 @@ use anomalens_vision::Alignment;
 use super::{Gallery, NAME, SpadeDetector};
 use crate::DetectorError;
 use crate::components::graph::{
-    Along, GraphScored, GraphVectors, after, as_map, mean_of, reduce, resampled,
+    GraphScored, GraphVectors, after, as_map, centred, mean_of, reduce, resized,
 };
 
 impl SpadeDetector {
@@ -39,6 +39,10 @@ impl SpadeDetector {
         let score = reduce(graph, "ReduceMean", &distances, &[1], false);
 
         let side = settings.framing().side() as usize;
+        let of_network = Grid {
+            rows: side,
+            columns: side,
+        };
         let mut maps = vec![];
         for (gallery, layer) in self.galleries.iter().zip(settings.compared()?) {
             let tokens = after(seen, layer)?;
@@ -46,17 +50,18 @@ impl SpadeDetector {
             let places = tokens.places(graph);
             let distances = gallery.distances_in_graph(graph, &places, &images, count);
             let map = as_map(graph, &distances, tokens.grid);
-            let along = |from| Along::of(from, |map| map.resize(side, 1, Alignment::Edges));
-            let (down, across) = (along(tokens.grid.rows)?, along(tokens.grid.columns)?);
-            maps.push(resampled(graph, &map, &down, &across));
+            maps.push(resized(
+                graph,
+                &map,
+                tokens.grid,
+                of_network,
+                |map, side| map.resize(side, 1, Alignment::Edges),
+            )?);
         }
         Ok(GraphScored {
             score,
             map: mean_of(graph, &maps),
-            grid: Grid {
-                rows: side,
-                columns: side,
-            },
+            grid: of_network,
         })
     }
 }
@@ -73,10 +78,7 @@ impl Gallery {
     ) -> Value {
         let (of_image, width) = (self.grid.len(), self.width);
         let all = self.values.len() / (of_image * width).max(1);
-        let centre = self.mean();
-        let rows = self.values.chunks_exact(width);
-        let moved = rows.flat_map(|row| row.iter().zip(&centre).map(|(x, mean)| x - mean));
-        let moved: Vec<f32> = moved.collect();
+        let (centre, moved) = centred(&self.values, width);
         let gallery = graph.constant("gallery", &[all, of_image, width], &moved);
         let centre = graph.constant("gallery_mean", &[width], &centre);
         let places = graph.node("Sub", &[places, &centre], &[]);
@@ -95,16 +97,5 @@ impl Gallery {
         let found = graph.node("GatherND", &[&chosen, &nearest], &[batch]);
         let differences = graph.node("Sub", &[&places, &found], &[]);
         reduce(graph, "ReduceL2", &differences, &[-1], false)
-    }
-
-    /// The mean of all its tokens.
-    fn mean(&self) -> Vec<f32> {
-        let mut sums = vec![0.0_f64; self.width];
-        for row in self.values.chunks_exact(self.width.max(1)) {
-            let both = sums.iter_mut().zip(row);
-            both.for_each(|(sum, &x)| *sum += f64::from(x));
-        }
-        let count = (self.values.len() / self.width.max(1)).max(1) as f64;
-        sums.into_iter().map(|sum| (sum / count) as f32).collect()
     }
 }
