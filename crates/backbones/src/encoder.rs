@@ -242,14 +242,16 @@ impl ImageEncoder for Together {
 }
 
 /// Gives `encode` the images of each size together, and returns what it returns for each image in
-/// the order of `images`.
+/// the order of `images`; all of them must fit the network.
 ///
 /// # Errors
-/// Those of `encode`.
+/// [`BackboneError::InputSize`], and those of `encode`.
 pub fn by_size(
+    spec: &EncoderSpec,
     images: &[Preprocessed],
     mut encode: impl FnMut(&Images) -> Result<Vec<ImageFeatures>, BackboneError>,
 ) -> Result<Vec<ImageFeatures>, BackboneError> {
+    images.iter().try_for_each(|image| spec.check(image))?;
     let mut sizes: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
     for (i, image) in images.iter().enumerate() {
         let same = sizes.entry((image.height, image.width));

@@ -104,8 +104,9 @@ impl ImageEncoder for ConvEncoder {
         request: &FeatureRequest,
     ) -> Result<Vec<ImageFeatures>, BackboneError> {
         self.check(request)?;
-        images.iter().try_for_each(|image| self.spec.check(image))?;
-        by_size(images, |images| Ok(self.network.encode(images, request)?))
+        by_size(&self.spec, images, |images| {
+            Ok(self.network.encode(images, request)?)
+        })
     }
 
     fn check(&self, request: &FeatureRequest) -> Result<(), BackboneError> {

@@ -226,8 +226,7 @@ impl ImageEncoder for VisionTransformer {
         request: &FeatureRequest,
     ) -> Result<Vec<ImageFeatures>, BackboneError> {
         self.check(request)?;
-        images.iter().try_for_each(|image| self.spec.check(image))?;
-        by_size(images, |images| {
+        by_size(&self.spec, images, |images| {
             let patch = self.shape.patch;
             let grid = Grid {
                 rows: images.height / patch,

@@ -333,8 +333,7 @@ impl ImageEncoder for OnnxEncoder {
         request: &FeatureRequest,
     ) -> Result<Vec<ImageFeatures>, BackboneError> {
         self.exact.check(request)?;
-        images.iter().try_for_each(|image| self.spec.check(image))?;
-        by_size(images, |images| {
+        by_size(&self.spec, images, |images| {
             let size = Size {
                 height: images.height,
                 width: images.width,
